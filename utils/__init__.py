@@ -1,0 +1,1 @@
+"""What more than one script needs, one noun per file."""

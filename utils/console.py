@@ -1,0 +1,72 @@
+"""What users see in the terminal: talk on stderr, results on stdout, errors as one sentence, honest exit codes."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # rich takes longer to import than --help should take
+    from rich.console import Console
+
+EXIT_OK, EXIT_OUR_FAULT, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+class UserError(Exception):
+    """Something that the user must change. The message is complete: what, which file, what to do."""
+
+
+def talk() -> Console:
+    """Console for everything that is not the result. File names are never read as markup."""
+    from rich.console import Console
+
+    return Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """One line of talk."""
+    talk().print(printable(message))
+
+
+def printable(text: str) -> str:
+    """`text` without what a terminal would obey or cannot encode (escape codes and broken UTF-8 in file names)."""
+    cleaned = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+    return cleaned.encode("utf-8", "replace").decode("utf-8")
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]], note: str = "") -> None:
+    """A table on stdout; all columns but the first are numbers."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, caption=note or None, title_justify="left", caption_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*[Text(printable(cell)) for cell in row])
+    Console(markup=False, highlight=False, emoji=False).print(table)
+
+
+def run_script(run: Callable[[], int], debug: bool) -> int:
+    """Exit code of `run()`: errors become one sentence on stderr, a traceback only with `debug`."""
+    for stream in (sys.stdout, sys.stderr):  # a Windows code page must not turn a file name into a crash
+        stream.reconfigure(encoding="utf-8", errors="replace")
+    try:
+        return run()
+    except KeyboardInterrupt:
+        say("Interrupted. What was measured so far is kept; the same command goes on from there.")
+        return EXIT_INTERRUPTED
+    except UserError as error:
+        say(f"Error: {error}")
+        return EXIT_USER
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            say(f"Error: the disk is full ({error.filename or 'while writing'}). Free some space and run again.")
+            return EXIT_USER
+        say(f"Error: this should not happen: {type(error).__name__}: {error}. --debug shows where.")
+        return EXIT_OUR_FAULT

@@ -1,0 +1,196 @@
+"""The face engine: one picture in, its largest face measured.
+
+InsightFace's model classes do the work (detection, ArcFace alignment and embedding, 3-D landmarks with pose, age); what
+is ours is which of them run, on what, and how many at once. Sessions are shared by threads: `measure` may be called
+from as many threads as there are cores, each network then runs on its caller's thread alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.console import UserError
+from utils.contracts import Status
+from utils.defaults import DETECTION_SIZE
+from utils.metrics import unit
+from utils.pose import angles_from_keypoints
+
+DETECTION_THRESHOLD = 0.5  # InsightFace's own default
+RESCUE_PADDING = 0.40  # black border on each side, as a share of that side, as documented
+RESCUED = "Rescued via padding"
+
+# Needed networks. The 2-D landmark model of the larger packs is never run: nothing here uses its points.
+DETECTION, RECOGNITION, POSE, AGE = "detection", "recognition", "landmark_3d_68", "genderage"
+
+# Raise when the numbers of a measurement change for the same picture and pack: cached rows are then measured anew.
+MEASUREMENT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class FaceMeasurement:
+    """What is known of one picture. Everything but `status`, `faces` and `provider` is None where no face was found."""
+
+    status: Status
+    faces: int
+    provider: str  # onnxruntime execution provider of the sessions that measured
+    box_xyxy: tuple[float, float, float, float] | None = None  # pixels of the original picture
+    det_score: float | None = None
+    age: float | None = None  # years
+    yaw_deg: float | None = None
+    pitch_deg: float | None = None
+    roll_deg: float | None = None
+    embedding: np.ndarray | None = None  # (D,) float32, unit norm
+
+    @property
+    def aspect_ratio(self) -> float | None:
+        """Width of the face box by its height."""
+        if self.box_xyxy is None:
+            return None
+        left, top, right, bottom = self.box_xyxy
+        return (right - left) / (bottom - top)
+
+
+class FaceEngine:
+    """The networks of one pack, loaded. Raises UserError where the pack cannot be used."""
+
+    def __init__(self, pack_folder: Path, device: str = "auto", detection_size: int = DETECTION_SIZE):
+        self.detection_size = detection_size
+        self._models = _load_models(pack_folder, device)
+        self.tasks = sorted(self._models)
+        # the detector makes a session of its own for each input size; make it now, so that its provider counts too
+        self._detect(np.zeros((detection_size, detection_size, 3), np.uint8))
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that the sessions really run on; two names joined by + where they differ."""
+        sessions = [model.session for model in self._models.values()]
+        sessions += self._models[DETECTION].resolution_sessions.values()
+        return "+".join(sorted({session.get_providers()[0] for session in sessions}))
+
+    def measure(self, image: np.ndarray) -> FaceMeasurement:
+        """The largest face of `image` (H, W, 3) uint8 BGR, as found at once or after black padding."""
+        status = Status.OK
+        boxes, keypoints = self._detect(image)
+        if not len(boxes):
+            status = Status.RESCUED
+            boxes, keypoints = self._detect_padded(image)
+        if not len(boxes):
+            return FaceMeasurement(Status.NO_FACE, 0, self.provider)
+        sizes = boxes[:, 2:4] - boxes[:, 0:2]
+        largest = int((sizes[:, 0] * sizes[:, 1]).argmax())
+        return self._measure_face(image, boxes[largest], keypoints[largest], status, len(boxes))
+
+    def _measure_face(
+        self, image: np.ndarray, box: np.ndarray, keypoints: np.ndarray, status: Status, faces: int
+    ) -> FaceMeasurement:
+        from insightface.app.common import Face
+
+        face = Face(bbox=box[:4], kps=keypoints, det_score=box[4])
+        self._models[RECOGNITION].get(image, face)
+        if AGE in self._models:
+            self._models[AGE].get(image, face)
+        if POSE in self._models:
+            self._models[POSE].get(image, face)
+            pitch, yaw, roll = (float(angle) for angle in face["pose"])
+        else:
+            yaw, pitch, roll = angles_from_keypoints(keypoints)
+        return FaceMeasurement(
+            status=status,
+            faces=faces,
+            provider=self.provider,
+            box_xyxy=tuple(float(edge) for edge in box[:4]),
+            det_score=float(box[4]),
+            age=float(face["age"]) if AGE in self._models else None,
+            yaw_deg=yaw,
+            pitch_deg=pitch,
+            roll_deg=roll,
+            embedding=unit(face["embedding"]).astype(np.float32),
+        )
+
+    def _detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes (N, 5) x1 y1 x2 y2 score, and keypoints (N, 5, 2), in pixels of `image`."""
+        height, width = image.shape[:2]
+        if min(height, width) * self.detection_size < max(height, width):
+            return _nothing()  # shrunk to the detector's input, less than one pixel is left of the short side
+        size = (self.detection_size, self.detection_size)
+        return self._models[DETECTION].detect(image, input_size=size, det_thresh=DETECTION_THRESHOLD)
+
+    def _detect_padded(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`_detect` with a black border of RESCUE_PADDING around the picture; results in original coordinates.
+
+        The picture is drawn into the detector's input at once: a border around the full-size picture would cost three
+        times its memory and then be shrunk to the same.
+        """
+        height, width = image.shape[:2]
+        scale = self.detection_size / ((1 + 2 * RESCUE_PADDING) * max(height, width))
+        inner_w, inner_h = round(width * scale), round(height * scale)
+        if min(inner_w, inner_h) < 1:
+            return _nothing()
+        left, top = round(RESCUE_PADDING * inner_w), round(RESCUE_PADDING * inner_h)
+        canvas = np.zeros((self.detection_size, self.detection_size, 3), np.uint8)
+        canvas[top : top + inner_h, left : left + inner_w] = cv2.resize(image, (inner_w, inner_h))
+        boxes, keypoints = self._detect(canvas)
+        stretch = np.array([width / inner_w, height / inner_h], np.float32)
+        corner = np.array([left, top], np.float32)
+        boxes = boxes.copy()
+        boxes[:, 0:2] = (boxes[:, 0:2] - corner) * stretch
+        boxes[:, 2:4] = (boxes[:, 2:4] - corner) * stretch
+        return boxes, (keypoints - corner) * stretch
+
+
+def settings_key(detection_size: int) -> str:
+    """Everything beside picture and pack that decides the numbers; part of every cache key."""
+    from importlib.metadata import version
+
+    return f"m{MEASUREMENT_VERSION}-det{detection_size}-thr{DETECTION_THRESHOLD}-insightface{version('insightface')}"
+
+
+def _load_models(pack_folder: Path, device: str) -> dict:
+    """InsightFace's model objects by task. Raises UserError naming what is wrong with the pack."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)  # its warnings about graph details mean nothing to users
+    onnxruntime.disable_telemetry_events()  # nothing leaves the machine
+    warnings.filterwarnings("ignore", category=FutureWarning, module="insightface")
+    from insightface.app import FaceAnalysis
+
+    options = onnxruntime.SessionOptions()
+    # One thread for each network call: callers run one call a core, which beats many threads in one call, and threads
+    # that spin while they wait steal the cores of the other networks (benchmarks/mirror_metrics_bench.py).
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4
+    try:
+        models = FaceAnalysis(
+            name=str(pack_folder),
+            allowed_modules=[DETECTION, RECOGNITION, POSE, AGE],
+            providers=_wanted_providers(device, onnxruntime.get_available_providers()),
+            sess_options=options,
+        ).models
+    except AssertionError as error:
+        raise UserError(f"{pack_folder} holds no face detector (or a damaged one): it is no model pack.") from error
+    except Exception as error:  # onnx, protobuf and onnxruntime each have their own way to refuse a damaged file
+        raise UserError(
+            f"A model in {pack_folder} cannot be loaded ({error}). Delete that folder to fetch it again."
+        ) from error
+    if RECOGNITION not in models:
+        raise UserError(f"{pack_folder} holds no recognition model (ArcFace): similarity cannot be measured with it.")
+    if not models[DETECTION].use_kps:
+        raise UserError(f"The detector in {pack_folder} finds no keypoints: faces cannot be aligned with it.")
+    return models
+
+
+def _wanted_providers(device: str, available: list[str]) -> list[str]:
+    cuda = "CUDAExecutionProvider"
+    wants_cuda = device in ("auto", "cuda") and cuda in available
+    return [cuda, "CPUExecutionProvider"] if wants_cuda else ["CPUExecutionProvider"]
+
+
+def _nothing() -> tuple[np.ndarray, np.ndarray]:
+    return np.empty((0, 5), np.float32), np.empty((0, 5, 2), np.float32)

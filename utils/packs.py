@@ -1,0 +1,189 @@
+"""Model packs: which folder, whether it is complete, who it is, and how it gets here.
+
+A pack is a folder of ONNX files as InsightFace lays them out. Scores of different packs do not mix, so a pack that is
+asked for is found, or downloaded whole, or the run stops: nothing else ever takes its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.console import UserError
+from utils.defaults import MODELS_FOLDER
+
+INSIGHTFACE_FOLDER = Path("~/.insightface/models")
+
+# Where InsightFace itself downloads from (insightface 2.1, utils/storage.py).
+DOWNLOAD_URL = "https://github.com/deepinsight/insightface/releases/download/model-zoo/{name}.zip"
+_TIMEOUT_S = 30
+
+# The files of InsightFace's packs that are used here (python-package/README.md of that project; its 2-D landmark model
+# is never run). A folder that lacks one is not that pack.
+KNOWN_PACKS = {
+    "buffalo_l": ("det_10g.onnx", "w600k_r50.onnx", "1k3d68.onnx", "genderage.onnx"),
+    "buffalo_m": ("det_2.5g.onnx", "w600k_r50.onnx", "1k3d68.onnx", "genderage.onnx"),
+    "buffalo_s": ("det_500m.onnx", "w600k_mbf.onnx", "1k3d68.onnx", "genderage.onnx"),
+    "buffalo_sc": ("det_500m.onnx", "w600k_mbf.onnx"),
+    "antelopev2": ("scrfd_10g_bnkps.onnx", "glintr100.onnx", "1k3d68.onnx", "genderage.onnx"),
+}
+_INSIGHTFACE_LICENCE = (
+    "InsightFace model pack: for non-commercial research use only (github.com/deepinsight/insightface)"
+)
+_UNKNOWN_LICENCE = "licence not stated in the pack's folder; ask whoever made it"
+
+
+class PackError(UserError):
+    """The pack that was asked for cannot be used; nothing is measured."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A pack on this disk. `folder` holds the ONNX files themselves."""
+
+    name: str
+    folder: Path
+
+    @property
+    def files(self) -> list[Path]:
+        """Everything that decides the scores, in a fixed order."""
+        return sorted(p for p in self.folder.iterdir() if p.suffix.lower() in (".onnx", ".json") and p.is_file())
+
+    def identity(self, hash_file: Callable[[Path], str]) -> str:
+        """`name@` and 12 hex digits over the names and contents of all model files."""
+        digest = hashlib.sha256()
+        for path in self.files:
+            digest.update(f"{path.name}\0{hash_file(path)}\0".encode())
+        return f"{self.name}@{digest.hexdigest()[:12]}"
+
+    def licence(self) -> str:
+        """One line: the pack's own licence file, or what is known of InsightFace's packs."""
+        for path in sorted(self.folder.glob("LICEN[CS]E*")):
+            lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+            first = next((line for line in lines if line), "")
+            if first:
+                return first[:200]
+        return _INSIGHTFACE_LICENCE if self.name in KNOWN_PACKS else _UNKNOWN_LICENCE
+
+
+def find_pack(asked: str) -> Pack | None:
+    """The pack `asked` for: a directory, or a name looked up in models/ and ~/.insightface/models/; None if not there.
+
+    Raises PackError for a directory without models.
+    """
+    directory = Path(asked).expanduser()
+    if directory.is_dir() and (os.sep in asked or "/" in asked or asked in (".", "..") or _models_inside(directory)):
+        folder = _models_inside(directory)
+        if folder is None:
+            raise PackError(f"{directory} holds no .onnx files; --pack takes a folder with a model pack, or its name.")
+        return Pack(directory.resolve().name, folder.resolve())
+    if os.sep in asked or "/" in asked:
+        raise PackError(f"There is no folder {directory}; --pack takes a folder with a model pack, or its name.")
+    for parent in (MODELS_FOLDER, INSIGHTFACE_FOLDER.expanduser()):
+        folder = _models_inside(parent / asked)
+        if folder is not None and not missing_files(asked, folder):
+            return Pack(asked, folder.resolve())
+    return None
+
+
+def missing_files(name: str, folder: Path | None) -> list[str]:
+    """Files of the known pack `name` that `folder` lacks; empty for packs that are not known."""
+    here = {path.name for path in folder.iterdir()} if folder is not None else set()
+    return [file for file in KNOWN_PACKS.get(name, ()) if file not in here]
+
+
+def download_pack(name: str, url: str, progress: Callable[[int, int | None], None]) -> Pack:
+    """Fetch the pack `name` into models/, whole or not at all. `progress(bytes so far, bytes in all or None)`.
+
+    Raises PackError with the one message that a user without network needs.
+    """
+    target = MODELS_FOLDER / name
+    try:
+        _refuse_occupied(target)
+        MODELS_FOLDER.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=MODELS_FOLDER, ignore_cleanup_errors=True) as scratch:
+            archive = Path(scratch) / "pack.zip"
+            _fetch(url, archive, progress)
+            folder = _unpack(name, archive, Path(scratch) / "unpacked")
+            _move_into_place(folder, target)
+    except (OSError, urllib.error.URLError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise PackError(_how_to_install(name, url, error)) from error
+    return Pack(name, _models_inside(target) or target)
+
+
+def _models_inside(directory: Path) -> Path | None:
+    """`directory`, or its one sub-folder, that holds .onnx files: some packs unzip into a folder of their own name."""
+    if not directory.is_dir():
+        return None
+    nested = sorted(path for path in directory.iterdir() if path.is_dir())
+    for folder in (directory, *nested):
+        if any(path.suffix.lower() == ".onnx" and path.is_file() for path in folder.iterdir()):
+            return folder
+    return None
+
+
+def _fetch(url: str, path: Path, progress: Callable[[int, int | None], None]) -> None:
+    """Download `url` to `path`. Raises OSError (URLError is one), also when the connection ends too early."""
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer, open(path, "wb") as file:
+        length = answer.headers.get("Content-Length")
+        total = int(length) if length else None
+        done = 0
+        while chunk := answer.read(1 << 18):
+            file.write(chunk)
+            done += len(chunk)
+            progress(done, total)
+    if total is not None and done != total:
+        raise OSError(f"the connection ended after {done:,} of {total:,} bytes")
+
+
+def _unpack(name: str, archive: Path, folder: Path) -> Path:
+    """Extract and check `archive`; the folder that holds the models. Raises ValueError, BadZipFile, OSError."""
+    if not zipfile.is_zipfile(archive):
+        raise ValueError("what the server sent is not a zip archive")
+    with zipfile.ZipFile(archive) as unzip:
+        unzip.extractall(folder)  # checks every member's CRC; zipfile keeps members inside `folder`
+    models = _models_inside(folder)
+    if models is None:
+        raise ValueError("the archive holds no .onnx files")
+    lacking = missing_files(name, models)
+    if lacking:
+        raise ValueError(f"the archive lacks {', '.join(lacking)}")
+    return models
+
+
+def _refuse_occupied(target: Path) -> None:
+    """A folder of the pack's name that is not the pack is the user's: it is never deleted. Raises ValueError."""
+    if not target.is_dir() or not any(target.iterdir()):
+        return
+    lacking = missing_files(target.name, _models_inside(target))
+    raise ValueError(f"{target} exists but lacks {', '.join(lacking) or 'any .onnx file'}: move it away first")
+
+
+def _move_into_place(folder: Path, target: Path) -> None:
+    found = _models_inside(target)
+    if found is not None and not missing_files(target.name, found):
+        return  # another process was faster
+    if target.is_dir():
+        target.rmdir()  # Windows does not replace even an empty folder
+    os.replace(folder, target)
+
+
+def _how_to_install(name: str, url: str, error: Exception) -> str:
+    files = KNOWN_PACKS.get(name)
+    reason = f"HTTP {error.code}" if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
+    lines = [
+        f"The model pack {name} is not on this computer and could not be downloaded ({reason}). Nothing was measured.",
+        f"  What is missing: {', '.join(files)}" if files else f"  What is missing: the .onnx files of {name}",
+        f"  Where to get it: {url}",
+        f"  Where to put it: unzip it into {MODELS_FOLDER / name} and run the same command again.",
+    ]
+    if files is None:
+        lines.append(f"  Known packs: {', '.join(KNOWN_PACKS)}.")
+    return "\n".join(lines)

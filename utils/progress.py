@@ -1,0 +1,71 @@
+"""Progress bars with speed and remaining time, one for each group."""
+
+from __future__ import annotations
+
+import time
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
+
+from utils.console import printable, talk
+
+
+class _Rate(ProgressColumn):
+    """Steps per second since the task's first step, and the time that the rest will take at that pace."""
+
+    def render(self, task: Task) -> Text:
+        elapsed = task.finished_time or task.elapsed or 0.0
+        if not task.completed or elapsed <= 0:
+            return Text("  --.- /s  --:-- left", style="dim")
+        speed = task.completed / elapsed
+        left = max(0.0, (task.total or 0) - task.completed) / speed
+        clock = "done" if task.finished else f"{int(left) // 60:02d}:{int(left) % 60:02d} left"
+        return Text(f"{speed:6.1f} /s  {clock}")
+
+
+class GroupProgress:
+    """One progress bar a group on a terminal; one line a finished group elsewhere. Use as a context manager."""
+
+    def __init__(self, unit: str = "images"):
+        self._unit = unit
+        self._console = talk()
+        self._live = self._console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            _Rate(),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._last_step = time.monotonic()
+        self._started: dict[TaskID, float] = {}
+
+    def __enter__(self) -> GroupProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def add(self, name: str, total: int) -> TaskID:
+        """A new bar, shown from its first step on."""
+        return self._bars.add_task(printable(name), total=total, start=False, visible=False)
+
+    def step(self, task: TaskID) -> None:
+        """One more done."""
+        if task not in self._started:
+            self._started[task] = self._last_step  # the first picture took its time too
+            self._bars.start_task(task)
+            self._bars.tasks[task].start_time = self._last_step
+            self._bars.update(task, visible=True)
+        self._last_step = time.monotonic()
+        self._bars.advance(task)
+        state = self._bars.tasks[task]
+        if state.finished and not self._live:
+            seconds = max(time.monotonic() - self._started[task], 1e-3)
+            self.print(f"{state.description}: {state.completed:.0f} {self._unit}, {seconds:.1f} s")
+
+    def print(self, message: str) -> None:
+        """A line above the bars."""
+        self._bars.console.print(printable(message), soft_wrap=True)

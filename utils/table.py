@@ -1,0 +1,154 @@
+"""The table of one run: one row for every input file, as in `Data_<timestamp>.csv`."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+
+from utils import metrics
+from utils.contracts import GroupSummary, PackInfo, Spread, Status
+from utils.measurer import Picture
+from utils.pose import BIN_LIMITS_DEG, angle_bin
+
+REFERENCE, CANDIDATE = "Reference", "Candidate"  # values of the column Type
+
+# name -> pandas type; unmeasured cells are NaN / NA in the frame and blank in the file
+COLUMNS = {
+    "Type": "object",  # REFERENCE or CANDIDATE
+    "Group": "object",  # "Reference", or the LoRA's folder name
+    "Filename": "object",  # relative to the group's folder, with forward slashes
+    "Status": "object",  # utils.contracts.Status
+    "Similarity": "float64",  # cosine to the reference centroid (references: leave-one-out)
+    "Age": "float64",  # years
+    "Yaw": "float64",  # degrees, signs in utils.pose
+    "Pitch": "float64",
+    "Roll": "float64",
+    "AngleBin": "object",  # utils.pose.angle_bin
+    "DetScore": "float64",  # detector confidence, 0-1
+    "AspectRatio": "float64",  # face box width / height
+    "Faces": "Int64",  # faces found in the image; the largest one is measured
+    "NearestReference": "object",  # Filename of the most similar reference (references: of the most similar other one)
+    "NearestSimilarity": "float64",  # cosine to it
+    "Reason": "object",  # in words, where Status is not ok
+    "Pack": "object",  # identity of the model pack
+    "Provider": "object",  # onnxruntime execution provider that measured this face
+    "PackLicence": "object",
+}
+
+# A spreadsheet takes a cell that begins with one of these for a formula (OWASP, "CSV Injection").
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def make_table(rows: list[dict]) -> pd.DataFrame:
+    """Frame with exactly COLUMNS from dictionaries; missing keys are blank."""
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """The table as CSV text; text cells that a spreadsheet would run as a formula get a leading apostrophe."""
+    safe = table.copy()
+    for column, kind in COLUMNS.items():
+        if kind == "object":
+            safe[column] = safe[column].map(_defused, na_action="ignore")
+    return safe.to_csv(index=False, lineterminator="\n", float_format="%.6f")
+
+
+def _defused(text: str) -> str:
+    return f"'{text}" if str(text).startswith(_FORMULA_STARTS) else str(text)
+
+
+def score_pictures(pictures: list[Picture], pack: PackInfo) -> pd.DataFrame:
+    """The table of `pictures`, in their order: what was measured, and how each compares with the references.
+
+    References are scored leave-one-out, candidates against the centroid of all references. At least one reference
+    must be measured.
+    """
+    references = [picture for picture in pictures if picture.measured and picture.type == REFERENCE]
+    candidates = [picture for picture in pictures if picture.measured and picture.type == CANDIDATE]
+    truth = np.stack([picture.face.embedding for picture in references])
+    scores = _compared(references, metrics.leave_one_out(truth), metrics.nearest(truth, truth, True), references)
+    if candidates:
+        generated = np.stack([picture.face.embedding for picture in candidates])
+        similarity = metrics.similarity_to_centroid(generated, truth)
+        scores |= _compared(candidates, similarity, metrics.nearest(generated, truth), references)
+    return make_table([_row(picture, pack) | scores.get(id(picture), {}) for picture in pictures])
+
+
+def _compared(
+    pictures: list[Picture],
+    similarity: np.ndarray,
+    neighbours: tuple[np.ndarray, np.ndarray],
+    references: list[Picture],
+) -> dict[int, dict]:
+    """Cells that compare, by id() of the picture; `neighbours` as from metrics.nearest."""
+    return {
+        id(picture): {
+            "Similarity": score,
+            "NearestReference": references[index].filename if index >= 0 else None,
+            "NearestSimilarity": cosine,
+        }
+        for picture, score, index, cosine in zip(pictures, similarity, *neighbours, strict=True)
+    }
+
+
+def _row(picture: Picture, pack: PackInfo) -> dict:
+    """Cells of one picture alone."""
+    row = {
+        "Type": picture.type,
+        "Group": picture.group,
+        "Filename": picture.filename,
+        "Status": str(picture.status),
+        "Reason": picture.reason or None,
+        "Pack": pack.identity,
+        "PackLicence": pack.licence,
+    }
+    face = picture.face
+    if face is not None:
+        row |= {"Faces": face.faces, "Provider": face.provider}
+    if picture.measured:
+        row |= {
+            "Age": face.age,
+            "Yaw": face.yaw_deg,
+            "Pitch": face.pitch_deg,
+            "Roll": face.roll_deg,
+            "AngleBin": angle_bin(face.yaw_deg),
+            "DetScore": face.det_score,
+            "AspectRatio": face.aspect_ratio,
+        }
+    return row
+
+
+def summarise_group(table: pd.DataFrame, kind: str, name: str) -> GroupSummary:
+    """The rows of one group in numbers. `kind` is REFERENCE or CANDIDATE."""
+    rows = table[(table["Type"] == kind) & (table["Group"] == name)]
+    statuses = Counter(Status(status) for status in rows["Status"])
+    faces = sum(count for status, count in statuses.items() if status.measured)
+    bins = Counter(rows["AngleBin"].dropna())
+    bands = Counter(metrics.copy_band(value) for value in rows["NearestSimilarity"].dropna())
+    return GroupSummary(
+        type=kind,
+        name=name,
+        images=len(rows),
+        faces=faces,
+        rescued=statuses[Status.RESCUED],
+        failed=len(rows) - faces,
+        statuses=dict(statuses),
+        similarity=_spread(rows["Similarity"]),
+        nearest_similarity=_spread(rows["NearestSimilarity"]),
+        age=_spread(rows["Age"]),
+        yaw_abs_deg=_spread(rows["Yaw"].abs()),
+        det_score=_spread(rows["DetScore"]),
+        aspect_ratio=_spread(rows["AspectRatio"]),
+        angle_bins={name: bins[name] for name in BIN_LIMITS_DEG},
+        copy_bands={band: bands[band] for band in metrics.BAND_LIMITS} if kind == CANDIDATE else {},
+    )
+
+
+def _spread(values: pd.Series) -> Spread:
+    values = values.dropna()
+    if values.empty:
+        return Spread(count=0)
+    low, q1, median, q3, high = (float(value) for value in values.quantile([0, 0.25, 0.5, 0.75, 1]))
+    return Spread(count=len(values), median=median, q1=q1, q3=q3, minimum=low, maximum=high)
