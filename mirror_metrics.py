@@ -93,6 +93,7 @@ def collect(args: argparse.Namespace) -> Inputs:
         inputs.groups += [(CANDIDATE, name) for name in found]
         inputs.candidates = [picture for group in found.values() for picture in group]
         inputs.warnings += [f"{root / name} holds no pictures." for name, group in found.items() if not group]
+    inputs.warnings = [readable(warning) for warning in inputs.warnings]
     if not inputs.references:
         raise UserError(_what_to_put_where(args, bool(inputs.candidates)))
     return inputs

@@ -94,9 +94,7 @@ def column_widths(side: int, strides: tuple[int, ...], cost: float, tiny: bool =
     return widths
 
 
-def _regressor(
-    side: int, outputs: int, widths: list[int], strides: tuple[int, ...], seed: int
-) -> onnx.ModelProto:
+def _regressor(side: int, outputs: int, widths: list[int], strides: tuple[int, ...], seed: int) -> onnx.ModelProto:
     graph = _Graph(seed)
     out, channels = "input", 3
     for width, stride in zip(widths, strides, strict=True):

@@ -1,0 +1,162 @@
+"""`CopycatReport_<timestamp>.html`: each generated image beside its nearest reference, and who is copied most."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+
+import pandas as pd
+from markupsafe import Markup
+
+from report.colours import BACKGROUND, Group, group_index, page_groups
+from report.render import asset, json_for_script, number, render, run_facts, shown, sibling_link
+from utils.contracts import Status, Summary
+from utils.metrics import BAND_LIMITS, DANGER_ZONE, LOW, OK, WATCH_OUT, copy_band
+from utils.table import CANDIDATE, REFERENCE
+
+FAILED_TEXT = "\N{WARNING SIGN} Failed to recognize face"
+FAILED = "Failed"  # stands beside the bands: no face, so no band
+UNMATCHED = "No match"  # a face, but no reference to compare it with
+
+# Colour, mark and meaning of each band; its name always stands beside the colour.
+_BAND_LOOKS = {
+    DANGER_ZONE: ("#ff6b6b", "\N{BLACK UP-POINTING TRIANGLE}", "nearly a copy of one reference"),
+    WATCH_OUT: ("#f5b942", "\N{BLACK DIAMOND}", "very close to one reference"),
+    OK: ("#4fd1a5", "\N{BLACK CIRCLE}", "the same person in a new picture"),
+    LOW: ("#8fa8d8", "\N{BLACK DOWN-POINTING TRIANGLE}", "may not be the same person"),
+    UNMATCHED: ("#b7bccb", "\N{EN DASH}", "no reference with a face to compare with"),
+    FAILED: ("#d0a3a3", "\N{MULTIPLICATION SIGN}", "no face could be measured"),
+}
+
+
+def build_copycat(table: pd.DataFrame, summary: Summary, thumbnails: Sequence[bytes | None]) -> str:
+    """The whole page. `thumbnails[i]` is the small JPEG of row i of `table`, None where the file could not be read."""
+    if len(thumbnails) != len(table):
+        raise ValueError(f"{len(thumbnails)} thumbnails for {len(table)} rows of the table")
+    groups = page_groups(table, summary)
+    rows = _rows(table, group_index(table, groups))
+    data = _page_data(rows, groups)
+    return render(
+        "copycat.html",
+        styles=[asset("base.css"), asset("copycat.css")],
+        scripts=[asset("copycat.js")],
+        background=BACKGROUND,
+        facts=run_facts(summary),
+        warnings=[shown(warning) for warning in summary.warnings],
+        dashboard_link=sibling_link(summary, "Dashboard_"),
+        generated=data["compares"] == "generated",
+        references=len(data["ranking"]),
+        bands=_band_counts(data),
+        candidates=[group for group in groups if not group.is_reference],
+        data=json_for_script(data),
+        thumbnails=_thumbnail_table(thumbnails),
+    )
+
+
+def _rows(table: pd.DataFrame, places: list[int]) -> list[dict]:
+    """Every file as the page needs it; numbers not measured are None."""
+    columns = ["Type", "Filename", "Status", "Similarity", "NearestReference", "NearestSimilarity", "Reason"]
+    rows = []
+    for index, row in enumerate(table[columns].itertuples(index=False)):
+        status = Status(row.Status)
+        rows.append(
+            {
+                "index": index,
+                "type": row.Type,
+                "group": places[index],
+                "file": row.Filename,
+                "status": status,
+                "likeness": _or_none(row.Similarity),
+                "nearest": row.NearestReference if isinstance(row.NearestReference, str) else None,
+                "similarity": _or_none(row.NearestSimilarity),
+                "reason": row.Reason if isinstance(row.Reason, str) else "",
+            }
+        )
+    return rows
+
+
+def _page_data(rows: list[dict], groups: list[Group]) -> dict:
+    """What copycat.js draws from. References are named by their row everywhere, so each stands there once."""
+    references = [row for row in rows if row["type"] == REFERENCE]
+    candidates = [row for row in rows if row["type"] == CANDIDATE]
+    row_of = {row["file"]: row["index"] for row in references}
+    return {
+        "compares": "generated" if candidates else "references",
+        "files": [shown(row["file"]) for row in rows],
+        "groups": [{"label": group.label, "colour": group.colour, "path": group.path} for group in groups],
+        "bands": {name: {"colour": colour, "mark": mark} for name, (colour, mark, _) in _BAND_LOOKS.items()},
+        "cards": [_card(row, row_of) for row in candidates or references],
+        "ranking": _ranking(references, candidates, row_of),
+    }
+
+
+def _card(row: dict, row_of: dict[str, int]) -> dict:
+    """One generated image (or, without any, one reference) and its nearest reference."""
+    card = {"row": row["index"], "group": row["group"], "band": _band(row, row_of)}
+    if not row["status"].measured:
+        return card | {"failure": _failure(row)}
+    card |= {"nearest": row_of.get(row["nearest"]), "similarity": row["similarity"], "likeness": row["likeness"]}
+    return card | {"rescued": 1} if row["status"] == Status.RESCUED else card
+
+
+def _band(row: dict, row_of: dict[str, int]) -> str:
+    if not row["status"].measured:
+        return FAILED
+    if row["similarity"] is None or row["nearest"] not in row_of:
+        return UNMATCHED
+    return copy_band(row["similarity"])
+
+
+def _failure(row: dict) -> str:
+    """The documented words; where it was not simply a picture without a face, its status and reason as well."""
+    if row["status"] == Status.NO_FACE:
+        return FAILED_TEXT
+    why = shown(row["reason"]) or str(row["status"]).replace("_", " ")
+    return f"{FAILED_TEXT}: {why}"
+
+
+def _ranking(references: list[dict], candidates: list[dict], row_of: dict[str, int]) -> list[dict]:
+    """Black Hole Ranking: all references by hits, most first; equals share a rank and keep the order of the files."""
+    hits = dict.fromkeys(row_of.values(), 0)
+    for row in candidates:
+        if row["status"].measured and row["nearest"] in row_of:
+            hits[row_of[row["nearest"]]] += 1
+    ordered = sorted(references, key=lambda row: (not row["status"].measured, -hits[row["index"]], row["index"]))
+    entries, rank = [], 0
+    for place, row in enumerate(ordered, start=1):
+        if not row["status"].measured:
+            entries.append({"row": row["index"], "hits": 0, "failure": _failure(row)})
+            continue
+        if not entries or entries[-1]["hits"] != hits[row["index"]]:
+            rank = place
+        entries.append({"row": row["index"], "hits": hits[row["index"]], "rank": rank})
+    return entries
+
+
+def _band_counts(data: dict) -> list[dict]:
+    """Number of cards in each band, in the order of urgency; the two that are no bands only where they occur."""
+    counts = dict.fromkeys(_BAND_LOOKS, 0)
+    for card in data["cards"]:
+        counts[card["band"]] += 1
+    return [
+        {"name": name, "count": count, "limits": _limits(name), "colour": colour, "mark": mark, "meaning": meaning}
+        for (name, count), (colour, mark, meaning) in zip(counts.items(), _BAND_LOOKS.values(), strict=True)
+        if count or name in BAND_LIMITS
+    ]
+
+
+def _limits(band: str) -> str:
+    low, high = BAND_LIMITS.get(band, (None, None))
+    if low is None:
+        return "" if high is None else f"below {number(high, 2)}"
+    return f"above {number(low, 2)}" if high is None else f"{number(low, 2)}\N{EN DASH}{number(high, 2)}"
+
+
+def _thumbnail_table(thumbnails: Sequence[bytes | None]) -> Markup:
+    """JSON list of base64 texts, one a row of the table: each picture is on the page once. Base64 needs no escaping."""
+    texts = [base64.b64encode(picture).decode("ascii") if picture else "" for picture in thumbnails]
+    return Markup('["' + '",\n"'.join(texts) + '"]' if texts else "[]")
+
+
+def _or_none(value: float) -> float | None:
+    return None if value is None or value != value else float(value)

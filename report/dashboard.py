@@ -1,0 +1,85 @@
+"""`Dashboard_<timestamp>.html`: seven charts of one run; a group is switched on or off in all of them at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from report.colours import BACKGROUND, PANEL, Group, group_index, page_groups
+from report.panels import Panel, Points, build_panels
+from report.render import asset, json_for_script, plotly_javascript, plotly_text, render, run_facts, shown, sibling_link
+from utils.contracts import Status, Summary
+
+
+def build_dashboard(table: pd.DataFrame, summary: Summary, face_map: np.ndarray | None, map_note: str) -> str:
+    """The whole page. `table` has utils.table.COLUMNS and a RangeIndex.
+
+    `face_map` is (rows, 2 or 3) float, NaN where no face was measured;
+    `map_note` says in a sentence why there is no map; it is shown where `face_map` is None.
+    """
+    groups = page_groups(table, summary)
+    points = Points.of(table, groups, summary)
+    panels = build_panels(points, summary.pack.has_age, face_map, map_note)
+    return render(
+        "dashboard.html",
+        styles=[asset("base.css"), asset("dashboard.css")],
+        scripts=[plotly_javascript(), asset("dashboard.js")],
+        needs_eval=True,
+        background=BACKGROUND,
+        panel_colour=PANEL,
+        facts=run_facts(summary),
+        warnings=[shown(warning) for warning in summary.warnings],
+        copycat_link=sibling_link(summary, "CopycatReport_"),
+        groups=groups,
+        numbers=_numbers(summary, groups),
+        failures=_failures(table, groups),
+        panels=panels,
+        data=json_for_script(_page_data(points, panels)),
+    )
+
+
+def _numbers(summary: Summary, groups: list[Group]) -> list[dict]:
+    """One row of the table of groups each, in the order of the page."""
+    styles = {(group.type, group.name): group for group in groups}
+    rows = [{"group": styles[group.type, group.name], "numbers": group} for group in summary.groups]
+    return sorted(rows, key=lambda row: row["group"].index)
+
+
+def _failures(table: pd.DataFrame, groups: list[Group]) -> list[dict]:
+    """Every file without a measured face, so that nothing is lost in silence."""
+    failed = ~table["Status"].map(lambda status: Status(status).measured).to_numpy(dtype=bool)
+    places = np.asarray(group_index(table, groups), dtype=int)[failed]
+    rows = table.loc[failed, ["Filename", "Status", "Reason"]].itertuples(index=False)
+    return [
+        {"group": groups[place], "file": row.Filename, "status": str(row.Status), "reason": _text(row.Reason)}
+        for place, row in zip(places, rows, strict=True)
+    ]
+
+
+def _page_data(points: Points, panels: list[Panel]) -> dict:
+    """What dashboard.js reads: the figures, and the table behind their hover texts (one list a column)."""
+    table = points.table
+    return {
+        "figures": {panel.key: panel.figure for panel in panels if panel.figure is not None},
+        "groups": [{"label": plotly_text(group.label), "colour": group.colour} for group in points.groups],
+        "many": points.many,
+        "rows": {
+            "file": [shown(name) for name in table["Filename"]],
+            "group": group_index(table, points.groups),
+            "similarity": _numbers_or_null(points.column("Similarity")),
+            "age": _numbers_or_null(points.column("Age")),
+            "yaw": _numbers_or_null(points.column("Yaw")),
+            "pitch": _numbers_or_null(points.column("Pitch")),
+            "det": _numbers_or_null(points.column("DetScore")),
+            "rescued": [int(status == Status.RESCUED) for status in table["Status"]],
+        },
+    }
+
+
+def _numbers_or_null(values: np.ndarray) -> list[float | None]:
+    return [value if np.isfinite(value) else None for value in values.tolist()]
+
+
+def _text(value: object) -> str:
+    """A cell of text; blank where the table has none (None or NaN)."""
+    return value if isinstance(value, str) else ""

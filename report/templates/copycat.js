@@ -1,0 +1,236 @@
+/* Draws the pairs and the ranking that the page carries; only what is on screen is in the document. */
+(() => {
+  "use strict";
+  const taken = (id) => {
+    const element = document.getElementById(id);
+    const value = JSON.parse(element.textContent);
+    element.remove(); // the text of thousands of pictures need not stay in memory twice
+    return value;
+  };
+  const data = taken("page-data");
+  const thumbnails = taken("page-thumbnails");
+  const generated = data.compares === "generated";
+  const byId = (id) => document.getElementById(id);
+
+  /* A list of any length in a box of its full height; only the rows near the view exist. `scroller` is null for the page. */
+  class Windowed {
+    constructor(box, scroller, { leastWidth, height, gap, draw }) {
+      Object.assign(this, { box, scroller, leastWidth, height, gap, draw, items: [], drawn: new Map() });
+      (scroller ?? window).addEventListener("scroll", () => this.soon(), { passive: true });
+      new ResizeObserver(() => this.soon()).observe(box);
+      window.addEventListener("resize", () => this.soon());
+    }
+
+    show(items) {
+      this.items = items;
+      for (const element of this.drawn.values()) element.remove();
+      this.drawn.clear();
+      this.update();
+    }
+
+    soon() {
+      this.waiting ??= requestAnimationFrame(() => {
+        this.waiting = undefined;
+        this.update();
+      });
+    }
+
+    update() {
+      const width = this.box.clientWidth;
+      const columns = Math.max(1, Math.floor((width + this.gap) / (this.leastWidth + this.gap)));
+      const step = this.height + this.gap;
+      const count = Math.ceil(this.items.length / columns);
+      this.box.style.height = `${Math.max(0, count * step - this.gap)}px`;
+      const view = this.scroller ? this.scroller.getBoundingClientRect() : { top: 0, height: window.innerHeight };
+      const above = view.top - this.box.getBoundingClientRect().top;
+      const first = Math.max(0, Math.floor(above / step) - 2) * columns;
+      const last = Math.min(this.items.length, (Math.ceil((above + view.height) / step) + 2) * columns);
+      for (const [i, element] of this.drawn) {
+        if (i >= first && i < last) continue;
+        element.remove();
+        this.drawn.delete(i);
+      }
+      const each = (width - this.gap * (columns - 1)) / columns;
+      for (let i = first; i < last; i++) this.place(i, columns, each, step);
+    }
+
+    place(i, columns, each, step) {
+      let element = this.drawn.get(i);
+      if (!element) {
+        element = this.draw(this.items[i]);
+        element.setAttribute("aria-setsize", this.items.length);
+        element.setAttribute("aria-posinset", i + 1);
+        this.drawn.set(i, element);
+        this.box.append(element);
+      }
+      const style = element.style;
+      style.width = `${each}px`;
+      style.height = `${this.height}px`;
+      style.left = `${(i % columns) * (each + this.gap)}px`;
+      style.top = `${Math.floor(i / columns) * step}px`;
+    }
+  }
+
+  // Every name reaches the page as text (textContent, title, alt), never as HTML.
+  function make(tag, className, ...children) {
+    const element = document.createElement(tag);
+    if (className) element.className = className;
+    element.append(...children);
+    return element;
+  }
+
+  function named(className, text) {
+    const element = make("span", `name ${className}`, text);
+    element.title = text;
+    return element;
+  }
+
+  function picture(row) {
+    if (!thumbnails[row]) return make("div", "picture empty", "No picture");
+    const image = make("img", "picture");
+    image.decoding = "async";
+    image.alt = data.files[row];
+    image.src = `data:image/jpeg;base64,${thumbnails[row]}`;
+    return image;
+  }
+
+  function swatch(group) {
+    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+    svg.setAttribute("class", "swatch");
+    svg.setAttribute("viewBox", "0 0 16 16");
+    svg.setAttribute("aria-hidden", "true");
+    path.setAttribute("d", group.path);
+    path.setAttribute("fill", group.colour);
+    svg.append(path);
+    return svg;
+  }
+
+  const isNumber = (value) => typeof value === "number";
+
+  function drawPair(card) {
+    const group = data.groups[card.group];
+    const band = data.bands[card.band];
+    const compared = isNumber(card.nearest);
+    const left = make("figure", "", make("figcaption", "", generated ? "Generated" : "Reference"), picture(card.row));
+    const right = make("figure", "", make("figcaption", "", generated ? "Nearest reference" : "Most similar other"));
+    right.append(compared ? picture(card.nearest) : make("div", "picture empty", card.failure ?? "Nothing to compare it with"));
+
+    const verdict = make("div", "verdict");
+    if (isNumber(card.similarity)) verdict.append(make("span", "value", card.similarity.toFixed(3)));
+    // Between two references the bands would be out of place: photos of one person in one light are alike.
+    if (generated || !compared) verdict.append(make("span", "band", `${band.mark} ${card.band}`));
+    if (card.rescued) verdict.append(make("span", "hint", "Rescued via padding"));
+    else if (isNumber(card.likeness)) {
+      const hint = make("span", "hint", `overall ${card.likeness.toFixed(3)}`);
+      hint.title = generated ? "Similarity to the centroid of all references" : "Similarity to the centroid of the other references";
+      verdict.append(hint);
+    }
+
+    const names = make("div", "names");
+    if (generated) names.append(make("div", "", swatch(group), named("group", group.label)));
+    names.append(make("div", "", make("span", "role", generated ? "\u25a1" : "\u25cb"), named("file", data.files[card.row])));
+    if (compared) names.append(make("div", "", make("span", "role", "\u2192"), named("reference", data.files[card.nearest])));
+
+    const item = make("li", "pair", make("div", "pictures", left, right), verdict, names);
+    item.style.setProperty("--band", generated || !compared ? band.colour : "#a855f7");
+    item.dataset.band = card.band;
+    return item;
+  }
+
+  const most = Math.max(1, ...data.ranking.slice(0, 1).map((entry) => entry.hits));
+
+  function drawRank(entry) {
+    const text = make("span", "", named("", data.files[entry.row]));
+    const place = make("span", "place", entry.failure ? "\u2013" : `${entry.rank}.`);
+    if (entry.failure) {
+      text.append(make("span", "failure", entry.failure));
+      return make("li", "rank-row", make("div", "rank", place, picture(entry.row), text, make("span", "hits", "\u2013")));
+    }
+    const bar = make("span", "bar");
+    bar.style.width = `${(100 * entry.hits) / most}%`;
+    text.append(bar);
+    const button = make("button", "rank", place, picture(entry.row), text, make("span", "hits", entry.hits.toLocaleString("en")));
+    button.type = "button";
+    button.disabled = entry.hits === 0;
+    button.dataset.row = entry.row;
+    button.setAttribute("aria-pressed", String(only === entry.row));
+    button.addEventListener("click", () => {
+      only = only === entry.row ? null : entry.row;
+      refresh();
+    });
+    return make("li", "rank-row", button);
+  }
+
+  const search = byId("search");
+  const groupFilter = byId("group");
+  const sort = byId("sort");
+  const bandButtons = [...document.querySelectorAll("#bands button")];
+  const plain = (text) => text.normalize("NFC").toLowerCase();
+  const searchable = data.cards.map((card) => plain(data.files[card.row]));
+  let only = null; // the reference whose copies alone are shown
+
+  const pairs = new Windowed(byId("pairs"), null, { leastWidth: 286, height: 292, gap: 14, draw: drawPair });
+  const ranks = byId("ranks")
+    && new Windowed(byId("ranks"), byId("ranks-scroll"), { leastWidth: 10000, height: 64, gap: 2, draw: drawRank });
+
+  function chosen() {
+    const text = plain(search.value.trim());
+    const group = groupFilter?.value ?? "";
+    const bands = new Set(bandButtons.filter((button) => button.getAttribute("aria-pressed") === "true").map((b) => b.dataset.band));
+    return data.cards.filter((card, i) =>
+      (!text || searchable[i].includes(text))
+      && (group === "" || card.group === Number(group))
+      && (!bands.size || bands.has(card.band))
+      && (only === null || card.nearest === only));
+  }
+
+  // What has no similarity comes last in both directions; equals keep the order of the files.
+  function inOrder(cards) {
+    const unmeasured = (card) => !isNumber(card.similarity);
+    const sign = sort.value === "lowest" ? 1 : -1;
+    return cards.sort((a, b) =>
+      (sort.value === "group" ? a.group - b.group : 0)
+      || unmeasured(a) - unmeasured(b)
+      || (unmeasured(a) ? 0 : sign * (a.similarity - b.similarity))
+      || a.row - b.row);
+  }
+
+  function refresh() {
+    const cards = inOrder(chosen());
+    pairs.show(cards);
+    const unit = generated ? "generated images" : "references";
+    const shown = `${cards.length.toLocaleString("en")} of ${data.cards.length.toLocaleString("en")} ${unit}`;
+    byId("shown").textContent = shown;
+    byId("nothing").hidden = cards.length > 0;
+    byId("nothing").textContent = data.cards.length ? "Nothing fits these filters." : "There are no images in this run.";
+    byId("only").hidden = only === null;
+    byId("only").textContent = only === null ? "" : `Nearest to ${data.files[only]} \u2715`;
+    for (const button of document.querySelectorAll("#ranks button")) {
+      button.setAttribute("aria-pressed", String(button.dataset.row === String(only)));
+    }
+  }
+
+  byId("tools").addEventListener("input", refresh);
+  byId("tools").addEventListener("submit", (event) => event.preventDefault());
+  byId("clear").addEventListener("click", () => {
+    byId("tools").reset();
+    only = null;
+    for (const button of bandButtons) button.setAttribute("aria-pressed", "false");
+    refresh();
+  });
+  byId("only").addEventListener("click", () => {
+    only = null;
+    refresh();
+  });
+  for (const button of bandButtons) {
+    button.addEventListener("click", () => {
+      button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
+      refresh();
+    });
+  }
+
+  refresh();
+  ranks?.show(data.ranking);
+  document.documentElement.dataset.ready = "yes";
+})();

@@ -1,0 +1,47 @@
+"""JSON between scripts: what is written can be read, and what is broken is named."""
+
+import json
+
+import pytest
+
+from utils.contracts import ContractError, Summary, read_contract, write_contract
+
+
+@pytest.fixture
+def summary_file(metrics, tiny_pack, tmp_path, make_picture):
+    make_picture(tmp_path / "ref" / "a.jpg")
+    return metrics("--pack", tiny_pack).file("Summary")
+
+
+def test_read_equals_written(summary_file, tmp_path):
+    summary = read_contract(summary_file, Summary, "mirror_metrics.py")
+    write_contract(tmp_path / "again.json", summary)
+    assert (tmp_path / "again.json").read_bytes() == summary_file.read_bytes()
+    assert list(tmp_path.glob(".again*")) == [], "the temporary file was left"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda data: data | {"schema_version": 99}, "schema_version"),
+        (lambda data: data | {"groups": "none"}, "groups"),
+        (lambda data: {key: value for key, value in data.items() if key != "pack"}, "pack"),
+        (lambda data: data | {"typo": 1}, "typo"),
+        (lambda data: data | {"pack": data["pack"] | {"has_age": "perhaps"}}, "pack.has_age"),
+    ],
+)
+def test_a_wrong_field_is_named_with_file_and_cure(summary_file, change, field):
+    summary_file.write_text(json.dumps(change(json.loads(summary_file.read_text(encoding="utf-8")))))
+    with pytest.raises(ContractError) as caught:
+        read_contract(summary_file, Summary, "mirror_metrics.py")
+    for part in (str(summary_file), f"field {field}:", "run mirror_metrics.py again"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe broken", None])
+def test_half_written_and_missing_files(tmp_path, content):
+    path = tmp_path / "Summary.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ContractError, match=r"run mirror_metrics\.py again"):
+        read_contract(path, Summary, "mirror_metrics.py")
