@@ -249,8 +249,8 @@ def test_full_disk_while_writing_leaves_no_result(tmp_path, tiny_pack, make_pict
         and not subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", out], capture_output=True).returncode
     )
     try:
-        arguments = ["mirror_metrics.py", "--reference", tmp_path / "ref", "--candidates", tmp_path / "ref", "--output", out,
-                     "--pack", tiny_pack, "--no-cache"]  # fmt: skip
+        arguments = ["mirror_metrics.py", "--reference", tmp_path / "ref", "--candidates", tmp_path / "ref"]
+        arguments += ["--output", out, "--pack", tiny_pack, "--no-cache"]
         program = ("" if mounted else limit) + "import sys, runpy; sys.argv = sys.argv[1:]; sys.path.insert(0, '.'); "
         program += "runpy.run_path(sys.argv[0], run_name='__main__')"
         done = subprocess.run(

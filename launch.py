@@ -1,0 +1,429 @@
+"""Make .venv beside this file, install what is needed into it, then run the script. run.sh and run.bat end up here.
+
+    ./run.sh [options]         mirror_metrics.py with these options; results go to the current folder
+    ./run.sh test [options]    everything is installed, then pytest runs with these options
+
+The first start installs, later ones start at once: a stamp in .venv remembers the requirement files of the last
+complete install, and only a change in them installs again. A .venv without a stamp, or whose Python does not run any
+more, is made anew.
+
+onnxruntime comes in two distributions that overwrite each other, so exactly one is installed: the one for the GPU where
+nvidia-smi reports a driver that it can use, else the one for the CPU. MIRROR_ONNXRUNTIME chooses by hand, and .venv
+remembers the choice until another one is given:
+
+    auto                              ask nvidia-smi (the default)
+    cpu                               never the GPU
+    cuda12, cuda13                    onnxruntime-gpu with its own CUDA and cuDNN in .venv
+    cuda12-system, cuda13-system      onnxruntime-gpu alone: CUDA and cuDNN 9 are on this machine already
+
+Reads requirements/*.txt; writes .venv/ only. Exit codes: those of the script; 2 where the user must change something
+before it can start; 130 after Ctrl-C. Standard library only, and readable for Python 3.8, so that an old Python can say
+that it is too old.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+OLDEST_PYTHON = (3, 11)  # onnxruntime 1.31 has no wheels for older ones
+NEWEST_PYTHON = (3, 14)  # nor for newer ones (November 2026); tried all the same, named when it fails
+WINDOWS = os.name == "nt"
+ROOT = Path(__file__).absolute().parent
+VENV = ROOT / ".venv"
+VENV_PYTHON = VENV / ("Scripts/python.exe" if WINDOWS else "bin/python")
+STAMP = VENV / "installed.json"
+
+ANALYSIS = "requirements/analysis.txt"
+BOOTSTRAP = "requirements/bootstrap.txt"
+TEST = "requirements/test.txt"
+
+
+class Word(NamedTuple):
+    """What the first argument stands for. A word is known where its target exists."""
+
+    target: str  # script, or the folder of the tests
+    requirements: tuple
+    size: str  # installed, measured on Linux without GPU
+
+
+WORDS = {
+    "": Word("mirror_metrics.py", (ANALYSIS,), "about 1 GB"),
+    "test": Word("tests", (ANALYSIS, BOOTSTRAP, TEST), "about 7 GB"),
+}
+
+RUNTIMES = {
+    "cpu": (),
+    "cuda12": ("requirements/gpu-cuda12.txt",),
+    "cuda13": ("requirements/gpu-cuda13.txt",),
+    "cuda12-system": ("requirements/gpu-cuda12-system.txt",),
+    "cuda13-system": ("requirements/gpu-cuda13-system.txt",),
+}
+
+GPU_SIZE = "3 GB"
+SMI_SECONDS = 30  # a server with eight sleeping GPUs takes about 10
+SMI_FOLDERS_WINDOWS = (r"C:\Windows\System32", r"C:\Program Files\NVIDIA Corporation\NVSMI")
+
+
+class Stamp(NamedTuple):
+    """What a complete install left in .venv, kept as JSON."""
+
+    python: str  # "3.11"
+    asked: str  # the last MIRROR_ONNXRUNTIME, "auto" without one
+    driver: str  # mark of the nvidia-smi that was asked; "?" when it gave no answer and is to be asked again
+    runtime: str  # a key of RUNTIMES
+    files: dict  # requirement file -> fingerprint
+
+
+def main(arguments):
+    if sys.version_info < OLDEST_PYTHON:
+        found = "{}.{}.{} ({})".format(*sys.version_info[:3], sys.executable)
+        stop(f"MirrorMetrics needs Python 3.11 or newer, and this is Python {found}. "
+             "Install one from https://www.python.org/downloads/ and start again.")
+    word, rest = read_word(arguments)
+    if not is_ready(word, read_stamp()):
+        with only_one_installs():
+            stamp = read_stamp()  # again: another start may have installed in the meantime
+            if not is_ready(word, stamp):
+                install(word, stamp)
+    start(word, rest)
+
+
+def read_word(arguments):
+    """(word, its arguments): options alone belong to mirror_metrics.py."""
+    name = "" if not arguments or arguments[0].startswith("-") else arguments[0]
+    known = [word for word, what in WORDS.items() if (ROOT / what.target).exists()]
+    if name in known:
+        return WORDS[name], arguments[1:] if name else arguments
+    if not name:
+        stop(f"{WORDS[''].target} is missing beside launch.py: the download of MirrorMetrics is incomplete.")
+    stop(f"'{name}' is not a word that is known here; known: {', '.join(filter(None, known)) or 'none'}. "
+         "Without a word, the options of mirror_metrics.py follow; --help lists them.")
+
+
+# Is everything there?
+
+
+def read_stamp():
+    """The stamp of a complete install whose Python still runs, else None."""
+    try:
+        stamp = Stamp(**json.loads(STAMP.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return stamp if stamp.runtime in RUNTIMES and stamp.python == venv_python_version() else None
+
+
+def venv_python_version():
+    """'3.11' as the Python of .venv says it: its base may be gone, or be another version by now. '' if it cannot."""
+    command = [str(VENV_PYTHON), "-I", "-S", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
+
+
+def is_ready(word, stamp):
+    """Whether the word can start as things are. Fast: nvidia-smi is only looked at, not run."""
+    asked = asked_runtime(stamp)
+    if stamp is None or stamp.asked != asked or (asked == "auto" and stamp.driver != driver_mark()):
+        return False
+    return all(stamp.files.get(file) == fingerprint(file) for file in word.requirements + RUNTIMES[stamp.runtime])
+
+
+def asked_runtime(stamp):
+    asked = os.environ.get("MIRROR_ONNXRUNTIME") or (stamp.asked if stamp else "auto")
+    if asked != "auto" and asked not in RUNTIMES:
+        stop(f"MIRROR_ONNXRUNTIME={asked} is not known; known: auto, {', '.join(RUNTIMES)}.")
+    return asked
+
+
+def fingerprint(file):
+    """Hash of a requirement file and of all that it includes: other requirement files and the marker's folder."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    for line in text.splitlines():
+        if line.startswith("-r "):
+            text += fingerprint((Path(file).parent / line[3:].strip()).as_posix())
+        elif line.startswith("./"):
+            text += "".join(part.read_text(encoding="utf-8") for part in sorted((ROOT / line.strip()).glob("*.*")))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# Which onnxruntime?
+
+
+def choose_runtime(asked, stamp):
+    """(key of RUNTIMES, reason to print, mark of the driver for the stamp)"""
+    if asked != "auto":
+        return asked, "MIRROR_ONNXRUNTIME says so", driver_mark()
+    if not driver_mark():
+        return "cpu", "no NVIDIA driver found", ""
+    if not has_gpu_wheels():
+        return "cpu", "onnxruntime-gpu exists for x86-64 Linux and Windows alone", driver_mark()
+    try:
+        cuda, capability = ask_driver(find_smi())
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        # often just an updated driver that waits for a reboot: keep what is there, ask again at the next start
+        return stamp.runtime if stamp else "cpu", f"nvidia-smi gives no answer: {error}", "?"
+    runtime, reason = runtime_for(cuda, capability)
+    return runtime, reason, driver_mark()
+
+
+def runtime_for(cuda, capability):
+    """The newest onnxruntime-gpu that a driver (cuda: (12, 4)) and a graphics card (capability: 8.6) can run.
+
+    Read off the kernels in the wheels: 1.26, the last for CUDA 12, has them from capability 6.0 on, 1.31 from 7.5 on.
+    Within a major version of CUDA an older driver runs newer libraries.
+    """
+    seen = f"the NVIDIA driver knows CUDA {cuda[0]}.{cuda[1]}, the graphics card has compute capability {capability}"
+    if cuda < (12, 0):
+        return "cpu", f"{seen}: too old; update the driver to 525 (CUDA 12.0) or newer and start again"
+    if capability < 6.0:
+        return "cpu", f"{seen}; onnxruntime-gpu needs 6.0"
+    return "cuda13" if cuda >= (13, 0) and capability >= 7.5 else "cuda12", seen
+
+
+def ask_driver(smi):
+    """((13, 0), 9.0): CUDA version and compute capability of the weakest graphics card, as nvidia-smi prints them."""
+    import re
+
+    # drivers from 610 on write "CUDA UMD Version: 13.3"
+    header = re.search(r"CUDA (?:UMD )?Version\s*:\s*(\d+)\.(\d+)", run_smi(smi))
+    cards = re.findall(r"\d+\.\d+", run_smi(smi, "--query-gpu=compute_cap", "--format=csv,noheader"))
+    if not header or not cards:
+        raise ValueError("no CUDA version or no graphics card in its output")
+    return (int(header[1]), int(header[2])), min(map(float, cards))
+
+
+def run_smi(smi, *options):
+    result = subprocess.run([smi, *options], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            encoding="utf-8", errors="replace", timeout=SMI_SECONDS)
+    if result.returncode:
+        raise ValueError((result.stdout.strip().splitlines() or [f"exit code {result.returncode}"])[0])
+    return result.stdout
+
+
+def find_smi():
+    folders = os.pathsep.join(SMI_FOLDERS_WINDOWS) if WINDOWS else ""
+    return shutil.which("nvidia-smi") or shutil.which("nvidia-smi", path=folders)
+
+
+def driver_mark():
+    """Changes with every driver update, '' without a driver. At once, where nvidia-smi can take seconds to answer."""
+    smi = find_smi()
+    if not smi:
+        return ""
+    found = os.stat(smi)
+    return f"{smi} {found.st_size} {int(found.st_mtime)}"
+
+
+def has_gpu_wheels():
+    import platform
+
+    return sys.platform in ("linux", "win32") and platform.machine().lower() in ("x86_64", "amd64")
+
+
+# Installing
+
+
+def install(word, stamp):
+    asked = asked_runtime(stamp)
+    runtime, reason, driver = choose_runtime(asked, stamp)
+    say(f"onnxruntime: {runtime} ({reason})")
+    files = {file: fingerprint(file) for file in files_to_install(word, runtime, stamp)}
+    if stamp is None or stamp.runtime != runtime or any(stamp.files.get(file) != files[file] for file in files):
+        change_venv(word, files, runtime, stamp)
+    write_stamp(Stamp(venv_python_version(), asked, driver, runtime, files))
+
+
+def files_to_install(word, runtime, stamp):
+    """What the word needs, and again what earlier words needed: pip finds versions that suit all if it sees all."""
+    of_runtimes = {file for files in RUNTIMES.values() for file in files}
+    earlier = [file for file in (stamp.files if stamp else ()) if file not in of_runtimes and (ROOT / file).exists()]
+    return list(dict.fromkeys([*earlier, *word.requirements, *RUNTIMES[runtime]]))
+
+
+def change_venv(word, files, runtime, stamp):
+    if stamp is None:
+        make_venv()
+    STAMP.unlink(missing_ok=True)  # from here on .venv is unfinished: whoever finds it so makes it anew
+    if stamp and stamp.runtime != runtime:
+        remove_onnxruntime()
+    more = "" if runtime == "cpu" else f" and {GPU_SIZE} for the GPU"
+    say(f"Installing into {VENV}, {word.size}{more}; later starts skip this ...")
+    if pip("install", "--prefer-binary", *(part for file in files for part in ("-r", file))):
+        if stamp and stamp.runtime == runtime:
+            write_stamp(stamp)  # pip gave up by itself: what was there before still is
+        stop(why_pip_failed())
+    owners = owners_of_onnxruntime()
+    if owners not in ([], ["onnxruntime" if runtime == "cpu" else "onnxruntime-gpu"]):
+        stop(f"{' and '.join(owners)} is installed where {runtime} was to be: start again, .venv will be made anew.")
+
+
+def make_venv():
+    import importlib.util
+
+    if VENV.exists() or VENV.is_symlink():
+        say("The .venv here is unfinished or its Python does not run any more: making it anew.")
+        remove_venv()
+    # where this runs in a virtual environment itself (run.sh takes that of an earlier start): the Python behind it
+    python = getattr(sys, "_base_executable", None) or sys.executable
+    if not all(map(importlib.util.find_spec, ("venv", "ensurepip"))):
+        stop(f"{python} cannot make virtual environments. On Debian and Ubuntu: sudo apt install python3-venv "
+             f"(or python{sys.version_info[0]}.{sys.version_info[1]}-venv), then start again.")
+    if subprocess.run([python, "-m", "venv", str(VENV)], stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode:
+        stop(f"{python} -m venv failed, see above. Put that right and start again.")
+
+
+def remove_venv():
+    try:
+        if VENV.is_symlink() or VENV.is_file():
+            VENV.unlink()
+        else:
+            shutil.rmtree(VENV)
+    except OSError as error:
+        stop(f"{VENV} cannot be removed ({error}). Close what uses it, delete the folder and start again.")
+
+
+def remove_onnxruntime():
+    """Remove both variants and NVIDIA's libraries.
+
+    One over the other leaves a mix: the variants share a folder, and so do the cuDNN of CUDA 12 and of CUDA 13. What
+    torch needs of these comes back with the install that follows.
+    """
+    names = [name for name in installed() if name in ("onnxruntime", "onnxruntime-gpu") or name.startswith("nvidia-")]
+    if names and pip("uninstall", "--yes", *names):
+        stop("The other onnxruntime could not be removed, see above: start again, .venv will be made anew.")
+
+
+def owners_of_onnxruntime():
+    """Distributions that hold the module itself: the marker, though it is named onnxruntime, does not."""
+    return sorted(name for name, found in installed().items() if name.startswith("onnxruntime")
+                  and any(file.as_posix() == "onnxruntime/__init__.py" for file in found.files or ()))
+
+
+def installed():
+    """Name -> distribution, for what is installed in .venv."""
+    from importlib.metadata import distributions
+
+    folders = [VENV / "Lib" / "site-packages"] if WINDOWS else VENV.glob("lib/python*/site-packages")
+    return {found.metadata["Name"].lower().replace("_", "-"): found for found in distributions(path=map(str, folders))}
+
+
+def pip(*arguments):
+    """Run pip in ROOT, where the path of the marker starts. Its talk goes to stderr: stdout is for results."""
+    environment = {**sealed_environment(), "PIP_NO_INPUT": "1", "PIP_USER": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    command = [str(VENV_PYTHON), "-m", "pip", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode
+
+
+def why_pip_failed():
+    gigabytes = shutil.disk_usage(ROOT).free / 1e9
+    causes = f"no connection to the internet, or too little space on the disk ({gigabytes:.1f} GB are free)"
+    if sys.version_info[:2] > NEWEST_PYTHON:
+        causes += ", or a Python that is too new: this is {}.{}, 3.11 to 3.14 work".format(*sys.version_info)
+    return (f"Installing failed; the lines above are pip's own. Usual causes: {causes}. "
+            "Put that right and start again: what is downloaded already is not downloaded again.")
+
+
+def write_stamp(stamp):
+    draft = STAMP.with_suffix(".tmp")
+    draft.write_text(json.dumps(stamp._asdict(), indent=2), encoding="utf-8")
+    os.replace(draft, STAMP)
+
+
+@contextlib.contextmanager
+def only_one_installs():
+    """Wait until no other start installs into .venv. SIGTERM then ends this like Ctrl-C, and pip with it.
+
+    launch.py itself is what gets locked: no file is left behind, and the system frees the lock however this ends.
+    """
+    handle = os.open(__file__, os.O_RDONLY)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        told = False
+        while not try_lock(handle):
+            if not told:
+                say("Another start is installing into .venv: waiting until it is done ...")
+            told = True
+            time.sleep(0.3)
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        os.close(handle)
+
+
+def try_lock(handle):
+    try:
+        if WINDOWS:
+            import msvcrt
+
+            os.lseek(handle, 1 << 30, os.SEEK_SET)  # far behind the end: Windows keeps others from reading locked bytes
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        pass  # a file system without locks: better to go on than never to start
+    return True
+
+
+# Starting
+
+
+def start(word, arguments):
+    """Become the script. pytest runs in ROOT, where its settings are; a script stays in the user's current folder."""
+    if word.target.endswith(".py"):
+        command = [str(VENV_PYTHON), str(ROOT / word.target), *arguments]
+    else:
+        command = [str(VENV_PYTHON), "-m", "pytest", *arguments]
+        os.chdir(ROOT)
+    if WINDOWS:
+        sys.exit(run_and_wait(command))
+    sys.stderr.flush()
+    os.execve(command[0], command, sealed_environment())
+
+
+def run_and_wait(command):
+    """Exit code of the command. Ctrl-C reaches it by itself; it decides how to end, and this waits for it."""
+    process = subprocess.Popen(command, env=sealed_environment())
+    while True:
+        try:
+            code = process.wait()
+            return 130 if code == 0xC000013A else code  # what Windows reports for a process that Ctrl-C ended
+        except KeyboardInterrupt:
+            continue
+
+
+def sealed_environment():
+    """For everything that runs in .venv: nothing of another Python leaks in, and any file name can be printed."""
+    strangers = ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__")
+    return {"PYTHONUTF8": "1", **{name: value for name, value in os.environ.items() if name not in strangers}}
+
+
+def say(sentence):
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def stop(sentence):
+    say(sentence)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        say("Stopped.")
+        sys.exit(130)
+    except OSError as error:
+        stop(f"That did not work: {error}.")
