@@ -164,12 +164,14 @@ def identity_map(pictures: list[Picture], dimensions: int, cache: FaceCache) -> 
     kept = cache.get_blob("map", key)
     if kept is None:
         from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
 
         # cosine: for unit vectors the angle between faces, which is what ArcFace is trained on
         tsne = TSNE(
             dimensions, perplexity=safe_perplexity(len(rows)), init="random", metric="cosine", random_state=MAP_SEED
         )
-        kept = tsne.fit_transform(embeddings).astype("<f4").tobytes()
+        with threadpool_limits(1):  # its threads wait in a spin at every step, which is slower on a busy machine
+            kept = tsne.fit_transform(embeddings).astype("<f4").tobytes()
         cache.put_blob("map", key, kept)
     coordinates = np.full((len(pictures), dimensions), np.nan)
     coordinates[rows] = np.frombuffer(kept, dtype="<f4").reshape(-1, dimensions)

@@ -159,6 +159,8 @@ def _load_models(pack_folder: Path, device: str) -> dict:
     warnings.filterwarnings("ignore", category=FutureWarning, module="insightface")
     from insightface.app import FaceAnalysis
 
+    # OpenCV's own threads would fight with the callers, too: each picture stays on its caller's thread
+    cv2.setNumThreads(1)
     options = onnxruntime.SessionOptions()
     # One thread for each network call: callers run one call a core, which beats many threads in one call, and threads
     # that spin while they wait steal the cores of the other networks (benchmarks/mirror_metrics_bench.py).
