@@ -16,13 +16,15 @@ Everything stays on this computer.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from utils.console import EXIT_OK, UserError, print_table, run_script, say
 from utils.defaults import CACHE_FILE, DETECTION_SIZE, IMAGE_EXTENSIONS, MAX_MEGAPIXELS, PACK, PROJECT
@@ -36,12 +38,15 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from utils.measurer import Picture
     from utils.packs import Pack
 
+Listed = TypeVar("Listed")
+
 # Settings. Each is also an option of the command line, which wins.
 PATH_REFERENCE = PROJECT / "Reference_Images"
 PATH_CANDIDATES_ROOT = PROJECT / "Lora_Candidates"
 EXTENSIONS = IMAGE_EXTENSIONS  # jpg, jpeg, png, webp, bmp; upper or lower case
 
 VERSION = "0.1.0"
+SAME_PICTURE = 0.9999  # similarity that only the very same picture reaches
 FEWEST_FACES_FOR_MAP = 5  # below that t-SNE has no neighbourhoods to keep
 MAP_SEED = 42
 LOOSE = "(no folder)"  # group of pictures that lie beside the LoRA folders
@@ -60,43 +65,72 @@ class Inputs:
 
 def collect(args: argparse.Namespace) -> Inputs:
     """List references and candidates. Raises UserError where there is nothing to do."""
+    from utils.contracts import CANDIDATE, REFERENCE
     from utils.files import readable
-    from utils.images import iter_subfolders, list_images
-    from utils.measurer import Picture
-    from utils.table import CANDIDATE, REFERENCE
+    from utils.images import iter_subfolders
 
+    reference = _folder(Path(args.reference), "--reference")
     inputs = Inputs([], [], [(REFERENCE, REFERENCE)])
-
-    def pictures(kind: str, group: str, folder: Path, recursive: bool) -> list[Picture]:
-        try:
-            listing = list_images(folder, recursive, EXTENSIONS)
-        except OSError as error:
-            raise UserError(f"{folder} cannot be opened: {error.strerror or error}.") from error
-        inputs.ignored.update(listing.ignored)
-        inside = sum(bool(list_images(sub, True, EXTENSIONS).images) for sub in listing.subfolders if group != LOOSE)
-        if inside:
-            inputs.warnings.append(
-                f"{folder}: {inside} sub-folder(s) with pictures were left out; --recursive takes them in."
-            )
-        names = (readable(path.relative_to(folder).as_posix()) for path in listing.images)
-        return [Picture(kind, group, name, path) for name, path in zip(names, listing.images, strict=True)]
-
-    inputs.references = pictures(REFERENCE, REFERENCE, _folder(args.reference, "--reference"), args.recursive)
+    inputs.references = _pictures(inputs, REFERENCE, REFERENCE, reference, args.recursive)
     root = _candidates_root(args)
     if root is not None:
-        found = {LOOSE: pictures(CANDIDATE, LOOSE, root, recursive=False)}
-        for folder in iter_subfolders(root):
-            name = readable(folder.name)
-            found[name] = pictures(CANDIDATE, name, folder, args.recursive)
-        if not found[LOOSE]:
-            del found[LOOSE]
-        inputs.groups += [(CANDIDATE, name) for name in found]
-        inputs.candidates = [picture for group in found.values() for picture in group]
-        inputs.warnings += [f"{root / name} holds no pictures." for name, group in found.items() if not group]
+        loose = _pictures(inputs, CANDIDATE, LOOSE, root, recursive=False)
+        names = {LOOSE} if loose else set()
+        inputs.groups += [(CANDIDATE, name) for name in names]
+        inputs.candidates += loose
+        for folder in _opened(root, lambda: list(iter_subfolders(root))):
+            name = _not_yet(readable(folder.name), names)
+            inputs.groups.append((CANDIDATE, name))
+            try:
+                found = _pictures(inputs, CANDIDATE, name, folder, args.recursive)
+            except UserError as error:  # one group that cannot be opened must not stop the others
+                found = []
+                inputs.warnings.append(str(error))
+            else:
+                inputs.warnings += [] if found else [f"{folder} holds no pictures."]
+            inputs.candidates += found
     inputs.warnings = [readable(warning) for warning in inputs.warnings]
     if not inputs.references:
         raise UserError(_what_to_put_where(args, bool(inputs.candidates)))
     return inputs
+
+
+def _pictures(inputs: Inputs, kind: str, group: str, folder: Path, recursive: bool) -> list[Picture]:
+    """Pictures of one group; what was passed over goes into `inputs`. Raises UserError."""
+    from utils.files import readable
+    from utils.images import holds_pictures, list_images
+    from utils.measurer import Picture
+
+    listing = _opened(folder, lambda: list_images(folder, recursive, EXTENSIONS))
+    inputs.ignored.update(listing.ignored)
+    inputs.warnings += listing.problems
+    left_out = [sub for sub in listing.subfolders if group != LOOSE and holds_pictures(sub, EXTENSIONS)]
+    if left_out:
+        sentence = f"{folder}: {len(left_out)} sub-folder(s) with pictures were left out; --recursive takes them in."
+        inputs.warnings.append(sentence)
+    names: set[str] = set()
+    return [
+        Picture(kind, group, _not_yet(readable(path.relative_to(folder).as_posix()), names), path)
+        for path in listing.images
+    ]
+
+
+def _opened(folder: Path, look: Callable[[], Listed]) -> Listed:
+    """`look()`, with a folder that cannot be opened told as a UserError."""
+    try:
+        return look()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be opened: {error.strerror or error}.") from error
+
+
+def _not_yet(name: str, names: set[str]) -> str:
+    """`name`, or with a number behind it where `names` has it already; added to `names`."""
+    unique, number = name, 1
+    while unique in names:
+        number += 1
+        unique = f"{name} ({number})"
+    names.add(unique)
+    return unique
 
 
 def _folder(path: Path, option: str) -> Path:
@@ -108,7 +142,7 @@ def _folder(path: Path, option: str) -> Path:
 
 def _candidates_root(args: argparse.Namespace) -> Path | None:
     if args.candidates is None:  # the default folder may be missing: references alone are a full run
-        return PATH_CANDIDATES_ROOT if PATH_CANDIDATES_ROOT.is_dir() else None
+        return Path(PATH_CANDIDATES_ROOT) if Path(PATH_CANDIDATES_ROOT).is_dir() else None
     return _folder(args.candidates, "--candidates")
 
 
@@ -178,7 +212,7 @@ def identity_map(pictures: list[Picture], dimensions: int, cache: FaceCache) -> 
     return coordinates, ""
 
 
-def summarise(args: argparse.Namespace, inputs: Inputs, table: pd.DataFrame, pack: PackInfo, created: str) -> Summary:
+def summarise(args: argparse.Namespace, inputs: Inputs, table: pd.DataFrame, pack: PackInfo) -> Summary:
     """The run in numbers."""
     from importlib.metadata import version
 
@@ -192,9 +226,9 @@ def summarise(args: argparse.Namespace, inputs: Inputs, table: pd.DataFrame, pac
 
     root = _candidates_root(args)
     return Summary(
-        created=created,
+        created=time.strftime("%Y-%m-%dT%H:%M:%S"),
         pack=pack,
-        providers=dict(Counter(table["Provider"].dropna())),
+        providers=dict(Counter(table.loc[table["DetScore"].notna(), "Provider"])),
         versions={
             "mirror_metrics": VERSION,
             "python": sys.version.split()[0],
@@ -213,11 +247,12 @@ def summarise(args: argparse.Namespace, inputs: Inputs, table: pd.DataFrame, pac
             "map": args.map,
             "map_seed": MAP_SEED,
         },
-        reference_folder=readable(str(args.reference.resolve())),
+        reference_folder=readable(str(Path(args.reference).resolve())),
         candidates_folder=readable(str(root.resolve())) if root else None,
         groups=[summarise_group(table, kind, name) for kind, name in inputs.groups],
         ignored_files=dict(inputs.ignored.most_common()),
         warnings=inputs.warnings,
+        seconds={},
         results={},
     )
 
@@ -226,57 +261,18 @@ def _onnxruntime_version() -> str:
     """Of the distribution that holds the code: with a GPU, `onnxruntime` is only a marker (see requirements/)."""
     from importlib.metadata import PackageNotFoundError, version
 
-    try:
-        return f"{version('onnxruntime-gpu')} (GPU)"
-    except PackageNotFoundError:
-        return version("onnxruntime")
-
-
-def write_results(
-    args: argparse.Namespace,
-    pictures: list[Picture],
-    table: pd.DataFrame,
-    face_map: np.ndarray | None,
-    map_note: str,
-    summary: Summary,
-) -> None:
-    """The four result files, all of them or none; `summary.results` names them. Raises OSError."""
-    from report.copycat import build_copycat
-    from report.dashboard import build_dashboard
-    from utils.contracts import write_contract
-    from utils.files import write_text_atomic
-    from utils.table import to_csv
-
-    stamp = summary.created.replace("-", "").replace(":", "").replace("T", "_")[:15]
-    kinds = {
-        "dashboard": "Dashboard_{}.html",
-        "copycat": "CopycatReport_{}.html",
-        "data": "Data_{}.csv",
-        "summary": "Summary_{}.json",
-    }
-    suffix = 1
-    while any((args.output / name.format(stamp)).exists() for name in kinds.values()):  # a second run within a second
-        suffix += 1
-        stamp = f"{stamp[:15]}_{suffix}"
-    summary.results = {kind: name.format(stamp) for kind, name in kinds.items()}
-    texts = {
-        "dashboard": build_dashboard(table, summary, face_map, map_note),
-        "copycat": build_copycat(table, summary, [picture.thumbnail for picture in pictures]),
-        "data": "\ufeff" + to_csv(table),  # the mark by which Excel knows UTF-8
-    }
-    paths = {kind: args.output / name for kind, name in summary.results.items()}
-    try:
-        for kind, text in texts.items():
-            write_text_atomic(paths[kind], text)
-        write_contract(paths["summary"], summary)
-    except OSError:
-        for path in paths.values():  # results come together or not at all
-            path.unlink(missing_ok=True)
-        raise
+    for name in ("onnxruntime-gpu", "onnxruntime-directml", "onnxruntime"):
+        try:
+            return f"{version(name)} ({name})"
+        except PackageNotFoundError:
+            continue
+    return "unknown"
 
 
 def tell(args: argparse.Namespace, inputs: Inputs, summary: Summary) -> None:
     """The end of a run: the table and the paths on stdout, or the summary alone with --json."""
+    from utils.contracts import group_label
+
     if inputs.ignored:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in inputs.ignored.most_common())
         say(f"Passed over files that are no pictures: {kinds}.")
@@ -284,7 +280,7 @@ def tell(args: argparse.Namespace, inputs: Inputs, summary: Summary) -> None:
         print(summary.model_dump_json(indent=2))
         return
     rows = [
-        [group.name, str(group.images), str(group.faces), str(group.failed)]
+        [group_label(group.type, group.name), str(group.images), str(group.faces), str(group.failed)]
         + [
             "-" if value is None else f"{value:.3f}"
             for value in (group.similarity.median, group.similarity.q1, group.similarity.q3)
@@ -301,6 +297,7 @@ def tell(args: argparse.Namespace, inputs: Inputs, summary: Summary) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
+    from report.results import write_results
     from utils.cache import open_cache
     from utils.measurer import Measurer
     from utils.table import score_pictures
@@ -312,39 +309,67 @@ def run(args: argparse.Namespace) -> int:
     pack = find_or_download(args)
     say(f"Model pack {pack.name} in {pack.folder}. {pack.licence()}")
     cache = open_cache(None if args.no_cache else args.cache)
+    if cache.message:
+        say(f"Note: {cache.message}")
     try:
-        if cache.message:
-            say(f"Note: {cache.message}")
         measurer = Measurer(pack, cache, args.device, args.det_size, args.max_megapixels, args.require_gpu)
+        started = time.monotonic()
         measurer.measure(inputs.references)
         _demand_a_face(inputs.references)
         measurer.measure(inputs.candidates)
+        measured = time.monotonic()
         pack_info = measurer.pack_info()
         pictures = inputs.references + inputs.candidates
         table = score_pictures(pictures, pack_info)
         face_map, map_note = identity_map(pictures, int(args.map[0]), cache)
+        mapped = time.monotonic()
+    except KeyboardInterrupt:
+        if cache.keeps:
+            say("What was measured so far is kept; the same command goes on from there.")
+        raise
     finally:
         cache.close()
-    created = time.strftime("%Y-%m-%dT%H:%M:%S")
-    summary = summarise(args, inputs, table, pack_info, created)
-    write_results(args, pictures, table, face_map, map_note, summary)
+    inputs.warnings += _doubts(args, table)
+    summary = summarise(args, inputs, table, pack_info)
+    summary.seconds = {
+        "networks": round(measurer.load_seconds, 3),
+        "measuring": round(measured - started - measurer.load_seconds, 3),
+        "map": round(mapped - measured, 3),
+    }
+    thumbnails = [picture.thumbnail for picture in pictures]
+    write_results(args.output, table, thumbnails, face_map, map_note, summary)
     tell(args, inputs, summary)
     return EXIT_OK
 
 
+def _doubts(args: argparse.Namespace, table: pd.DataFrame) -> list[str]:
+    """What makes the numbers mean less than they seem to; said now and in the results."""
+    from utils.contracts import CANDIDATE
+    from utils.measurer import CUDA, GPU_ADVICE
+
+    doubts = []
+    providers = set(table["Provider"].dropna())
+    if args.device == "cuda" and providers - {CUDA}:
+        doubts.append(f"--device cuda was asked for, but {', '.join(providers - {CUDA})} measured. {GPU_ADVICE}")
+    same = table[(table["Type"] == CANDIDATE) & (table["NearestSimilarity"] > SAME_PICTURE)]
+    for group, number in same["Group"].value_counts(sort=False).items():
+        doubts.append(f"{group}: {number} picture(s) are references themselves; they say nothing about a LoRA.")
+    for doubt in doubts:
+        say(f"Warning: {doubt}")
+    return doubts
+
+
 def _check_output(folder: Path) -> None:
     """Find out before the work, not after it, that results cannot be written. Raises UserError."""
-    from utils.files import write_bytes_atomic
+    import tempfile
 
-    probe = folder / ".mirror_metrics_probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomic(probe, b"probe")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise UserError(
-            f"Results cannot be written to {folder}: {error.strerror or error}. --output takes another folder."
-        ) from error
+        reason = error.strerror or error
+        raise UserError(f"Results cannot be written to {folder}: {reason}. --output takes another folder.") from error
 
 
 def _demand_a_face(references: list[Picture]) -> None:
@@ -361,19 +386,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         prog="mirror_metrics.py",
         description=__doc__.split("\n\n")[0],
         epilog="Exit codes: 0 done, 2 something to change (one sentence says what), 1 our fault, 130 interrupted.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     add = parser.add_argument
-    add("--reference", type=Path, default=PATH_REFERENCE, metavar="DIR", help="real photos of the person")
+    add("--reference", type=_path, default=PATH_REFERENCE, metavar="DIR", help="real photos of the person")
     add(
         "--candidates",
-        type=Path,
+        type=_path,
         metavar="DIR",
         help=f"one sub-folder of generated images for each LoRA (default: {PATH_CANDIDATES_ROOT}, if it is there)",
     )
     add(
         "--output",
-        type=Path,
+        type=_path,
         default=Path("."),
         metavar="DIR",
         help="folder for the result files; . is the current one",
@@ -406,7 +431,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--max-megapixels",
-        type=float,
+        type=_megapixels,
         default=MAX_MEGAPIXELS,
         metavar="MP",
         help="larger pictures are reported as too_large, not decoded",
@@ -414,7 +439,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--map", choices=("2d", "3d"), default="2d", help="dimensions of the identity map")
     add(
         "--cache",
-        type=Path,
+        type=_path,
         default=CACHE_FILE,
         metavar="FILE",
         help="what was measured before; may be deleted at any time",
@@ -424,6 +449,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--debug", action="store_true", help="show the traceback of an unexpected error")
     add("--version", action="version", version=f"%(prog)s {VERSION}")
     return parser.parse_args(argv)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but no `None`: those options say in words what happens without them."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()  # not every shell does it
+
+
+def _megapixels(text: str) -> float:
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = math.nan
+    if not 0 < limit < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return limit
 
 
 def _detection_size(text: str) -> int:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from report.render import shortened, shown
-from utils.contracts import Summary
-from utils.table import REFERENCE
+from utils.contracts import REFERENCE, Summary, group_label
 
 BACKGROUND = "#0f1118"  # page
 PANEL = "#1a1d27"  # behind the charts
@@ -81,8 +80,7 @@ class Group:
     @property
     def label(self) -> str:
         """The name, told apart from the references where a LoRA folder is itself called like them."""
-        text = shown(self.name)
-        return f"{text} (LoRA)" if not self.is_reference and text.casefold() == REFERENCE.casefold() else text
+        return group_label(self.type, shown(self.name))
 
     @property
     def key(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from report.colours import BACKGROUND, PANEL, Group, group_index, page_groups
+from report.colours import BACKGROUND, Group, group_index, page_groups
 from report.panels import Panel, Points, build_panels
 from report.render import asset, json_for_script, plotly_javascript, plotly_text, render, run_facts, shown, sibling_link
 from utils.contracts import Status, Summary
@@ -26,7 +26,6 @@ def build_dashboard(table: pd.DataFrame, summary: Summary, face_map: np.ndarray 
         scripts=[plotly_javascript(), asset("dashboard.js")],
         needs_eval=True,
         background=BACKGROUND,
-        panel_colour=PANEL,
         facts=run_facts(summary),
         warnings=[shown(warning) for warning in summary.warnings],
         copycat_link=sibling_link(summary, "CopycatReport_"),

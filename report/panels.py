@@ -284,9 +284,7 @@ def _scatter(points: Points, group: Group, rows: np.ndarray, x: np.ndarray, y: n
     }
 
 
-def _scatter_3d(
-    points: Points, group: Group, rows: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray
-) -> dict:
+def _scatter_3d(points: Points, group: Group, rows: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> dict:
     trace = _scatter(points, group, rows, x, y)
     marker = {"color": group.colour, "symbol": SYMBOLS_3D[group.symbol], "opacity": 0.85}
     marker["size"] = 3 if points.many else 5

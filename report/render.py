@@ -89,11 +89,15 @@ def render(
     for text in (*styles, *scripts):
         if re.search("</(script|style)", text, re.IGNORECASE):
             raise ValueError("an inlined style sheet or script would end its own element")
-    return _environment().get_template(template).render(
-        policy=_policy(scripts, needs_eval),
-        styles=[Markup(text) for text in styles],
-        scripts=[Markup(text) for text in scripts],
-        **values,
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            policy=_policy(scripts, needs_eval),
+            styles=[Markup(text) for text in styles],
+            scripts=[Markup(text) for text in scripts],
+            **values,
+        )
     )
 
 

@@ -147,6 +147,7 @@ def summary_of(table: pd.DataFrame, has_age: bool = True, warnings: tuple[str, .
         groups=groups,
         ignored_files={},
         warnings=list(warnings),
+        seconds={},
         results={"dashboard": "Dashboard_2026.html", "copycat": "CopycatReport_2026.html"},
     )
 

@@ -18,7 +18,17 @@ def face(seed=0):
     vector = np.random.default_rng(seed).standard_normal(8).astype(np.float32)
     vector /= np.linalg.norm(vector)
     return FaceMeasurement(
-        Status.RESCUED, 2, "CPUExecutionProvider", (1.5, 2.0, 30.25, 40.0), 0.9, 31.0, 1.0, -2.0, 3.0, vector
+        Status.RESCUED,
+        2,
+        "CPUExecutionProvider",
+        (640, 480),
+        (1.5, 2.0, 30.25, 40.0),
+        0.9,
+        31.0,
+        1.0,
+        -2.0,
+        3.0,
+        vector,
     )
 
 
@@ -32,7 +42,7 @@ def same(a, b):
 def test_what_went_in_comes_out(tmp_path):
     cache = open_cache(tmp_path / "c.sqlite")
     cache.put_face("content", "pack@1", "s", face())
-    cache.put_face("nothing", "pack@1", "s", FaceMeasurement(Status.NO_FACE, 0, "CPUExecutionProvider"))
+    cache.put_face("nothing", "pack@1", "s", FaceMeasurement(Status.NO_FACE, 0, "CPUExecutionProvider", (640, 480)))
     cache.put_blob("thumbnail", "content", b"jpeg")
     cache.close()
     cache = open_cache(tmp_path / "c.sqlite")
@@ -131,6 +141,29 @@ def test_a_cache_that_cannot_be_opened_does_not_stop_the_run(tmp_path):
     cache.put_face("content", "pack@1", "s", face())
     assert cache.get_face("content", "pack@1", "s") is None
     cache.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs setrlimit")
+def test_a_cache_that_fails_in_the_middle_is_said_and_the_run_goes_on(tmp_path):
+    program = """
+import resource, signal, sys, time
+from pathlib import Path
+from utils.cache import open_cache
+cache = open_cache(Path(sys.argv[1]))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+cache.put_blob("thumbnail", "large", bytes(1_000_000))
+time.sleep(1.1)
+cache.put_blob("thumbnail", "next", b"x")
+assert not cache.keeps and cache.get_blob("thumbnail", "large") is None
+cache.put_blob("thumbnail", "after", b"x")
+cache.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "c.sqlite")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the run goes on without it") == 1
 
 
 def test_a_harmed_cache_is_said_and_the_run_succeeds(metrics, tiny_pack, tmp_path, make_picture):

@@ -112,9 +112,16 @@ class Checkout:
 
     def start(self, *arguments, cwd=None, command=None, **environment):
         command = [*(command or [sys.executable, "-I", str(self.folder / "launch.py")]), *arguments]
-        return subprocess.Popen(command, cwd=cwd or self.folder.parent, env=self.environment(**environment), text=True,
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                start_new_session=True)
+        return subprocess.Popen(
+            command,
+            cwd=cwd or self.folder.parent,
+            env=self.environment(**environment),
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
 
     def run(self, *arguments, **how):
         process = self.start(*arguments, **how)
@@ -131,8 +138,9 @@ class Checkout:
     def nvidia_smi(self, header, capability="8.9"):
         """A driver is there from now on: its nvidia-smi prints this."""
         program = self.programs / "nvidia-smi"
-        program.write_text("#!/bin/sh\ncase \"$1\" in\n"
-                           f"--query-gpu=compute_cap) echo '{capability}';;\n*) echo '{header}';;\nesac\n")
+        program.write_text(
+            f"#!/bin/sh\ncase \"$1\" in\n--query-gpu=compute_cap) echo '{capability}';;\n*) echo '{header}';;\nesac\n"
+        )
         program.chmod(0o755)
 
 
@@ -514,8 +522,9 @@ def test_no_gpu_wheels_for_this_machine(intel_linux, monkeypatch, system, machin
 def test_unknown_choice_of_runtime(checkout):
     result = checkout.run(MIRROR_ONNXRUNTIME="cuda11")
     assert result.returncode == 2
-    assert result.stderr == ("MIRROR_ONNXRUNTIME=cuda11 is not known; known: auto, cpu, cuda12, cuda13, cuda12-system, "
-                             "cuda13-system.\n")
+    assert result.stderr == (
+        "MIRROR_ONNXRUNTIME=cuda11 is not known; known: auto, cpu, cuda12, cuda13, cuda12-system, cuda13-system.\n"
+    )
 
 
 def variant(checkout):
@@ -523,8 +532,11 @@ def variant(checkout):
     python = checkout.folder / ".venv/bin/python"
     check = subprocess.run([python, "-m", "pip", "check"], capture_output=True, text=True, env=checkout.environment())
     assert check.returncode == 0, check.stdout
-    holders = [path.parent.name for path in checkout.site.glob("onnxruntime*.dist-info/RECORD")
-               if "onnxruntime/__init__.py" in path.read_text()]
+    holders = [
+        path.parent.name
+        for path in checkout.site.glob("onnxruntime*.dist-info/RECORD")
+        if "onnxruntime/__init__.py" in path.read_text()
+    ]
     assert len(holders) == 1, holders
     ask = "import onnxruntime; print(onnxruntime.VARIANT)"
     return subprocess.run([python, "-c", ask], capture_output=True, text=True).stdout.strip()

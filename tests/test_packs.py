@@ -37,16 +37,24 @@ def server(tmp_path_factory, tiny_pack):
         "corrupt": bytes(corrupt),
         "silent": whole,
     }
+    soft = bytearray(archive("soft.zip", {name: data + b"compressible " * 50_000 for name, data in files.items()}))
+    soft[5_000:5_200] = b"\xff" * 200
+    bodies["damaged"] = bytes(soft)
     requests = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             kind = self.path.split("/")[1]
             requests.append(self.path)
-            if kind not in bodies:
+            if kind not in (*bodies, "chunks"):
                 self.send_error(404)
                 return
             self.send_response(200)
+            if kind == "chunks":
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                self.wfile.write(b"10000\r\n" + bodies["whole"][:1000])  # announces more than comes
+                return
             if kind != "silent":  # a server may not say how long its answer is
                 self.send_header("Content-Length", str(len(bodies[kind])))
             self.end_headers()
@@ -115,6 +123,8 @@ def test_download_once_then_offline(checkout, server, tiny_pack, kind):
         ("incomplete", "lacks w600k_r50.onnx, 1k3d68.onnx, genderage.onnx"),
         ("missing", "HTTP 404"),
         ("corrupt", "could not be downloaded"),
+        ("damaged", "could not be downloaded"),
+        ("chunks", "could not be downloaded"),
     ],
 )
 def test_a_bad_download_leaves_nothing_and_says_what_to_do(checkout, server, kind, reason):
@@ -197,6 +207,35 @@ def test_a_folder_that_is_no_pack(checkout, tmp_path):
     assert "holds no .onnx files" in checkout("--pack", tmp_path / "empty").stderr
     done = checkout("--pack", tmp_path / "nowhere" / "pack")
     assert done.returncode == 2 and "There is no folder" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["pack [v1]", "päck 😀", "a*b"])
+def test_any_folder_name(checkout, tiny_pack, tmp_path, name):
+    if "*" in name and os.name == "nt":
+        pytest.skip("Windows forbids this name")
+    shutil.copytree(tiny_pack, tmp_path / name)
+    done = checkout("--pack", tmp_path / name)
+    assert done.returncode == 0, done.stderr
+
+
+def test_never_a_pack_that_was_not_meant(checkout, tiny_pack):
+    models = checkout.app / "models"
+    shutil.copytree(tiny_pack, models / "one")
+    shutil.copytree(tiny_pack, models / "two")
+    for asked, words in (
+        ("", "--pack is empty"),
+        ("models", "several packs (one, two)"),
+        ("./models", "several packs"),
+    ):
+        done = checkout("--pack", asked)
+        assert done.returncode == 2 and words in done.stderr, done.stderr
+    half = checkout.app / "buffalo_l"
+    half.mkdir()
+    for name in ("det_10g.onnx", "w600k_r50.onnx"):
+        shutil.copy(tiny_pack / name, half)
+    done = checkout()
+    assert done.returncode == 2
+    assert "not a whole buffalo_l: it lacks 1k3d68.onnx, genderage.onnx" in done.stderr
 
 
 def test_identity_follows_the_content(tiny_pack, tmp_path):

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.console import say
 from utils.contracts import Status
 from utils.faces import FaceMeasurement
 
@@ -44,7 +45,12 @@ class FaceCache:
         self._lock = threading.Lock()
         self._pending: list[tuple[str, tuple]] = []
         self._last_flush = time.monotonic()
-        self.message = message  # one sentence for the user, or empty
+        self.message = message  # what was wrong with the file when it was opened, one sentence, or empty
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what is put in will be there next time."""
+        return self._db is not None
 
     def content_of(self, path: Path) -> str | None:
         """Content hash of an unchanged file that was read before, else None."""
@@ -139,7 +145,7 @@ class FaceCache:
         self._last_flush = time.monotonic()
 
     def _turn_off(self, error: sqlite3.Error) -> None:
-        self.message = f"The cache cannot be used any more ({error}); the run goes on without it."
+        say(f"Note: the cache cannot be used any more ({error}); the run goes on without it.")
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
         self._db = None
@@ -207,6 +213,7 @@ def _restored(record: str, embedding: bytes, crc: int) -> FaceMeasurement | None
         return None
     fields = json.loads(record)
     fields["status"] = Status(fields["status"])
+    fields["size_wh"] = tuple(fields["size_wh"])
     fields["box_xyxy"] = tuple(fields["box_xyxy"]) if fields["box_xyxy"] is not None else None
     vector = np.frombuffer(embedding, dtype="<f4") if embedding else None
     return FaceMeasurement(**fields, embedding=vector)

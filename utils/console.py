@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -26,8 +26,8 @@ def talk() -> Console:
 
 
 def say(message: str) -> None:
-    """One line of talk."""
-    talk().print(printable(message))
+    """One line of talk. Needs no package, so that it can say that one is missing."""
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
@@ -36,13 +36,13 @@ def printable(text: str) -> str:
     return cleaned.encode("utf-8", "replace").decode("utf-8")
 
 
-def print_table(title: str, columns: list[str], rows: list[list[str]], note: str = "") -> None:
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table on stdout; all columns but the first are numbers."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, caption=note or None, title_justify="left", caption_justify="left")
+    table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", overflow="fold")
     for row in rows:
@@ -55,18 +55,25 @@ def run_script(run: Callable[[], int], debug: bool) -> int:
     for stream in (sys.stdout, sys.stderr):  # a Windows code page must not turn a file name into a crash
         stream.reconfigure(encoding="utf-8", errors="replace")
     try:
-        return run()
+        code = run()
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
-        say("Interrupted. What was measured so far is kept; the same command goes on from there.")
+        say("Interrupted.")
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read the result has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except ImportError as error:
+        if debug:
+            traceback.print_exc()
+        say(f"Error: {error}. Install what is missing: python -m pip install -r requirements/analysis.txt")
+        return EXIT_USER
     except UserError as error:
         say(f"Error: {error}")
         return EXIT_USER
     except Exception as error:
         if debug:
             traceback.print_exc()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            say(f"Error: the disk is full ({error.filename or 'while writing'}). Free some space and run again.")
-            return EXIT_USER
         say(f"Error: this should not happen: {type(error).__name__}: {error}. --debug shows where.")
         return EXIT_OUR_FAULT

@@ -19,6 +19,14 @@ class ContractError(ValueError):
     """A JSON file between scripts cannot be used; the message names file, field and cure."""
 
 
+REFERENCE, CANDIDATE = "Reference", "Candidate"  # types of a group
+
+
+def group_label(kind: str, name: str) -> str:
+    """What people read: a LoRA that is itself called Reference must not be taken for the references."""
+    return f"{name} (LoRA)" if kind == CANDIDATE and name.casefold() == REFERENCE.casefold() else name
+
+
 class Status(StrEnum):
     """What became of one input file. Only OK and RESCUED carry measurements."""
 
@@ -89,7 +97,7 @@ class Summary(Contract):
     script: Literal["mirror_metrics.py"] = "mirror_metrics.py"
     created: str
     pack: PackInfo
-    providers: dict[str, int]  # execution provider -> faces it measured (cached rows count for the one that measured)
+    providers: dict[str, int]  # execution provider -> faces that it measured, now or when they entered the cache
     versions: dict[str, str]
     settings: dict[str, str | int | float | bool | None]
     reference_folder: str
@@ -97,6 +105,7 @@ class Summary(Contract):
     groups: list[GroupSummary]
     ignored_files: dict[str, int]  # suffix -> number of files in the folders that are not images
     warnings: list[str]
+    seconds: dict[str, float]  # what the run spent on loading networks, measuring, the map and the pages
     results: dict[str, str]  # kind -> file name
 
 

@@ -33,11 +33,12 @@ MEASUREMENT_VERSION = 1
 
 @dataclass(frozen=True)
 class FaceMeasurement:
-    """What is known of one picture. Everything but `status`, `faces` and `provider` is None where no face was found."""
+    """What is known of one picture. What has a default is None where no face was found."""
 
     status: Status
     faces: int
     provider: str  # onnxruntime execution provider of the sessions that measured
+    size_wh: tuple[int, int]  # pixels of the picture
     box_xyxy: tuple[float, float, float, float] | None = None  # pixels of the original picture
     det_score: float | None = None
     age: float | None = None  # years
@@ -80,7 +81,7 @@ class FaceEngine:
             status = Status.RESCUED
             boxes, keypoints = self._detect_padded(image)
         if not len(boxes):
-            return FaceMeasurement(Status.NO_FACE, 0, self.provider)
+            return FaceMeasurement(Status.NO_FACE, 0, self.provider, (image.shape[1], image.shape[0]))
         sizes = boxes[:, 2:4] - boxes[:, 0:2]
         largest = int((sizes[:, 0] * sizes[:, 1]).argmax())
         return self._measure_face(image, boxes[largest], keypoints[largest], status, len(boxes))
@@ -103,6 +104,7 @@ class FaceEngine:
             status=status,
             faces=faces,
             provider=self.provider,
+            size_wh=(image.shape[1], image.shape[0]),
             box_xyxy=tuple(float(edge) for edge in box[:4]),
             det_score=float(box[4]),
             age=float(face["age"]) if AGE in self._models else None,
@@ -157,8 +159,6 @@ def _load_models(pack_folder: Path, device: str) -> dict:
     onnxruntime.set_default_logger_severity(4)  # its warnings about graph details mean nothing to users
     onnxruntime.disable_telemetry_events()  # nothing leaves the machine
     warnings.filterwarnings("ignore", category=FutureWarning, module="insightface")
-    from insightface.app import FaceAnalysis
-
     # OpenCV's own threads would fight with the callers, too: each picture stays on its caller's thread
     cv2.setNumThreads(1)
     options = onnxruntime.SessionOptions()
@@ -168,23 +168,41 @@ def _load_models(pack_folder: Path, device: str) -> dict:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
-    try:
-        models = FaceAnalysis(
-            name=str(pack_folder),
-            allowed_modules=[DETECTION, RECOGNITION, POSE, AGE],
-            providers=_wanted_providers(device, onnxruntime.get_available_providers()),
-            sess_options=options,
-        ).models
-    except AssertionError as error:
-        raise UserError(f"{pack_folder} holds no face detector (or a damaged one): it is no model pack.") from error
-    except Exception as error:  # onnx, protobuf and onnxruntime each have their own way to refuse a damaged file
-        raise UserError(
-            f"A model in {pack_folder} cannot be loaded ({error}). Delete that folder to fetch it again."
-        ) from error
+    providers = _wanted_providers(device, onnxruntime.get_available_providers())
+    models = _models_by_task(pack_folder, providers=providers, sess_options=options)
+    if DETECTION not in models:
+        raise UserError(f"{pack_folder} holds no face detector: it is no model pack.")
     if RECOGNITION not in models:
         raise UserError(f"{pack_folder} holds no recognition model (ArcFace): similarity cannot be measured with it.")
     if not models[DETECTION].use_kps:
         raise UserError(f"The detector in {pack_folder} finds no keypoints: faces cannot be aligned with it.")
+    return models
+
+
+def _models_by_task(folder: Path, **options: object) -> dict:
+    """The needed models of a pack. Raises UserError naming a file that cannot be loaded.
+
+    Packs with a manifest are read by InsightFace's FaceAnalysis. Plain ones are read file by file, the first of a kind
+    wins, which is what FaceAnalysis does as well; but it looks for the files with a pattern, in which [brackets] of a
+    folder's name mean something else.
+    """
+    from insightface.app import FaceAnalysis
+    from insightface.model_zoo import get_model, has_model_package_manifest
+
+    needed = (DETECTION, RECOGNITION, POSE, AGE)
+    models: dict = {}
+    path = folder
+    try:
+        if has_model_package_manifest(str(folder)):
+            return FaceAnalysis(name=str(folder), allowed_modules=list(needed), **options).models
+        for path in sorted(folder.glob("*.onnx")):
+            model = get_model(str(path), **options)
+            if model is not None and model.taskname in needed:
+                models.setdefault(model.taskname, model)
+    except Exception as error:  # onnx, protobuf and onnxruntime each have their own way to refuse a damaged file
+        raise UserError(
+            f"The model {path} cannot be loaded ({error}). If the file is damaged, fetch it again."
+        ) from error
     return models
 
 

@@ -28,6 +28,7 @@ _READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 # by one thread: when several threads open their first pictures at once, some find a format missing (Pillow 13.0).
 Image.MAX_IMAGE_PIXELS = None
 Image.init()
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what fails to decode gets its reason in the table
 
 
 class ImageError(Exception):
@@ -46,6 +47,7 @@ class Listing:
     images: list[Path] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
     subfolders: list[Path] = field(default_factory=list)  # not entered
+    problems: list[str] = field(default_factory=list)  # sub-folders that cannot be opened, a sentence each
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:
@@ -68,23 +70,64 @@ def list_images(folder: Path, recursive: bool = False, extensions: tuple[str, ..
         if (status.st_dev, status.st_ino) in seen:  # a link that leads back to a parent
             return
         seen.add((status.st_dev, status.st_ino))
-        for entry in sorted(os.scandir(directory), key=lambda entry: (natural_key(entry.name), entry.name)):
+        for entry in _entries(directory):
             suffix = Path(entry.name).suffix.lower()
-            if entry.is_dir():
-                if recursive:
+            is_folder = _is_folder(entry)
+            if is_folder and recursive:
+                try:
                     visit(Path(entry.path))
-                    continue
+                except OSError as error:
+                    listing.problems.append(f"{entry.path} cannot be opened: {error.strerror or error}.")
+                continue
+            if is_folder:
                 listing.subfolders.append(Path(entry.path))
             hidden = entry.name.startswith(".")  # such as macOS's ._photo.jpg, which holds no picture
             if suffix in suffixes and not hidden:
                 listing.images.append(Path(entry.path))
             elif suffix in suffixes:
                 listing.ignored["hidden"] += 1
-            elif not entry.is_dir() and not hidden:
+            elif not is_folder and not hidden:
                 listing.ignored[suffix or "no suffix"] += 1
 
     visit(folder)
     return listing
+
+
+def iter_subfolders(folder: Path) -> Iterator[Path]:
+    """Visible sub-folders of `folder` in natural order. Raises OSError."""
+    yield from (Path(entry.path) for entry in _entries(folder) if _is_folder(entry) and not entry.name.startswith("."))
+
+
+def holds_pictures(folder: Path, extensions: tuple[str, ...] = IMAGE_EXTENSIONS) -> bool:
+    """Whether pictures lie directly in `folder`; one look, no descent. False where it cannot be opened."""
+    suffixes = tuple(f".{extension.lower().lstrip('.')}" for extension in extensions)
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.name.lower().endswith(suffixes) for entry in entries)
+    except OSError:
+        return False
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: (natural_key(entry.name), entry.name))
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link to itself
+        return False
+
+
+def check_size(width: int, height: int, max_megapixels: float) -> None:
+    """Raise ImageError for a picture above the limit."""
+    megapixels = width * height / 1e6
+    if megapixels > max_megapixels:
+        raise ImageError(
+            Status.TOO_LARGE,
+            f"{width} x {height} pixels are {megapixels:.3g} megapixels; the limit is {max_megapixels:g}",
+        )
 
 
 def read_file(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> bytes:
@@ -106,6 +149,8 @@ def read_file(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> bytes:
 
 def decode(data: bytes) -> np.ndarray:
     """(H, W, 3) uint8 BGR, EXIF orientation applied, first frame, alpha dropped. Raises ImageError."""
+    if data.startswith(b"\x89PNG"):
+        _verify_png(data)
     try:
         # from memory, because cv2.imread fails on non-ASCII Windows paths and gives no reason for anything
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
@@ -133,16 +178,18 @@ def _check_header(file: io.BufferedReader, max_megapixels: float) -> None:
             width, height = picture.size
     except UnidentifiedImageError as error:
         raise ImageError(Status.UNREADABLE, "is not a picture, whatever its name says") from error
-    except ImageError:
-        raise
     except Exception as error:  # a damaged header can raise anything in a parser: it is one bad file, not our end
         raise ImageError(Status.UNREADABLE, f"has a damaged header ({error})") from error
-    megapixels = width * height / 1e6
-    if megapixels > max_megapixels:
-        raise ImageError(
-            Status.TOO_LARGE,
-            f"{width} x {height} pixels are {megapixels:.0f} megapixels; the limit is {max_megapixels:g}",
-        )
+    check_size(width, height, max_megapixels)
+
+
+def _verify_png(data: bytes) -> None:
+    """Raise ImageError for a damaged PNG before libpng meets it and writes to the terminal by itself."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+            picture.verify()
+    except Exception as error:  # whatever a damaged file makes the parser raise is the reason
+        raise ImageError(Status.UNREADABLE, f"is damaged ({error})") from error
 
 
 def _reason_for_failed_decoding(data: bytes) -> str:
@@ -153,9 +200,3 @@ def _reason_for_failed_decoding(data: bytes) -> str:
     except Exception as error:  # any failure is the reason that is asked for here
         return f"is damaged ({error})"
     return f"is a {picture.format} of mode {picture.mode} that OpenCV cannot decode"
-
-
-def iter_subfolders(folder: Path) -> Iterator[Path]:
-    """Visible sub-folders of `folder` in natural order. Raises OSError."""
-    entries = [entry for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
-    yield from (Path(e.path) for e in sorted(entries, key=lambda e: (natural_key(e.name), e.name)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -13,22 +14,22 @@ from pathlib import Path
 
 from utils.cache import FaceCache, content_hash
 from utils.console import UserError, say
-from utils.contracts import PackInfo, Status
+from utils.contracts import PackInfo, Status, group_label
 from utils.defaults import DETECTION_SIZE, MAX_MEGAPIXELS
 from utils.faces import AGE, POSE, RESCUED, FaceEngine, FaceMeasurement, settings_key
-from utils.images import ImageError, decode, read_file, thumbnail
+from utils.images import ImageError, check_size, decode, read_file, thumbnail
 from utils.packs import Pack
 from utils.progress import GroupProgress
 
-_CUDA = "CUDAExecutionProvider"
-_GPU_ADVICE = "The chapter Troubleshooting of README.md says how onnxruntime gets a GPU."
+CUDA = "CUDAExecutionProvider"
+GPU_ADVICE = "The chapter Troubleshooting of README.md says how onnxruntime gets a GPU."
 
 
 @dataclass
 class Picture:
     """One input file and what became of it."""
 
-    type: str  # utils.table.REFERENCE or CANDIDATE
+    type: str  # utils.contracts.REFERENCE or CANDIDATE
     group: str
     filename: str  # relative to the group's folder, forward slashes
     path: Path
@@ -67,6 +68,7 @@ class Measurer:
         self._require_gpu = require_gpu
         self._engine: FaceEngine | None = None
         self._loading = threading.Lock()
+        self.load_seconds = 0.0  # spent on loading the networks
         self._settings = settings_key(detection_size)
         self.identity = pack.identity(cache.hash_file)
 
@@ -78,12 +80,12 @@ class Measurer:
             return self._engine
 
     def _load(self) -> FaceEngine:
+        started = time.monotonic()
         engine = FaceEngine(self._pack.folder, self._device, self._detection_size)
+        self.load_seconds = time.monotonic() - started
         say(f"Networks: {', '.join(engine.tasks)} on {engine.provider}")
-        if engine.provider != _CUDA and self._require_gpu:
-            raise UserError(f"--require-gpu: the networks run on {engine.provider}, not on CUDA. {_GPU_ADVICE}")
-        if engine.provider != _CUDA and self._device == "cuda":
-            say(f"Warning: --device cuda, but the networks run on {engine.provider}. {_GPU_ADVICE}")
+        if engine.provider != CUDA and self._require_gpu:
+            raise UserError(f"--require-gpu: the networks run on {engine.provider}, not on CUDA. {GPU_ADVICE}")
         self._cache.put_blob("tasks", self.identity, ",".join(engine.tasks).encode())
         return engine
 
@@ -110,7 +112,7 @@ class Measurer:
         workers = _workers()
         with GroupProgress() as progress, ThreadPoolExecutor(workers) as pool:
             totals = Counter((picture.type, picture.group) for picture in unknown)
-            tasks = {group: progress.add(group[1], count) for group, count in totals.items()}
+            tasks = {group: progress.add(group_label(*group), count) for group, count in totals.items()}
             try:
                 for picture in _as_they_come(pool, self._look_at, unknown, window=4 * workers):
                     progress.step(tasks[picture.type, picture.group])
@@ -126,11 +128,16 @@ class Measurer:
         return content is not None and os.access(picture.path, os.R_OK) and self._from_cache(picture, content)
 
     def _from_cache(self, picture: Picture, content: str) -> bool:
-        face = self._cache.get_face(content, self.identity, self._settings, _CUDA if self._require_gpu else None)
+        face = self._cache.get_face(content, self.identity, self._settings, CUDA if self._require_gpu else None)
         small = self._cache.get_blob("thumbnail", content)
         if face is None or small is None:
             return False
         _fill(picture, face, small)
+        try:
+            check_size(*face.size_wh, self._max_megapixels)
+        except ImageError as problem:  # measured under a higher limit than today's
+            picture.status, picture.reason = problem.status, problem.reason
+            picture.face = picture.thumbnail = None
         return True
 
     def _look_at(self, picture: Picture) -> Picture:

@@ -7,23 +7,27 @@ asked for is found, or downloaded whole, or the run stops: nothing else ever tak
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from utils.console import UserError
-from utils.defaults import MODELS_FOLDER
+from utils.defaults import MODELS_FOLDER, PACK
 
 INSIGHTFACE_FOLDER = Path("~/.insightface/models")
 
 # Where InsightFace itself downloads from (insightface 2.1, utils/storage.py).
 DOWNLOAD_URL = "https://github.com/deepinsight/insightface/releases/download/model-zoo/{name}.zip"
 _TIMEOUT_S = 30
+# What a cut, refused or damaged download raises: the network, the protocol, the archive and what is packed in it.
+_BAD_DOWNLOAD = (OSError, ValueError, EOFError, RuntimeError, http.client.HTTPException, zipfile.BadZipFile, zlib.error)
 
 # The files of InsightFace's packs that are used here (python-package/README.md of that project; its 2-D landmark model
 # is never run). A folder that lacks one is not that pack.
@@ -76,21 +80,33 @@ class Pack:
 def find_pack(asked: str) -> Pack | None:
     """The pack `asked` for: a directory, or a name looked up in models/ and ~/.insightface/models/; None if not there.
 
-    Raises PackError for a directory without models.
+    Raises PackError for a directory that is no complete pack.
     """
+    if not asked.strip():
+        raise PackError(f"--pack is empty; it takes a folder with a model pack, or its name, such as {PACK}.")
     directory = Path(asked).expanduser()
-    if directory.is_dir() and (os.sep in asked or "/" in asked or asked in (".", "..") or _models_inside(directory)):
-        folder = _models_inside(directory)
-        if folder is None:
-            raise PackError(f"{directory} holds no .onnx files; --pack takes a folder with a model pack, or its name.")
-        return Pack(directory.resolve().name, folder.resolve())
-    if os.sep in asked or "/" in asked:
-        raise PackError(f"There is no folder {directory}; --pack takes a folder with a model pack, or its name.")
+    is_path = os.sep in asked or "/" in asked or asked in (".", "..")
+    if is_path or _models_inside(directory) is not None:
+        return _pack_in(directory)
     for parent in (MODELS_FOLDER, INSIGHTFACE_FOLDER.expanduser()):
         folder = _models_inside(parent / asked)
         if folder is not None and not missing_files(asked, folder):
             return Pack(asked, folder.resolve())
     return None
+
+
+def _pack_in(directory: Path) -> Pack:
+    """The pack in a directory that was named. Raises PackError."""
+    if not directory.is_dir():
+        raise PackError(f"There is no folder {directory}; --pack takes a folder with a model pack, or its name.")
+    folder = _models_inside(directory)
+    if folder is None:
+        raise PackError(f"{directory} holds no .onnx files; --pack takes a folder with a model pack, or its name.")
+    name = directory.resolve().name
+    lacking = missing_files(name, folder)
+    if lacking:
+        raise PackError(f"{directory} is not a whole {name}: it lacks {', '.join(lacking)}.")
+    return Pack(name, folder.resolve())
 
 
 def missing_files(name: str, folder: Path | None) -> list[str]:
@@ -113,20 +129,32 @@ def download_pack(name: str, url: str, progress: Callable[[int, int | None], Non
             _fetch(url, archive, progress)
             folder = _unpack(name, archive, Path(scratch) / "unpacked")
             _move_into_place(folder, target)
-    except (OSError, urllib.error.URLError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except _BAD_DOWNLOAD as error:
         raise PackError(_how_to_install(name, url, error)) from error
     return Pack(name, _models_inside(target) or target)
 
 
 def _models_inside(directory: Path) -> Path | None:
-    """`directory`, or its one sub-folder, that holds .onnx files: some packs unzip into a folder of their own name."""
+    """`directory`, or its one sub-folder, that holds .onnx files: some packs unzip into a folder of their own name.
+
+    Raises PackError for a folder of several packs, which is none by itself.
+    """
     if not directory.is_dir():
         return None
-    nested = sorted(path for path in directory.iterdir() if path.is_dir())
-    for folder in (directory, *nested):
-        if any(path.suffix.lower() == ".onnx" and path.is_file() for path in folder.iterdir()):
-            return folder
-    return None
+    try:
+        if _has_models(directory):
+            return directory
+        nested = [path for path in sorted(directory.iterdir()) if path.is_dir() and _has_models(path)]
+    except OSError as error:
+        raise PackError(f"{error.filename or directory} cannot be opened: {error.strerror or error}.") from error
+    if len(nested) > 1:
+        names = ", ".join(path.name for path in nested)
+        raise PackError(f"{directory} holds several packs ({names}); name one of them.")
+    return nested[0] if nested else None
+
+
+def _has_models(folder: Path) -> bool:
+    return any(path.suffix.lower() == ".onnx" and path.is_file() for path in folder.iterdir())
 
 
 def _fetch(url: str, path: Path, progress: Callable[[int, int | None], None]) -> None:

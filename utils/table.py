@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import numpy as np
 import pandas as pd
 
 from utils import metrics
-from utils.contracts import GroupSummary, PackInfo, Spread, Status
+from utils.contracts import CANDIDATE, REFERENCE, GroupSummary, PackInfo, Spread, Status
 from utils.measurer import Picture
 from utils.pose import BIN_LIMITS_DEG, angle_bin
-
-REFERENCE, CANDIDATE = "Reference", "Candidate"  # values of the column Type
 
 # name -> pandas type; unmeasured cells are NaN / NA in the frame and blank in the file
 COLUMNS = {
@@ -37,8 +36,9 @@ COLUMNS = {
     "PackLicence": "object",
 }
 
-# A spreadsheet takes a cell that begins with one of these for a formula (OWASP, "CSV Injection").
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+# A spreadsheet takes a cell that begins with one of these for a formula (OWASP, "CSV Injection"); where the list
+# separator is a semicolon, as in German Excel, a cell also begins after one.
+_FORMULA_START = re.compile(r"(^|;)(\s*)(?=[=+\-@])|^(?=[\t\r\n])")
 
 
 def make_table(rows: list[dict]) -> pd.DataFrame:
@@ -56,7 +56,7 @@ def to_csv(table: pd.DataFrame) -> str:
 
 
 def _defused(text: str) -> str:
-    return f"'{text}" if str(text).startswith(_FORMULA_STARTS) else str(text)
+    return _FORMULA_START.sub(lambda start: f"{start[0]}'", str(text))
 
 
 def score_pictures(pictures: list[Picture], pack: PackInfo) -> pd.DataFrame:

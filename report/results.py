@@ -1,0 +1,78 @@
+"""The result files of one run of mirror_metrics.py: all of them, or none."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from report.copycat import build_copycat
+from report.dashboard import build_dashboard
+from utils.console import UserError
+from utils.contracts import Summary, write_contract
+from utils.files import write_text_atomic
+from utils.table import to_csv
+
+RESULT_FILES = {
+    "dashboard": "Dashboard_{}.html",
+    "copycat": "CopycatReport_{}.html",
+    "data": "Data_{}.csv",
+    "summary": "Summary_{}.json",
+}
+
+
+def write_results(
+    output: Path,
+    table: pd.DataFrame,
+    thumbnails: Sequence[bytes | None],
+    face_map: np.ndarray | None,
+    map_note: str,
+    summary: Summary,
+) -> None:
+    """Write pages, table and summary into `output`; `summary.results` then names them. Raises UserError."""
+    with _reserved(output, summary.created) as stamp:
+        summary.results = {kind: name.format(stamp) for kind, name in RESULT_FILES.items()}
+        paths = {kind: output / name for kind, name in summary.results.items()}
+        started = time.monotonic()
+        texts = {
+            "dashboard": build_dashboard(table, summary, face_map, map_note),
+            "copycat": build_copycat(table, summary, thumbnails),
+            "data": "\ufeff" + to_csv(table),  # the mark by which Excel knows UTF-8
+        }
+        summary.seconds["pages"] = round(time.monotonic() - started, 3)
+        try:
+            for kind, text in texts.items():
+                write_text_atomic(paths[kind], text)
+            write_contract(paths["summary"], summary)
+        except BaseException as error:  # results come together or not at all, also when Ctrl-C comes between
+            for path in paths.values():
+                path.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
+                raise UserError(f"Results cannot be written to {output}: {reason}.") from error
+            raise
+
+
+@contextmanager
+def _reserved(folder: Path, created: str) -> Iterator[str]:
+    """A time stamp for file names that no other run takes, also not one that started in the same second."""
+    second = created.replace("-", "").replace(":", "").replace("T", "_")
+    for number in count(1):
+        stamp = second if number == 1 else f"{second}_{number}"
+        claim = folder / f".{stamp}.claim"
+        try:
+            claim.touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        try:
+            if not any((folder / name.format(stamp)).exists() for name in RESULT_FILES.values()):
+                yield stamp
+                return
+        finally:
+            claim.unlink(missing_ok=True)
