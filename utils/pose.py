@@ -55,7 +55,8 @@ def rotation(angles: Angles) -> np.ndarray:
 
 # A head's five keypoints in units of the distance between the eyes: eyes, nose tip, mouth corners. Widths and heights
 # are those of the ArcFace alignment template (Deng et al. 2019) within a few percent; the depths are halfway between
-# InsightFace's 68-point mean shape and the shape that best explains 24 real faces found by a RetinaFace detector.
+# InsightFace's 68-point mean shape and the shape that best explains 24 photos of that project's public test set, as a
+# RetinaFace detector sees them. benchmarks/truth_bench.py measures the outcome on rendered heads of known angle.
 _HEAD = np.array([[-0.5, 0, 0], [0.5, 0, 0], [0, 0.61, 0.52], [-0.42, 1.09, -0.05], [0.42, 1.09, -0.05]])
 
 # How far a detector's keypoints lie from that head, as a share of the face's size, and how far heads usually turn
