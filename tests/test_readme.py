@@ -30,7 +30,8 @@ def test_commands_run(line, tmp_path, make_picture, tiny_pack):
     if name == "buffalo_s":
         (tmp_path / "models" / name / "det_10g.onnx").rename(tmp_path / "models" / name / "det_500m.onnx")
         (tmp_path / "models" / name / "w600k_r50.onnx").rename(tmp_path / "models" / name / "w600k_mbf.onnx")
-    for folder in ("Reference_Images", "photos", "Lora_Candidates/a", "loras/a"):
+    demo = ("demo_world/Reference_Images", "demo_world/Lora_Candidates/a")
+    for folder in ("Reference_Images", "photos", "Lora_Candidates/a", "loras/a", *demo):
         make_picture(tmp_path / folder / "1.jpg", len(folder))
     arguments = shlex.split(line)[1:]
     done = subprocess.run(
@@ -42,12 +43,19 @@ def test_commands_run(line, tmp_path, make_picture, tiny_pack):
     assert done.returncode == 0, done.stderr
     if "--json" in line:
         assert done.stdout.startswith("{")
-    output = tmp_path / "results" if "--output" in line else tmp_path
+    output = re.search(r"--output (\S+)", line)
+    output = tmp_path / output[1] if output else tmp_path
     assert len(list(output.glob("Dashboard_*.html"))) == 1
 
 
 def test_options_named_are_options_that_exist():
-    known = run_script("mirror_metrics.py", "--help").stdout
+    modules = ("mirror_metrics", "demo.make_world", "benchmarks.mirror_metrics_bench", "benchmarks.truth_bench")
+    known = "".join(
+        subprocess.run(
+            [sys.executable, "-m", name, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        for name in modules
+    )
     named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", README))
     assert named
     assert {option for option in named if option not in known} == set()

@@ -1,0 +1,146 @@
+"""One picture of what the renderer can do.
+
+python -m demo.contact_sheet --output contact_sheet.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from demo.identity import Identity, draw_identity
+from demo.render import render
+from demo.scene import FRAMINGS, LIGHTS, Scene
+
+
+def _mixed(crowd: list[Identity]) -> list[Identity]:
+    """The first of each hair style in a crowd, then others: twelve."""
+    order = ("long", "side_part", "bob", "short", "curly", "bun", "receding", "bald", "crop")
+    chosen = [next(who for who in crowd if who.hair == style) for style in order if any(w.hair == style for w in crowd)]
+    return (chosen + [who for who in crowd if who not in chosen])[:12]
+
+
+def sheet_rows(seed: int) -> list[list[Scene]]:
+    """Six rows of eight: persons, one head turning, ages, expressions, lights, and framings with hands and covers."""
+    people = _mixed([draw_identity(np.random.default_rng([seed, k])) for k in range(60)])
+    kinds = ("studio", "indoor", "outdoor")
+    rows = [
+        [
+            Scene(
+                p,
+                yaw_deg=-18.0 + 5 * i,
+                fill=0.62,
+                background=kinds[i % 3],
+                background_seed=40 + i,
+                clothes_seed=i,
+                light=LIGHTS[("studio", "window", "daylight")[i % 3]],
+                seed=i,
+            )
+            for i, p in enumerate(people[:8])
+        ]
+    ]
+    a, b, c, d = people[2], people[7], people[3], people[5]
+    rows.append(
+        [
+            Scene(a, yaw_deg=y, fill=0.62, background_seed=3, clothes_seed=4, seed=9)
+            for y in (-80, -55, -30, -10, 10, 30, 55, 80)
+        ]
+    )
+    rows.append(
+        [
+            Scene(
+                who,
+                age_years=age,
+                fill=0.66,
+                yaw_deg=12,
+                background_seed=5,
+                clothes_seed=2,
+                seed=3,
+                light=LIGHTS["window"],
+            )
+            for who in (b, c)
+            for age in (22.0, 42.0, 58.0, 76.0)
+        ]
+    )
+    faces = (
+        ("neutral", {}),
+        ("smile", {}),
+        ("serious", {}),
+        ("laughing", {}),
+        ("surprised", {}),
+        ("neutral", {"eyes_closed": True}),
+        ("smile", {"glasses": "clear"}),
+        ("neutral", {"glasses": "dark"}),
+    )
+    rows.append(
+        [
+            Scene(
+                d,
+                expression=e,
+                fill=0.70,
+                yaw_deg=-8,
+                background="outdoor",
+                background_seed=8,
+                clothes_seed=7,
+                light=LIGHTS["daylight"],
+                **extra,
+            )
+            for e, extra in faces
+        ]
+    )
+    rows.append(
+        [
+            Scene(
+                people[8],
+                light=light,
+                fill=0.64,
+                yaw_deg=15,
+                background=kinds[i % 3],
+                background_seed=60 + i,
+                clothes_seed=1,
+            )
+            for i, light in enumerate(LIGHTS.values())
+        ]
+    )
+    shots = (
+        ("extreme_close_up", {}),
+        ("close_up", {"hand": "cheek"}),
+        ("bust", {"hand": "chin"}),
+        ("half_body", {"hand": "wave"}),
+        ("full_figure", {}),
+        ("bust", {"cover": "mask"}),
+        ("bust", {"cover": "hand"}),
+        ("bust", {"yaw_deg": 150.0}),
+    )
+    rows.append(
+        [
+            Scene(people[9], fill=FRAMINGS[f], background="indoor", background_seed=12, clothes_seed=5, **extra)
+            for f, extra in shots
+        ]
+    )
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, required=True, help="PNG or JPEG to write")
+    parser.add_argument("--seed", type=int, default=7, help="decides the persons")
+    parser.add_argument("--pixels", type=int, default=240, help="side of one picture")
+    args = parser.parse_args(argv)
+    rows = [
+        np.hstack([render(scene, args.pixels, samples=2.0).image for scene in row]) for row in sheet_rows(args.seed)
+    ]
+    if not cv2.imwrite(str(args.output), np.vstack(rows)):
+        print(f"OpenCV could not write {args.output}; use a name that ends in .png or .jpg", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
