@@ -379,7 +379,7 @@ def main() -> int:
     parser.add_argument("--sweep-worlds", type=int, default=5, help="of them, how many are swept over severities")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first world, and of the bootstrap")
     parser.add_argument("--size", type=int, default=12, help="pictures in a set")
-    parser.add_argument("--pixels", type=int, default=256, help="side of a picture")
+    parser.add_argument("--pixels", type=int, default=320, help="side of a picture")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--facts", type=Path, metavar="FILE", help="also keep what each world gave, as JSON")
     args = parser.parse_args()
