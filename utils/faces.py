@@ -62,10 +62,8 @@ class FaceEngine:
 
     def __init__(self, pack_folder: Path, device: str = "auto", detection_size: int = DETECTION_SIZE):
         self.detection_size = detection_size
-        self._models = _load_models(pack_folder, device)
+        self._models = _load_models(pack_folder, device, detection_size)
         self.tasks = sorted(self._models)
-        # the detector makes a session of its own for each input size; make it now, so that its provider counts too
-        self._detect(np.zeros((detection_size, detection_size, 3), np.uint8))
 
     @property
     def provider(self) -> str:
@@ -120,8 +118,7 @@ class FaceEngine:
         height, width = image.shape[:2]
         if min(height, width) * self.detection_size < max(height, width):
             return _nothing()  # shrunk to the detector's input, less than one pixel is left of the short side
-        size = (self.detection_size, self.detection_size)
-        return self._models[DETECTION].detect(image, input_size=size, det_thresh=DETECTION_THRESHOLD)
+        return _run_detector(self._models[DETECTION], image, self.detection_size)
 
     def _detect_padded(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`_detect` with a black border of RESCUE_PADDING around the picture; results in original coordinates.
@@ -153,7 +150,11 @@ def settings_key(detection_size: int) -> str:
     return f"m{MEASUREMENT_VERSION}-det{detection_size}-thr{DETECTION_THRESHOLD}-insightface{version('insightface')}"
 
 
-def _load_models(pack_folder: Path, device: str) -> dict:
+def _run_detector(model: object, image: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    return model.detect(image, input_size=(size, size), det_thresh=DETECTION_THRESHOLD)
+
+
+def _load_models(pack_folder: Path, device: str, detection_size: int) -> dict:
     """InsightFace's model objects by task. Raises UserError naming what is wrong with the pack."""
     import onnxruntime
 
@@ -170,7 +171,7 @@ def _load_models(pack_folder: Path, device: str) -> dict:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     providers = _wanted_providers(device, onnxruntime.get_available_providers())
-    models = _models_by_task(pack_folder, providers=providers, sess_options=options)
+    models = _models_by_task(pack_folder, detection_size, providers=providers, sess_options=options)
     if DETECTION not in models:
         raise UserError(f"{pack_folder} holds no face detector: it is no model pack.")
     if RECOGNITION not in models:
@@ -180,7 +181,7 @@ def _load_models(pack_folder: Path, device: str) -> dict:
     return models
 
 
-def _models_by_task(folder: Path, **options: object) -> dict:
+def _models_by_task(folder: Path, detection_size: int, **options: object) -> dict:
     """The needed models of a pack. Raises UserError naming a file that cannot be loaded.
 
     Packs with a manifest are read by InsightFace's FaceAnalysis. Plain ones are read file by file, the first of a kind
@@ -192,16 +193,23 @@ def _models_by_task(folder: Path, **options: object) -> dict:
 
     needed = (DETECTION, RECOGNITION, POSE, AGE)
 
+    def started(model: object) -> object:
+        # the detector makes a session of its own for each input size; make it now, so that its provider counts too
+        if getattr(model, "taskname", None) == DETECTION:
+            _run_detector(model, np.zeros((detection_size, detection_size, 3), np.uint8), detection_size)
+        return model
+
     def load(path: Path) -> object:
         try:
-            return get_model(str(path), **options)
+            return started(get_model(str(path), **options))
         except Exception as error:  # onnx, protobuf and onnxruntime each have their own way to refuse a damaged file
             advice = "If the file is damaged, fetch it again."
             raise UserError(f"The model {path} cannot be loaded ({error}). {advice}") from error
 
     if has_model_package_manifest(str(folder)):
         try:
-            return FaceAnalysis(name=str(folder), allowed_modules=list(needed), **options).models
+            models = FaceAnalysis(name=str(folder), allowed_modules=list(needed), **options).models
+            return {task: started(model) for task, model in models.items()}
         except Exception as error:  # as above, or its manifest is not what it should be
             raise UserError(f"The pack {folder} cannot be loaded ({error}).") from error
     models: dict = {}
