@@ -98,20 +98,28 @@ def worker(kind: str, base: Path, pack: Path) -> dict:
     return json.loads(child("-m", "benchmarks.mirror_metrics_bench", "--worker", kind, base, pack)["stdout"])
 
 
-def count_calls() -> Counter[str]:
-    """From now on, the calls of every network, by the file that it came from."""
+def count_calls() -> tuple[Counter[str], list[float]]:
+    """From now on, the calls of every network, by the file that it came from; and the seconds of each call."""
     import onnxruntime
 
     calls: Counter[str] = Counter()
+    seconds: list[float] = []
     run = onnxruntime.InferenceSession.run
 
     def counted(session, *arguments, **options):
         # the session that InsightFace derives for the detector's input size carries no path
         calls[Path(getattr(session, "model_path", "det_10g")).stem] += 1
-        return run(session, *arguments, **options)
+        started = time.perf_counter()
+        result = run(session, *arguments, **options)
+        seconds.append(time.perf_counter() - started)
+        return result
 
     onnxruntime.InferenceSession.run = counted
-    return calls
+    return calls, seconds
+
+
+def count_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pictures_of(base: Path) -> list[Path]:
@@ -123,7 +131,7 @@ def work_plain(base: Path, pack: Path, spinning: bool) -> dict:
     import onnxruntime
     from insightface.app import FaceAnalysis
 
-    calls = count_calls()
+    calls, _ = count_calls()
     options = onnxruntime.SessionOptions()
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -134,49 +142,40 @@ def work_plain(base: Path, pack: Path, spinning: bool) -> dict:
 
 
 def work_calls(base: Path, pack: Path) -> dict:
-    """What our measuring runs: pictures, faces and network calls."""
+    """What our measuring runs: pictures, faces, network calls, and the networks' share of the cores' time."""
     from utils.cache import open_cache
     from utils.measurer import Measurer, Picture
     from utils.packs import find_pack
 
     measurer = Measurer(find_pack(str(pack)), open_cache(None))
     measurer.engine()
-    calls = count_calls()
+    calls, seconds = count_calls()
     pictures = [Picture("Reference", path.parent.name, path.name, path) for path in pictures_of(base)]
+    started = time.perf_counter()
     measurer.measure(pictures)
+    share = sum(seconds) / ((time.perf_counter() - started) * count_cores())
     faces = sum(picture.face.faces for picture in pictures if picture.face)
-    return {"images": len(pictures), "faces": faces, "calls": calls}
+    return {"images": len(pictures), "faces": faces, "calls": calls, "network_share": share}
 
 
 def work_floor(base: Path, pack: Path) -> dict:
     """Milliseconds that the needed networks take alone, one thread, one call at a time, for one picture."""
     from utils.faces import FaceEngine
 
-    spent: Counter[str] = Counter()
     engine = FaceEngine(pack)
-    import onnxruntime
-
-    run = onnxruntime.InferenceSession.run
-
-    def timed(session, *arguments, **options):
-        started = time.perf_counter()
-        result = run(session, *arguments, **options)
-        spent["network"] += time.perf_counter() - started
-        return result
-
-    onnxruntime.InferenceSession.run = timed
+    _, seconds = count_calls()
     images = [cv2.imread(str(path)) for path in pictures_of(base)[:FLOOR_PICTURES]]
     engine.measure(images[0])
-    spent.clear()
+    seconds.clear()
     for image in images:
         engine.measure(image)
-    return {"ms_per_image": 1000 * spent["network"] / len(images)}
+    return {"ms_per_image": 1000 * sum(seconds) / len(images)}
 
 
 def compare(base: Path, pack: Path, rounds: int) -> None:
     """The table of the README."""
     count = len(pictures_of(base))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = count_cores()
     times: dict[str, list[float]] = {
         name: [] for name in ("plain", "no_spin", "floor", "cold", "stage", "map", "warm", "added")
     }
@@ -190,9 +189,10 @@ def compare(base: Path, pack: Path, rounds: int) -> None:
                 times[kind].append(done["seconds"])
                 peaks[kind] = done["peak_mb"]
                 facts[kind] = json.loads(done["stdout"])
-            facts["floor"] = worker("floor", base, pack)
-            times["floor"].append(facts["floor"]["ms_per_image"] / 1000 * count / cores)
+            floors = [worker("floor", base, pack)["ms_per_image"]]
             done = mirror(base, pack, cache, out)
+            floors.append(worker("floor", base, pack)["ms_per_image"])  # the machine's pace drifts: before and after
+            times["floor"].append(statistics.mean(floors) / 1000 * count / cores)
             times["cold"].append(done["seconds"])
             peaks["cold"] = done["peak_mb"]
             spent = json.loads(done["stdout"])["seconds"]
@@ -240,6 +240,7 @@ def tell(
     print(
         f"measuring stage: {middle['stage']:.1f} s, {ratio('floor', 'stage'):.0%} of its floor {middle['floor']:.1f} s"
     )
+    print(f"networks' share of the cores' time while measuring, in one run: {facts['ours'].pop('network_share'):.0%}")
     print(f"t-SNE: {middle['map']:.1f} s, {ratio('map', 'cold'):.0%} of the cold run")
     for name in ("plain", "no_spin", "ours"):
         print(f"{name}: {facts[name]['images']} images, {facts[name]['faces']} faces, calls {facts[name]['calls']}")

@@ -25,6 +25,7 @@ import pandas as pd
 from benchmarks.truth_panels import PANELS, nearest_median, top_hits_share
 from demo import make_world as writer
 from demo.identity import Identity, draw_identity
+from demo.parallel import render_all
 from demo.scene import BACKGROUNDS, Scene, draw_scene
 from demo.sets import DEFAULT_SEVERITY, KINDS, STEPS, Shot, World, far_stranger, make_reference, make_set, make_world
 from utils.cache import FaceCache, content_hash, open_cache
@@ -108,7 +109,7 @@ def folder_of(base: Path, group: str) -> Path:
 def write_world(base: Path, seed: int, size: int, pixels: int, sweep: bool) -> None:
     """The demo world as `python -m demo.make_world` writes it, and the bench's own groups beside its sets."""
     with contextlib.redirect_stderr(io.StringIO()):  # a line for each set
-        writer.run(base, seed, size, pixels, list(KINDS), None, True)
+        writer.run(base, seed, size, pixels, workers=1)
     world = make_world(seed, reference_size=max(size + 4, 8))
     random = np.random.default_rng([seed, 32])
     extra = {
@@ -121,7 +122,8 @@ def write_world(base: Path, seed: int, size: int, pixels: int, sweep: bool) -> N
         for kind in SWEPT:
             extra[f"sweep_{severity}_{kind}"] = make_set(world, kind, size, severity).shots
     for group, shots in extra.items():
-        writer.write_shots(base / "Lora_Candidates" / group, shots, pixels, {"set": group})
+        pictures = render_all([shot.scene for shot in shots], pixels, workers=1)
+        writer.write_shots(base / "Lora_Candidates" / group, shots, pictures, {"set": group})
 
 
 def run_mirror_metrics(base: Path, pack: str) -> Measured:

@@ -3,83 +3,162 @@
     python -m demo.make_world --output demo_world --seed 1
     python -m demo.make_world --output small --seed 1 --size 6 --pixels 256 --sets balanced overtrained
 
-writes  OUTPUT/Reference_Images/*.png  OUTPUT/Lora_Candidates/<set>/*.png  a truth.json in each of these folders, and
-        OUTPUT/planted.txt: the table of what is planted where, which also goes to stdout
+writes  OUTPUT/Reference_Images/*.png  OUTPUT/Lora_Candidates/<set>/*.png  a truth.json in each of these folders,
+        OUTPUT/planted.txt: the table of what is planted where, which also goes to stdout, and, when all of it is
+        there, OUTPUT/world.json: what it was made with
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 
-from demo.render import render
+from demo.parallel import render_all
+from demo.render import Picture
 from demo.sets import KINDS, PlantedSet, Shot, World, make_set, make_steps, make_world
 from utils.console import EXIT_OK, UserError, run_script
 from utils.files import write_bytes_atomic, write_text_atomic
 from utils.progress import GroupProgress
 
 SMALLEST_SIZE, SMALLEST_PIXELS = 2, 64  # below that a set shows nothing and a head has no features
+SEED, SIZE, PIXELS = 1, 12, 384
+REFERENCES, CANDIDATES, TRUTH, STAMP = "Reference_Images", "Lora_Candidates", "truth.json", "world.json"
 
 
-def write_shots(
-    folder: Path, shots: tuple[Shot, ...], pixels: int, head: dict, on_picture: Callable[[], None] = lambda: None
-) -> None:
+def write_shots(folder: Path, shots: Iterable[Shot], pictures: Iterable[Picture], head: dict) -> None:
     """Pictures first, then truth.json: a folder with a truth file is complete. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
-    for i, shot in enumerate(shots):
-        picture = render(shot.scene, pixels)
+    for i, (shot, picture) in enumerate(zip(shots, pictures, strict=True)):
         name = f"{i:03d}.png"
         write_bytes_atomic(folder / name, cv2.imencode(".png", picture.image)[1].tobytes())
         entries.append({"file": name, "planted": shot.planted, "facts": shot.facts, **picture.truth.as_dict()})
-        on_picture()
-    text = json.dumps({**head, "pixels": pixels, "images": entries}, indent=1, ensure_ascii=False)
-    write_text_atomic(folder / "truth.json", text + "\n")
+    text = json.dumps({**head, "images": entries}, indent=1, ensure_ascii=False)
+    write_text_atomic(folder / TRUTH, text + "\n")
 
 
-def planted_table(world: World, sets: list[PlantedSet]) -> str:
-    """Name, size, severity, planted pictures, the panel that should show it."""
+def planted_rows(world: World, sets: list[PlantedSet]) -> list[tuple[str, ...]]:
+    """Heading first: set, images, severity, planted pictures, the panel that should show it, what it is."""
     rows = [("set", "images", "severity", "planted", "look at", "what")]
     marked = [shot.planted for shot in world.reference if shot.planted]
     look_at = "Face Similarity, NearestSimilarity in the CSV"
-    rows.append(("Reference_Images", str(len(world.reference)), "-", _counts(marked), look_at, "the person"))
+    rows.append((REFERENCES, str(len(world.reference)), "-", _counts(marked), look_at, "the person"))
     for one in sets:
         marked = [shot.planted for shot in one.shots if shot.planted]
         rows.append((one.name, str(len(one.shots)), f"{one.severity:.2f}", _counts(marked), one.panel, one.note))
-    widths = [max(len(row[k]) for row in rows) for k in range(6)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return rows
 
 
 def _counts(marked: list[str]) -> str:
     return ", ".join(f"{marked.count(m)} {m}" for m in dict.fromkeys(marked)) or "-"
 
 
-def run(output: Path, seed: int, size: int, pixels: int, kinds: list[str], severity: float | None, steps: bool) -> str:
-    """Render and write one world; the table of what is planted where. Raises OSError."""
+def _aligned(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def run(
+    output: Path,
+    seed: int = SEED,
+    size: int = SIZE,
+    pixels: int = PIXELS,
+    kinds: Iterable[str] = tuple(KINDS),
+    severity: float | None = None,
+    steps: bool = True,
+    workers: int | None = None,
+) -> list[tuple[str, ...]]:
+    """Render and write one world; `planted_rows` of it. Raises OSError, UserError."""
     world = make_world(seed, reference_size=max(size + 4, 8))
     sets = [make_set(world, kind, size, severity) for kind in kinds]
     if steps:
         sets += make_steps(world, size=size)
     people = {"person": world.person, "stranger": world.stranger, "second_stranger": world.second_stranger}
-    head = {"set": "Reference_Images", "kind": "reference", "panel": "Face Similarity", "seed": seed}
+    head = {"set": REFERENCES, "kind": "reference", "panel": "Face Similarity", "seed": seed, "pixels": pixels}
     head |= {name: who.as_dict() for name, who in people.items()}
-    folders = [(output / "Reference_Images", world.reference, head)]
+    folders = [(output / REFERENCES, world.reference, head)]
     for one in sets:
         head = {"set": one.name, "kind": one.kind, "severity": one.severity, "panel": one.panel, "note": one.note}
-        folders.append((output / "Lora_Candidates" / one.name, one.shots, head | {"seed": seed}))
+        folders.append((output / CANDIDATES / one.name, one.shots, head | {"seed": seed, "pixels": pixels}))
+    _begin(output)
+    _write_folders(folders, pixels, workers)
+    rows = planted_rows(world, sets)
+    write_text_atomic(output / "planted.txt", _aligned(rows) + "\n")
+    _write_stamp(output, rows)
+    return rows
+
+
+def _write_folders(folders: list[tuple[Path, tuple[Shot, ...], dict]], pixels: int, workers: int | None) -> None:
+    pictures = render_all([shot.scene for _, shots, _ in folders for shot in shots], pixels, workers)
     with GroupProgress() as progress:
+        task = progress.add("Rendering", sum(len(shots) for _, shots, _ in folders))
+
+        def counted(count: int) -> Iterable[Picture]:
+            for _ in range(count):
+                yield next(pictures)
+                progress.step(task)
+
         for folder, shots, head in folders:
-            task = progress.add(folder.name, len(shots))
-            write_shots(folder, shots, pixels, head, partial(progress.step, task))
-    table = planted_table(world, sets)
-    write_text_atomic(output / "planted.txt", table + "\n")
-    return table
+            write_shots(folder, shots, counted(len(shots)), head)
+
+
+def _begin(output: Path) -> None:
+    """Mark `output` as a world's, and remove the pictures of an earlier one, as its truth files list them.
+
+    Raises UserError for a folder with pictures that no world was written to: they are somebody's own.
+    """
+    if not (output / STAMP).exists():
+        taken = [folder for folder in (output / REFERENCES, output / CANDIDATES) if _has_files(folder)]
+        if taken:
+            raise UserError(f"{taken[0]} holds files that are not a demo world's. Choose another folder.")
+    output.mkdir(parents=True, exist_ok=True)
+    _write_stamp(output, [])
+    for truth in [output / REFERENCES / TRUTH, *output.glob(f"{CANDIDATES}/*/{TRUTH}")]:
+        if truth.is_file():
+            for entry in json.loads(truth.read_text(encoding="utf-8"))["images"]:
+                (truth.parent / entry["file"]).unlink(missing_ok=True)
+            truth.unlink()
+
+
+def _has_files(folder: Path) -> bool:
+    return any(path.is_file() and not path.name.startswith(".") for path in folder.rglob("*"))
+
+
+def _write_stamp(output: Path, planted: list[tuple[str, ...]]) -> None:
+    """`planted` is empty until the world is whole."""
+    write_text_atomic(output / STAMP, json.dumps({"renderer": _renderer(), "planted": planted}, indent=1) + "\n")
+
+
+def _renderer() -> str:
+    """Changes when anything in demo/ does: a world of an older renderer is made anew."""
+    sources = sorted(path for path in Path(__file__).parent.glob("*.py") if not path.name.startswith("train"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+
+
+def find_or_make(output: Path) -> list[tuple[str, ...]]:
+    """`planted_rows` of the default world in `output`, rendered unless it is there already. Raises UserError."""
+    try:
+        stamp = json.loads((output / STAMP).read_text(encoding="utf-8"))
+        if stamp["renderer"] == _renderer() and stamp["planted"] and _all_there(output, stamp["planted"]):
+            return [tuple(row) for row in stamp["planted"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no world, or not a whole one
+    try:
+        return run(output)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"The demo world cannot be written to {output}: {reason}.") from error
+
+
+def _all_there(output: Path, rows: list[list[str]]) -> bool:
+    folders = [output / REFERENCES, *(output / CANDIDATES / row[0] for row in rows[2:])]
+    return all(len(list(folder.glob("*.png"))) >= int(row[1]) for folder, row in zip(folders, rows[1:], strict=True))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -91,9 +170,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder to write to; made when missing")
-    add("--seed", type=int, default=1, help="decides everything that is random")
-    add("--size", type=int, default=12, help="pictures in each candidate set; the reference has 4 more")
-    add("--pixels", type=int, default=384, help="width and height of each picture")
+    add("--seed", type=int, default=SEED, help="decides everything that is random")
+    add("--size", type=int, default=SIZE, help="pictures in each candidate set; the reference has 4 more")
+    add("--pixels", type=int, default=PIXELS, help="width and height of each picture")
     names = ", ".join(KINDS)
     add("--sets", nargs="+", default=list(KINDS), choices=list(KINDS), metavar="KIND", help=f"which sets: {names}")
     add("--severity", type=float, help="0 to 1 for all sets; without it each kind has its own")
@@ -114,7 +193,8 @@ def checked_run(args: argparse.Namespace) -> int:
     if args.severity is not None and not 0 <= args.severity <= 1:
         raise UserError(f"--severity {args.severity} is not between 0 and 1.")
     try:
-        print(run(args.output, args.seed, args.size, args.pixels, args.sets, args.severity, not args.no_steps))
+        steps = not args.no_steps
+        print(_aligned(run(args.output, args.seed, args.size, args.pixels, args.sets, args.severity, steps)))
     except OSError as error:
         raise UserError(f"The world cannot be written to {args.output}: {error.strerror or error}.") from error
     return EXIT_OK

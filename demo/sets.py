@@ -128,7 +128,7 @@ def overtrained(world: World, size: int, severity: float, rng: np.random.Generat
     """`severity` of the pictures are near copies of one reference; the more severe, the nearer."""
     source = copied_reference(world)
     copies = round(size * (0.25 + 0.65 * severity)) if severity > 0 else 0
-    amount = 0.15 + 1.1 * (1 - severity)
+    amount = 0.05 + 0.6 * (1 - severity)
     shots = [
         Shot(
             nudged(world.reference[source].scene, amount, rng),
@@ -157,10 +157,10 @@ def rigid(world: World, size: int, severity: float, rng: np.random.Generator) ->
 
 
 def drifting(world: World, size: int, severity: float, rng: np.random.Generator) -> list[Shot]:
-    """The face moves towards a stranger's as |yaw| grows from 10 to 60 degrees."""
+    """The face moves towards a stranger's as |yaw| grows from 10 to 50 degrees."""
     shots = []
     for scene in _varied(world.person, size, rng, 62.0):
-        share = severity * float(np.clip((abs(scene.yaw_deg) - 10) / 50, 0, 1))
+        share = severity * float(np.clip((abs(scene.yaw_deg) - 10) / 40, 0, 1))
         who = _same_head(world.person.towards(world.stranger, share), world.person)
         shots.append(Shot(replace(scene, who=who), "drift" if share > 0 else "", {"share": round(share, 4)}))
     return shots
@@ -283,8 +283,8 @@ KINDS: dict[str, Kind] = {
 DEFAULT_SEVERITY = {
     "overtrained": 0.8,
     "rigid": 1.0,
-    "drifting": 0.9,
-    "undertrained": 0.8,
+    "drifting": 1.0,
+    "undertrained": 0.9,
     "wrong_person": 1.0,
     "two_persons": 1.0,
     "close_ups": 1.0,
@@ -310,7 +310,7 @@ def make_set(
 
 STEPS = (2, 4, 6, 8, 10, 12)
 # step: (share of another face, share of near copies): improves, peaks at step 8, then copies a reference
-_STEP_COURSE = {2: (0.85, 0.0), 4: (0.55, 0.0), 6: (0.25, 0.0), 8: (0.0, 0.0), 10: (0.0, 0.5), 12: (0.0, 0.95)}
+_STEP_COURSE = {2: (0.95, 0.0), 4: (0.7, 0.0), 6: (0.4, 0.0), 8: (0.0, 0.0), 10: (0.0, 0.5), 12: (0.0, 0.95)}
 
 
 def make_steps(world: World, name: str = "lora", size: int = 12) -> list[PlantedSet]:
