@@ -3,6 +3,7 @@
 
     python mirror_metrics.py                                  # Reference_Images/ against Lora_Candidates/*/
     python mirror_metrics.py --reference DIR --candidates DIR --output DIR
+    python mirror_metrics.py --demo                           # rendered heads with planted faults; needs no photos
 
 reads   Reference_Images/*.jpg ...            real photos of one person (the ground truth)
         Lora_Candidates/<LoRA>/*.png ...      generated images, one folder for each LoRA or checkpoint (optional)
@@ -27,7 +28,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from utils.console import EXIT_OK, UserError, print_table, run_script, say
-from utils.defaults import CACHE_FILE, DETECTION_SIZE, IMAGE_EXTENSIONS, MAX_MEGAPIXELS, PACK, PROJECT
+from utils.defaults import (
+    CACHE_FILE,
+    DEMO_PACK,
+    DEMO_WORLD,
+    DETECTION_SIZE,
+    IMAGE_EXTENSIONS,
+    MAX_MEGAPIXELS,
+    PACK,
+    PROJECT,
+)
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     import numpy as np
@@ -50,6 +60,7 @@ SAME_PICTURE = 0.9999  # similarity that only the very same picture reaches
 FEWEST_FACES_FOR_MAP = 5  # below that t-SNE has no neighbourhoods to keep
 MAP_SEED = 42
 LOOSE = "(no folder)"  # group of pictures that lie beside the LoRA folders
+NOT_FOR_PEOPLE = "The demo pack was trained on rendered heads: its scores say nothing about photos of people."
 
 
 @dataclass
@@ -154,8 +165,37 @@ def _what_to_put_where(args: argparse.Namespace, has_candidates: bool) -> str:
         f"{without_photos if has_candidates else 'There are no pictures yet.'}\n"
         f"  Put real photos of the person ({suffixes}) into  {args.reference}\n"
         f"  and, if you have them, generated images into     {root}{os.sep}<one folder for each LoRA>\n"
-        "  then run the same command again. Photos alone are enough for a check of the dataset before training."
+        "  then run the same command again. Photos alone are enough for a check of the dataset before training.\n"
+        "  To see it at work without photos: --demo"
     )
+
+
+def prepare_demo(args: argparse.Namespace) -> list[tuple[str, ...]]:
+    """Point `args` at the demo world, rendered first if need be; what is planted there. Raises UserError."""
+    from demo.make_world import CANDIDATES, REFERENCES, find_or_make
+
+    own = {"--reference": args.reference != PATH_REFERENCE, "--candidates": args.candidates is not None}
+    own["--pack"] = args.pack not in (PACK, DEMO_PACK)
+    if any(own.values()):
+        chosen = ", ".join(option for option, given in own.items() if given)
+        raise UserError(f"--demo brings its own pictures and its own model pack; leave out {chosen}.")
+    args.pack = DEMO_PACK
+    find_or_download(args)  # says what is missing before anything is rendered
+    planted = find_or_make(args.demo)
+    args.reference, args.candidates = args.demo / REFERENCES, args.demo / CANDIDATES
+    if args.output == Path("."):
+        args.output = args.demo / "Results"
+    if args.cache == CACHE_FILE:
+        args.cache = args.demo / CACHE_FILE.name
+    return planted
+
+
+def tell_planted(args: argparse.Namespace, planted: list[tuple[str, ...]]) -> None:
+    """What was planted where, and where the pages show it; not into --json."""
+    if args.json:
+        return
+    rows = [[name, what, panel] for name, _, _, _, panel, what in planted[1:]]
+    print_table("Planted in this world, and where to look for it", ["Group", "Planted", "Look at"], rows, numbers=False)
 
 
 def find_or_download(args: argparse.Namespace) -> Pack:
@@ -163,11 +203,13 @@ def find_or_download(args: argparse.Namespace) -> Pack:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from utils.console import talk
-    from utils.packs import DOWNLOAD_URL, download_pack, find_pack
+    from utils.packs import DOWNLOAD_URL, download_pack, find_pack, missing_demo_pack
 
     pack = find_pack(args.pack)
     if pack is not None:
         return pack
+    if args.pack == DEMO_PACK:
+        raise UserError(missing_demo_pack())
     url = args.pack_url or DOWNLOAD_URL.format(name=args.pack)
     say(f"The model pack {args.pack} is not here yet; downloading it once from {url}")
     columns = (
@@ -302,12 +344,16 @@ def run(args: argparse.Namespace) -> int:
     from utils.measurer import Measurer
     from utils.table import score_pictures
 
+    planted = prepare_demo(args) if args.demo else []
     inputs = collect(args)
     _check_output(args.output)
     for warning in inputs.warnings:
         say(f"Note: {warning}")
     pack = find_or_download(args)
     say(f"Model pack {pack.name} in {pack.folder}. {pack.licence()}")
+    if pack.name == DEMO_PACK:
+        inputs.warnings.append(NOT_FOR_PEOPLE)
+        say(f"Note: {NOT_FOR_PEOPLE}")
     cache = open_cache(None if args.no_cache else args.cache)
     if cache.message:
         say(f"Note: {cache.message}")
@@ -338,6 +384,8 @@ def run(args: argparse.Namespace) -> int:
     }
     thumbnails = [picture.thumbnail for picture in pictures]
     write_results(args.output, table, thumbnails, face_map, map_note, summary)
+    if planted:
+        tell_planted(args, planted)
     tell(args, inputs, summary)
     return EXIT_OK
 
@@ -435,6 +483,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=MAX_MEGAPIXELS,
         metavar="MP",
         help="larger pictures are reported as too_large, not decoded",
+    )
+    add(
+        "--demo",
+        type=_path,
+        nargs="?",
+        const=DEMO_WORLD,
+        metavar="DIR",
+        help="render a world of heads with planted faults into DIR, or find it there, and measure it with the pack "
+        f"that ships with this project; results go to DIR/Results (without DIR: {DEMO_WORLD.name} beside this script)",
     )
     add("--map", choices=("2d", "3d"), default="2d", help="dimensions of the identity map")
     add(

@@ -93,10 +93,9 @@ class Identity:
     values: tuple[float, ...]
 
     def __getattr__(self, name: str) -> float:
-        try:
-            return self.values[_PLACE[name]]
-        except KeyError:
-            raise AttributeError(name) from None
+        if name not in _PLACE:  # "values" too, while an identity is being unpickled
+            raise AttributeError(name)
+        return self.values[_PLACE[name]]
 
     @property
     def hair(self) -> str:

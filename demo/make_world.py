@@ -28,6 +28,8 @@ from utils.progress import GroupProgress
 
 SMALLEST_SIZE, SMALLEST_PIXELS = 2, 64  # below that a set shows nothing and a head has no features
 SEED, SIZE, PIXELS = 1, 12, 384
+_RENDERER = ("backgrounds", "hair", "head", "identity", "parts", "raster", "render", "scene", "sets", "shade", "skin")
+_RENDERER += ("surfaces", "truth", "make_world")
 REFERENCES, CANDIDATES, TRUTH, STAMP = "Reference_Images", "Lora_Candidates", "truth.json", "world.json"
 
 
@@ -136,8 +138,8 @@ def _write_stamp(output: Path, planted: list[tuple[str, ...]]) -> None:
 
 
 def _renderer() -> str:
-    """Changes when anything in demo/ does: a world of an older renderer is made anew."""
-    sources = sorted(path for path in Path(__file__).parent.glob("*.py") if not path.name.startswith("train"))
+    """Changes with what draws the pictures or decides what is planted: a world of an older renderer is made anew."""
+    sources = [Path(__file__).with_name(f"{name}.py") for name in _RENDERER]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
 
 

@@ -66,8 +66,8 @@ def test_pictures_without_a_face_are_rows_without_numbers(real_run):
 def test_angles_agree_with_the_truth_by_eye(real_run):
     for name in FRONTAL:
         assert abs(real_run.row(name, "everyone").Yaw) < 20, name
-    # by eye within 20 degrees as well; the keypoints say a little more, and the stated error is about 6 degrees
-    assert abs(real_run.row("lower_face.jpeg").Yaw) < 26
+    # by eye within 20 degrees as well; five points say 23, no farther off than they are on average (README.md)
+    assert real_run.row("lower_face.jpeg").AngleBin == "front"
     assert real_run.row("left_face.jpeg").Yaw < -45, "the nose points to the picture's left"
     assert real_run.row("right_face.png").Yaw > 45
     assert real_run.row("rise_face.jpeg").Pitch > 10, "looks up"

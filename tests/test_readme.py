@@ -16,7 +16,11 @@ def commands():
         yield from block.strip().splitlines()
 
 
-@pytest.mark.parametrize("line", [line for line in commands() if line.startswith("python mirror_metrics.py")])
+# tests/test_demo.py runs --demo
+MAIN_COMMANDS = [line for line in commands() if line.startswith("python mirror_metrics.py") and "--demo" not in line]
+
+
+@pytest.mark.parametrize("line", MAIN_COMMANDS)
 def test_commands_run(line, tmp_path, make_picture, tiny_pack):
     """Each line as written, in a folder with pictures and with the stand-in under the pack's name."""
     import shutil
@@ -30,8 +34,8 @@ def test_commands_run(line, tmp_path, make_picture, tiny_pack):
     if name == "buffalo_s":
         (tmp_path / "models" / name / "det_10g.onnx").rename(tmp_path / "models" / name / "det_500m.onnx")
         (tmp_path / "models" / name / "w600k_r50.onnx").rename(tmp_path / "models" / name / "w600k_mbf.onnx")
-    demo = ("demo_world/Reference_Images", "demo_world/Lora_Candidates/a")
-    for folder in ("Reference_Images", "photos", "Lora_Candidates/a", "loras/a", *demo):
+    world = ("my_world/Reference_Images", "my_world/Lora_Candidates/a")
+    for folder in ("Reference_Images", "photos", "Lora_Candidates/a", "loras/a", *world):
         make_picture(tmp_path / folder / "1.jpg", len(folder))
     arguments = shlex.split(line)[1:]
     done = subprocess.run(

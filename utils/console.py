@@ -36,15 +36,15 @@ def printable(text: str) -> str:
     return cleaned.encode("utf-8", "replace").decode("utf-8")
 
 
-def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A table on stdout; all columns but the first are numbers."""
+def print_table(title: str, columns: list[str], rows: list[list[str]], numbers: bool = True) -> None:
+    """A table on stdout; with `numbers`, all columns but the first are."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", overflow="fold")
+        table.add_column(column, justify="right" if numbers and index else "left", overflow="fold")
     for row in rows:
         table.add_row(*[Text(printable(cell)) for cell in row])
     Console(markup=False, highlight=False, emoji=False).print(table)

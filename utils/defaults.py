@@ -8,6 +8,8 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp")
 
 PACK = "buffalo_l"  # InsightFace's own default
 MODELS_FOLDER = PROJECT / "models"
+DEMO_PACK = "demo"  # ships with the project: models/demo/face
+DEMO_WORLD = PROJECT / "demo_world"
 
 DETECTION_SIZE = 640  # pixels, side of the detector's square input, as documented
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.console import UserError
-from utils.defaults import MODELS_FOLDER, PACK
+from utils.defaults import DEMO_PACK, MODELS_FOLDER, PACK
 
 INSIGHTFACE_FOLDER = Path("~/.insightface/models")
 
@@ -37,6 +37,7 @@ KNOWN_PACKS = {
     "buffalo_s": ("det_500m.onnx", "w600k_mbf.onnx", "1k3d68.onnx", "genderage.onnx"),
     "buffalo_sc": ("det_500m.onnx", "w600k_mbf.onnx"),
     "antelopev2": ("scrfd_10g_bnkps.onnx", "glintr100.onnx", "1k3d68.onnx", "genderage.onnx"),
+    DEMO_PACK: ("det_demo.onnx", "rec_demo.onnx", "lmk_demo.onnx", "age_demo.onnx"),  # ours: demo/train_face.py
 }
 _INSIGHTFACE_LICENCE = (
     "InsightFace model pack: for non-commercial research use only (github.com/deepinsight/insightface)"
@@ -102,11 +103,25 @@ def _pack_in(directory: Path) -> Pack:
     folder = _models_inside(directory)
     if folder is None:
         raise PackError(f"{directory} holds no .onnx files; --pack takes a folder with a model pack, or its name.")
-    name = directory.resolve().name
+    is_demo = directory.resolve().parent == (MODELS_FOLDER / DEMO_PACK).resolve()
+    name = DEMO_PACK if is_demo else directory.resolve().name  # models/demo/face is the pack named demo
     lacking = missing_files(name, folder)
     if lacking:
         raise PackError(f"{directory} is not a whole {name}: it lacks {', '.join(lacking)}.")
     return Pack(name, folder.resolve())
+
+
+def missing_demo_pack() -> str:
+    """The sentence for a copy of the project whose own pack is not whole."""
+    try:
+        lacking = missing_files(DEMO_PACK, _models_inside(MODELS_FOLDER / DEMO_PACK))
+    except PackError as error:
+        return str(error)
+    files = ", ".join(lacking) or "its files"
+    return (
+        f"The demo pack in {MODELS_FOLDER / DEMO_PACK} is not whole ({files} missing). "
+        "It comes with the project: fetch the project again."
+    )
 
 
 def missing_files(name: str, folder: Path | None) -> list[str]:
@@ -213,5 +228,5 @@ def _how_to_install(name: str, url: str, error: Exception) -> str:
         f"  Where to put it: unzip it into {MODELS_FOLDER / name} and run the same command again.",
     ]
     if files is None:
-        lines.append(f"  Known packs: {', '.join(KNOWN_PACKS)}.")
+        lines.append(f"  Known packs: {', '.join(pack for pack in KNOWN_PACKS if pack != DEMO_PACK)}.")
     return "\n".join(lines)
