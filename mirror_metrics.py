@@ -254,6 +254,12 @@ def identity_map(pictures: list[Picture], dimensions: int, cache: FaceCache) -> 
     return coordinates, ""
 
 
+def import_for_later() -> None:
+    """What every run with new faces needs at its end, and what takes a second to import."""
+    import pandas  # noqa: F401
+    import sklearn.manifold  # noqa: F401
+
+
 def summarise(args: argparse.Namespace, inputs: Inputs, table: pd.DataFrame, pack: PackInfo) -> Summary:
     """The run in numbers."""
     from importlib.metadata import version
@@ -358,7 +364,9 @@ def run(args: argparse.Namespace) -> int:
     if cache.message:
         say(f"Note: {cache.message}")
     try:
-        measurer = Measurer(pack, cache, args.device, args.det_size, args.max_megapixels, args.require_gpu)
+        measurer = Measurer(
+            pack, cache, args.device, args.det_size, args.max_megapixels, args.require_gpu, meanwhile=import_for_later
+        )
         started = time.monotonic()
         measurer.measure(inputs.references)
         _demand_a_face(inputs.references)

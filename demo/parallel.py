@@ -20,18 +20,20 @@ def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for the pictures
 
 
-def render_all(scenes: Sequence[Scene], size: int | tuple[int, int], workers: int | None = None) -> Iterator[Picture]:
+def render_all(
+    scenes: Sequence[Scene], size: int | tuple[int, int], workers: int | None = None, samples: float | None = None
+) -> Iterator[Picture]:
     """Pictures of `scenes`, in their order. `size` in pixels: a square's side or (width, height).
 
-    `workers` are processes, one a core by default; with one, the pictures are rendered right here. Neighbouring scenes
-    of one person are quicker: the renderer keeps a face's shape and skin.
+    `workers` are processes, one a core by default; with one, the pictures are rendered right here. `samples` as in
+    `render`. Neighbouring scenes of one person are quicker: the renderer keeps a face's shape and skin.
     """
     workers = min(workers or os.cpu_count() or 1, len(scenes))
     if workers <= 1:
-        yield from (render(scene, size) for scene in scenes)
+        yield from (render(scene, size, samples) for scene in scenes)
         return
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin)
     try:
-        yield from pool.map(partial(render, size=size), scenes, chunksize=4)
+        yield from pool.map(partial(render, size=size, samples=samples), scenes, chunksize=4)
     finally:
         pool.shutdown(cancel_futures=True)

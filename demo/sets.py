@@ -321,7 +321,10 @@ def make_steps(world: World, name: str = "lora", size: int = 12) -> list[Planted
         rng = _generator(world.seed, "steps")  # the same prompts and seeds for every step, as one should compare them
         plant, severity = (overtrained, copies) if copies > 0 else (undertrained, blend)
         shots = plant(world, size, severity, rng)
-        note = f"step {step}: {blend:.0%} another face, copies severity {copies:.2f}"
+        note = f"step {step}: up to {blend:.0%} another face" if blend else f"step {step}: the best, the person alone"
+        if copies:
+            marked = sum(shot.planted == "near_copy" for shot in shots)
+            note = f"step {step}: overtrained, {marked} of {size} are near copies of one reference"
         sets.append(
             PlantedSet(
                 f"{name}-{step:06d}",

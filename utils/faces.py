@@ -8,6 +8,7 @@ from as many threads as there are cores, each network then runs on its caller's 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +59,20 @@ class FaceMeasurement:
 
 
 class FaceEngine:
-    """The networks of one pack, loaded. Raises UserError where the pack cannot be used."""
+    """The networks of one pack, loaded. Raises UserError where the pack cannot be used.
 
-    def __init__(self, pack_folder: Path, device: str = "auto", detection_size: int = DETECTION_SIZE):
+    `meanwhile` runs in a thread beside the loading, which leaves Python's own thread idle for most of its time.
+    """
+
+    def __init__(
+        self,
+        pack_folder: Path,
+        device: str = "auto",
+        detection_size: int = DETECTION_SIZE,
+        meanwhile: Callable[[], object] | None = None,
+    ):
         self.detection_size = detection_size
-        self._models = _load_models(pack_folder, device, detection_size)
+        self._models = _load_models(pack_folder, device, detection_size, meanwhile or (lambda: None))
         self.tasks = sorted(self._models)
 
     @property
@@ -154,7 +164,7 @@ def _run_detector(model: object, image: np.ndarray, size: int) -> tuple[np.ndarr
     return model.detect(image, input_size=(size, size), det_thresh=DETECTION_THRESHOLD)
 
 
-def _load_models(pack_folder: Path, device: str, detection_size: int) -> dict:
+def _load_models(pack_folder: Path, device: str, detection_size: int, meanwhile: Callable[[], object]) -> dict:
     """InsightFace's model objects by task. Raises UserError naming what is wrong with the pack."""
     import onnxruntime
 
@@ -171,7 +181,12 @@ def _load_models(pack_folder: Path, device: str, detection_size: int) -> dict:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     providers = _wanted_providers(device, onnxruntime.get_available_providers())
-    models = _models_by_task(pack_folder, detection_size, providers=providers, sess_options=options)
+    with ThreadPoolExecutor(1) as beside:
+        import insightface.app  # noqa: F401 - whole, before another thread imports what it shares with it
+
+        waiting = beside.submit(meanwhile)
+        models = _models_by_task(pack_folder, detection_size, providers=providers, sess_options=options)
+        waiting.result()
     if DETECTION not in models:
         raise UserError(f"{pack_folder} holds no face detector: it is no model pack.")
     if RECOGNITION not in models:

@@ -48,7 +48,7 @@ class Measurer:
     """Measures pictures with one pack; the networks load when the first picture needs them.
 
     `device` is auto, cpu or cuda. With `require_gpu` UserError is raised unless the networks really run on CUDA, and
-    measurements that another provider made before do not count.
+    measurements that another provider made before do not count. `meanwhile` runs beside the loading of the networks.
     """
 
     def __init__(
@@ -59,8 +59,10 @@ class Measurer:
         detection_size: int = DETECTION_SIZE,
         max_megapixels: float = MAX_MEGAPIXELS,
         require_gpu: bool = False,
+        meanwhile: Callable[[], object] | None = None,
     ):
         self._pack = pack
+        self._meanwhile = meanwhile
         self._cache = cache
         self._device = device
         self._detection_size = detection_size
@@ -81,7 +83,7 @@ class Measurer:
 
     def _load(self) -> FaceEngine:
         started = time.monotonic()
-        engine = FaceEngine(self._pack.folder, self._device, self._detection_size)
+        engine = FaceEngine(self._pack.folder, self._device, self._detection_size, self._meanwhile)
         self.load_seconds = time.monotonic() - started
         say(f"Networks: {', '.join(engine.tasks)} on {engine.provider}")
         if engine.provider != CUDA and self._require_gpu:
