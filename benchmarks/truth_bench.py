@@ -1,6 +1,6 @@
 """Does the report tell the truth? Seeded worlds of rendered heads whose truth is known, through the real script.
 
-    python -m benchmarks.truth_bench --pack DIR                    # 50 worlds; 10 took half an hour on 2 busy cores
+    python -m benchmarks.truth_bench --pack DIR                    # 50 worlds took 90 minutes on 2 busy cores
     python -m benchmarks.truth_bench --pack DIR --worlds 6 --sweep-worlds 0
 
 Each world is written as `python -m demo.make_world` writes it, measured by mirror_metrics.py with a cache of its own,

@@ -1,0 +1,130 @@
+"""From trained PyTorch layers to an ONNX file, by hand: nothing to install, and no node more than needed.
+
+Nodes stay without names on purpose: InsightFace decides by the names of the first nodes how pictures are scaled, and
+unnamed ones mean (picture - 127.5) / 127.5 for a recogniser, (picture - 127.5) / 128 for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from demo.facepack.networks import Residual, Step
+from utils.console import UserError
+
+NOTE = "MirrorMetrics demo pack, MIT licence. Trained on rendered heads only: not for photos of people."
+_OPSET, _IR = 17, 8  # as benchmarks/standin_pack.py: read by every onnxruntime of the last years
+
+
+class Graph:
+    """Nodes and weights as they are added; values are known by name."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+
+    def add(self, kind: str, inputs: list[str], output: str = "", **attributes: object) -> str:
+        output = output or f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def constant(self, values: np.ndarray) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def layer(self, value: str, module: nn.Module) -> str:
+        """The nodes of a trained module, in evaluation mode. Raises TypeError for a kind of layer it does not know."""
+        match module:
+            case nn.Sequential():
+                for each in module:
+                    value = self.layer(value, each)
+                return value
+            case Step():
+                value = self._conv(value, module.conv, *_folded(module.conv, module.norm))
+                return self.add("Relu", [value]) if module.end else value
+            case Residual():
+                return self.add("Relu", [self.add("Add", [value, self.layer(value, module.inner)])])
+            case nn.Conv2d():
+                return self._conv(value, module, _array(module.weight), _array(module.bias))
+            case nn.Linear():
+                weights = [self.constant(_array(module.weight)), self.constant(_array(module.bias))]
+                return self.add("Gemm", [value, *weights], transB=1)
+            case nn.AvgPool2d(kernel_size=side):
+                return self.add("AveragePool", [value], kernel_shape=[side, side], strides=[side, side])
+            case nn.AdaptiveAvgPool2d():
+                return self.add("GlobalAveragePool", [value])
+            case nn.Flatten():
+                return self.add("Flatten", [value])
+        raise TypeError(f"no ONNX nodes are known for {type(module).__name__}")
+
+    def _conv(self, value: str, conv: nn.Conv2d, weight: np.ndarray, bias: np.ndarray) -> str:
+        inputs = [value, self.constant(weight), self.constant(bias)]
+        size, stride, pad = conv.kernel_size[0], conv.stride[0], conv.padding[0]
+        shape = {"kernel_shape": [size, size], "strides": [stride, stride], "pads": [pad] * 4}
+        return self.add("Conv", inputs, group=conv.groups, **shape)
+
+    def model(self, input_shape: list, outputs: dict[str, list], note: str) -> bytes:
+        """The file's bytes. A dimension given as text is free."""
+        made = helper.make_graph(
+            self.nodes,
+            "demo",
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, input_shape)],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+            self.weights,
+        )
+        model = helper.make_model(made, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR)
+        model.doc_string = note
+        onnx.checker.check_model(model)
+        return model.SerializeToString()
+
+
+def column(network: nn.Sequential, side: int, zeros: int, width: int) -> bytes:
+    """A network of (N, 3, side, side) whose `width` values are the last of its answer, after `zeros` zeros."""
+    graph = Graph()
+    value = graph.layer("input", network)
+    if zeros:
+        value = graph.add("Pad", [value, graph.constant(np.array([0, zeros, 0, 0], np.int64))])
+    return graph.model(["batch", 3, side, side], {value: ["batch", zeros + width]}, NOTE)
+
+
+def restore(network: nn.Module, path: Path) -> None:
+    """Puts the weights of a file that `Graph` wrote back into `network`; its batch norms are left with a shift alone.
+
+    Raises UserError where the file is missing or is another network's.
+    """
+    try:
+        arrays = [numpy_helper.to_array(weights) for weights in onnx.load(path).graph.initializer]
+        _fill(network, iter(arrays))
+    except (OSError, DecodeError, RuntimeError, StopIteration) as error:
+        raise UserError(f"{path} cannot be trained further ({error}). Train it anew, without --resume.") from error
+
+
+@torch.no_grad()
+def _fill(network: nn.Module, arrays: Iterator[np.ndarray]) -> None:
+    """In the order of the layers, which is that of the export."""
+    for layer in network.modules():
+        if isinstance(layer, Step):
+            layer.conv.weight.copy_(torch.tensor(next(arrays)))
+            layer.norm.bias.copy_(torch.tensor(next(arrays)))
+            layer.norm.running_var.fill_(1 - layer.norm.eps)
+        elif isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:  # a step's own has none
+            layer.weight.copy_(torch.tensor(next(arrays)))
+            layer.bias.copy_(torch.tensor(next(arrays)))
+
+
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and bias of a convolution that does its batch norm's work as well."""
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return _array(conv.weight * scale[:, None, None, None]), _array(norm.bias - norm.running_mean * scale)
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return values.detach().cpu().numpy().astype(np.float32)
