@@ -173,14 +173,17 @@ def _what_to_put_where(args: argparse.Namespace, has_candidates: bool) -> str:
 def prepare_demo(args: argparse.Namespace) -> list[tuple[str, ...]]:
     """Point `args` at the demo world, rendered first if need be; what is planted there. Raises UserError."""
     from demo.make_world import CANDIDATES, REFERENCES, find_or_make
+    from utils.packs import demo_pack, missing_demo_pack
 
     own = {"--reference": args.reference != PATH_REFERENCE, "--candidates": args.candidates is not None}
     own["--pack"] = args.pack not in (PACK, DEMO_PACK)
     if any(own.values()):
         chosen = ", ".join(option for option, given in own.items() if given)
         raise UserError(f"--demo brings its own pictures and its own model pack; leave out {chosen}.")
-    args.pack = DEMO_PACK
-    find_or_download(args)  # says what is missing before anything is rendered
+    pack = demo_pack()
+    if pack is None:  # said before anything is rendered
+        raise UserError(missing_demo_pack())
+    args.pack = str(pack.folder)
     planted = find_or_make(args.demo)
     args.reference, args.candidates = args.demo / REFERENCES, args.demo / CANDIDATES
     if args.output == Path("."):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +24,7 @@ from demo.parallel import render_all
 from demo.render import Picture
 from demo.sets import KINDS, PlantedSet, Shot, World, make_set, make_steps, make_world
 from utils.console import EXIT_OK, UserError, run_script
+from utils.defaults import PROJECT
 from utils.files import write_bytes_atomic, write_text_atomic
 from utils.progress import GroupProgress
 
@@ -31,6 +33,8 @@ SEED, SIZE, PIXELS = 1, 12, 384
 _RENDERER = ("backgrounds", "hair", "head", "identity", "parts", "raster", "render", "scene", "sets", "shade", "skin")
 _RENDERER += ("surfaces", "truth", "make_world")
 REFERENCES, CANDIDATES, TRUTH, STAMP = "Reference_Images", "Lora_Candidates", "truth.json", "world.json"
+
+_OURS = re.compile(rf"({REFERENCES}|{CANDIDATES}/[\w-]+)/(\d+\.png|{TRUTH.replace('.', chr(92) + '.')})")
 
 
 def write_shots(folder: Path, shots: Iterable[Shot], pictures: Iterable[Picture], head: dict) -> None:
@@ -88,12 +92,22 @@ def run(
     for one in sets:
         head = {"set": one.name, "kind": one.kind, "severity": one.severity, "panel": one.panel, "note": one.note}
         folders.append((output / CANDIDATES / one.name, one.shots, head | {"seed": seed, "pixels": pixels}))
-    _begin(output)
+    stamp = {"renderer": _renderer(), "world": _facts(seed, size, pixels, kinds, severity, steps), "planted": []}
+    stamp["files"] = [
+        (folder.relative_to(output) / name).as_posix()
+        for folder, shots, _ in folders
+        for name in [*(f"{i:03d}.png" for i in range(len(shots))), TRUTH]
+    ]
+    _begin(output, stamp)
     _write_folders(folders, pixels, workers)
     rows = planted_rows(world, sets)
     write_text_atomic(output / "planted.txt", _aligned(rows) + "\n")
-    _write_stamp(output, rows)
+    _write_stamp(output, stamp | {"planted": rows})
     return rows
+
+
+def _facts(seed: int, size: int, pixels: int, kinds: Iterable[str], severity: float | None, steps: bool) -> dict:
+    return {"seed": seed, "size": size, "pixels": pixels, "sets": list(kinds), "severity": severity, "steps": steps}
 
 
 def _write_folders(folders: list[tuple[Path, tuple[Shot, ...], dict]], pixels: int, workers: int | None) -> None:
@@ -110,31 +124,44 @@ def _write_folders(folders: list[tuple[Path, tuple[Shot, ...], dict]], pixels: i
             write_shots(folder, shots, counted(len(shots)), head)
 
 
-def _begin(output: Path) -> None:
-    """Mark `output` as a world's, and remove the pictures of an earlier one, as its truth files list them.
+def _begin(output: Path, stamp: dict) -> None:
+    """Mark `output` as a world's, and remove the files of an earlier one, as its stamp lists them.
 
-    Raises UserError for a folder with pictures that no world was written to: they are somebody's own.
+    The stamp is written before the first picture, so that what an interrupted run leaves is known too. Raises UserError
+    for a folder with files that no world was written to: they are somebody's own.
     """
-    if not (output / STAMP).exists():
-        taken = [folder for folder in (output / REFERENCES, output / CANDIDATES) if _has_files(folder)]
-        if taken:
-            raise UserError(f"{taken[0]} holds files that are not a demo world's. Choose another folder.")
+    earlier = _read_stamp(output)
+    own = [output / REFERENCES, output / CANDIDATES]
+    if earlier is None and any(_has_files(folder) for folder in own):
+        raise UserError(f"{output} holds files that are not a demo world's. Choose another folder.")
+    if output.resolve() == PROJECT.resolve() or any(folder.is_symlink() for folder in own):
+        raise UserError(f"{output} is where your own pictures belong. Choose another folder for a demo world.")
+    for name in earlier["files"] if earlier else ():
+        if _OURS.fullmatch(name):
+            (output / name).unlink(missing_ok=True)
     output.mkdir(parents=True, exist_ok=True)
-    _write_stamp(output, [])
-    for truth in [output / REFERENCES / TRUTH, *output.glob(f"{CANDIDATES}/*/{TRUTH}")]:
-        if truth.is_file():
-            for entry in json.loads(truth.read_text(encoding="utf-8"))["images"]:
-                (truth.parent / entry["file"]).unlink(missing_ok=True)
-            truth.unlink()
+    _write_stamp(output, stamp)
 
 
 def _has_files(folder: Path) -> bool:
     return any(path.is_file() and not path.name.startswith(".") for path in folder.rglob("*"))
 
 
-def _write_stamp(output: Path, planted: list[tuple[str, ...]]) -> None:
+def _read_stamp(output: Path) -> dict | None:
+    """What a world was made with; None for a folder without one, or with a file of that name that is not ours."""
+    try:
+        stamp = json.loads((output / STAMP).read_text(encoding="utf-8"))
+        lists = [stamp["files"], *stamp["planted"]]
+        texts = [text for each in lists for text in each]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    right = isinstance(stamp.get("world"), dict) and "renderer" in stamp
+    return stamp if right and all(isinstance(text, str) for text in texts) else None
+
+
+def _write_stamp(output: Path, stamp: dict) -> None:
     """`planted` is empty until the world is whole."""
-    write_text_atomic(output / STAMP, json.dumps({"renderer": _renderer(), "planted": planted}, indent=1) + "\n")
+    write_text_atomic(output / STAMP, json.dumps(stamp, indent=1) + "\n")
 
 
 def _renderer() -> str:
@@ -145,22 +172,17 @@ def _renderer() -> str:
 
 def find_or_make(output: Path) -> list[tuple[str, ...]]:
     """`planted_rows` of the default world in `output`, rendered unless it is there already. Raises UserError."""
-    try:
-        stamp = json.loads((output / STAMP).read_text(encoding="utf-8"))
-        if stamp["renderer"] == _renderer() and stamp["planted"] and _all_there(output, stamp["planted"]):
-            return [tuple(row) for row in stamp["planted"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # no world, or not a whole one
+    stamp = _read_stamp(output)
+    default = _facts(SEED, SIZE, PIXELS, KINDS, None, True)
+    if stamp and stamp["world"] != default:
+        raise UserError(f"{output} holds another world (seed {stamp['world'].get('seed')}). Choose another folder.")
+    whole = stamp and stamp["planted"] and all((output / name).is_file() for name in stamp["files"])
+    if whole and stamp["renderer"] == _renderer():
+        return [tuple(row) for row in stamp["planted"]]
     try:
         return run(output)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"The demo world cannot be written to {output}: {reason}.") from error
-
-
-def _all_there(output: Path, rows: list[list[str]]) -> bool:
-    folders = [output / REFERENCES, *(output / CANDIDATES / row[0] for row in rows[2:])]
-    return all(len(list(folder.glob("*.png"))) >= int(row[1]) for folder, row in zip(folders, rows[1:], strict=True))
+    except OSError as error:
+        raise UserError(f"The demo world cannot be written to {output}: {error.strerror or error}.") from error
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

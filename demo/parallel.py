@@ -28,7 +28,7 @@ def render_all(
     `workers` are processes, one a core by default; with one, the pictures are rendered right here. `samples` as in
     `render`. Neighbouring scenes of one person are quicker: the renderer keeps a face's shape and skin.
     """
-    workers = min(workers or os.cpu_count() or 1, len(scenes))
+    workers = min(workers or os.cpu_count() or 1, len(scenes), 61)  # Windows waits for no more than that
     if workers <= 1:
         yield from (render(scene, size, samples) for scene in scenes)
         return

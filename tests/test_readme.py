@@ -53,7 +53,8 @@ def test_commands_run(line, tmp_path, make_picture, tiny_pack):
 
 
 def test_options_named_are_options_that_exist():
-    modules = ("mirror_metrics", "demo.make_world", "benchmarks.mirror_metrics_bench", "benchmarks.truth_bench")
+    modules = ("mirror_metrics", "demo.make_world", "demo.train_face", "demo.train_yolo")
+    modules += tuple(f"benchmarks.{name}" for name in ("mirror_metrics_bench", "truth_bench", "demo_models_bench"))
     known = "".join(
         subprocess.run(
             [sys.executable, "-m", name, "--help"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -103,12 +103,22 @@ def _pack_in(directory: Path) -> Pack:
     folder = _models_inside(directory)
     if folder is None:
         raise PackError(f"{directory} holds no .onnx files; --pack takes a folder with a model pack, or its name.")
-    is_demo = directory.resolve().parent == (MODELS_FOLDER / DEMO_PACK).resolve()
-    name = DEMO_PACK if is_demo else directory.resolve().name  # models/demo/face is the pack named demo
+    name = directory.resolve().name
+    if folder.resolve().parent == (MODELS_FOLDER / DEMO_PACK).resolve():
+        name = DEMO_PACK
+    elif name == DEMO_PACK:
+        name = "demo (another)"  # somebody's own pack that happens to lie in a folder of this name
     lacking = missing_files(name, folder)
     if lacking:
         raise PackError(f"{directory} is not a whole {name}: it lacks {', '.join(lacking)}.")
     return Pack(name, folder.resolve())
+
+
+def demo_pack() -> Pack | None:
+    """The pack that ships with the project, wherever the program is called from; None when it is not whole."""
+    folder = _models_inside(MODELS_FOLDER / DEMO_PACK)
+    whole = folder is not None and not missing_files(DEMO_PACK, folder)
+    return Pack(DEMO_PACK, folder.resolve()) if whole else None
 
 
 def missing_demo_pack() -> str:
