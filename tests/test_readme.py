@@ -71,6 +71,12 @@ def test_files_named_are_files_that_exist():
         assert (ROOT / name).exists(), name
 
 
+def test_nothing_is_left_to_fill_in_and_pictures_are_there():
+    assert not re.findall(r"@[A-Z_]+@|TODO", README)
+    for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
+        assert (ROOT / path).is_file(), path
+
+
 def test_settings_named_stand_at_the_top_of_the_script():
     top = (ROOT / "mirror_metrics.py").read_text(encoding="utf-8")[:4000]
     for setting in ("PATH_REFERENCE", "PATH_CANDIDATES_ROOT", "EXTENSIONS"):
