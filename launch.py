@@ -1,7 +1,10 @@
 """Make .venv beside this file, install what is needed into it, then run the script. run.sh and run.bat end up here.
 
-    ./run.sh [options]         mirror_metrics.py with these options; results go to the current folder
-    ./run.sh test [options]    everything is installed, then pytest runs with these options
+    ./run.sh [options]             mirror_metrics.py with these options; results go to the current folder
+    ./run.sh gaps DATASET          gap_analysis.py: what does a dataset lack?
+    ./run.sh validate FOLDER       validate_synthetic.py: which generated images may enter the dataset?
+    ./run.sh inspect [FILE ...]    inspect_pkl.py: what would these model files do when they are loaded?
+    ./run.sh test [options]        everything is installed, then pytest runs with these options
 
 The first start installs, later ones start at once: a stamp in .venv remembers the requirement files of the last
 complete install, and only a change in them installs again. A .venv without a stamp, or whose Python does not run any
@@ -56,6 +59,9 @@ class Word(NamedTuple):
 
 WORDS = {
     "": Word("mirror_metrics.py", (ANALYSIS,), "about 1 GB"),
+    "gaps": Word("gap_analysis.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
+    "validate": Word("validate_synthetic.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
+    "inspect": Word("inspect_pkl.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
     "test": Word("tests", (ANALYSIS, BOOTSTRAP, TEST), "about 7 GB"),
 }
 

@@ -202,6 +202,18 @@ def test_arguments_arrive_unharmed(checkout, tmp_path):
     assert json.loads(result.stdout)["cwd"] == str(tmp_path), "results go to the user's current folder"
 
 
+def test_inspect_is_known_where_its_script_is_and_installs_what_converting_needs(checkout, tmp_path):
+    checkout.require("second\n", "requirements/bootstrap.txt")
+    unknown = checkout.run("inspect", "x.pt")
+    assert unknown.returncode == 2
+    assert "'inspect' is not a word that is known here" in unknown.stderr
+    (checkout.folder / "inspect_pkl.py").write_text(SCRIPT)
+    result = checkout.run("inspect", "x.pt", "--convert", cwd=tmp_path, SCRIPT_EXIT="4")
+    assert result.returncode == 4, result.stderr
+    assert json.loads(result.stdout)["argv"] == ["x.pt", "--convert"]
+    assert "second" in checkout.installed()
+
+
 def test_no_other_python_leaks_in(checkout, tmp_path):
     result = checkout.run(PYTHONPATH=str(tmp_path / "foreign"), PYTHONHOME=str(tmp_path / "nowhere"))
     assert result.returncode == 0, result.stderr
@@ -255,6 +267,17 @@ def test_word_test_runs_pytest_with_all_requirements(checkout, tmp_path):
     checkout.require("first\nsecond\n")
     assert "Installing into" in checkout.run().stderr
     assert checkout.run("test").stderr == "", "what the tests need was kept in step"
+
+
+@pytest.mark.parametrize(("word", "script"), [("gaps", "gap_analysis.py"), ("validate", "validate_synthetic.py")])
+def test_words_of_the_bootstrap_steps_run_with_both_requirements(checkout, tmp_path, word, script):
+    (checkout.folder / script).write_text(SCRIPT)
+    checkout.require("second\n", "requirements/bootstrap.txt")
+    result = checkout.run(word, "my set", "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    seen = json.loads(result.stdout)
+    assert (seen["argv"], seen["cwd"]) == (["my set", "--json"], str(tmp_path)), "results go to the current folder"
+    assert checkout.installed() == ["first", "second"]
 
 
 def test_unknown_word(checkout):

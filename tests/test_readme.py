@@ -52,9 +52,61 @@ def test_commands_run(line, tmp_path, make_picture, tiny_pack):
     assert len(list(output.glob("Dashboard_*.html"))) == 1
 
 
+def test_gap_commands_run(tmp_path, make_picture, tiny_pack):
+    """Each line as written, where the README says that dataset, pack and goals lie."""
+    import shutil
+
+    for name in ("utils", "report"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "gap_analysis.py", tmp_path)
+    shutil.copytree(tiny_pack, tmp_path / "models" / "buffalo_l")
+    make_picture(tmp_path / "dataset" / "1.jpg")
+    (goals,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "my_goals.json").write_text(goals)
+    lines = [line for line in commands() if line.startswith("python gap_analysis.py")]
+    for line in lines:
+        command = [sys.executable, *shlex.split(line)[1:]]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "gaps.json").is_file() and (tmp_path / "gaps.html").is_file()
+    assert "Images without hands" not in done.stdout and "Shot size: full" in done.stdout
+    assert len(lines) == 2
+
+
+def test_goals_of_the_readme_are_those_of_the_registry():
+    from utils.gaps import GAP_TYPES
+
+    told = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (\d+) \| (\d+) \|$", README, re.MULTILINE)
+    known = [
+        (gap.name, target.name, f"{target.goal_percent:g}", f"{target.trigger_percent:g}")
+        for gap in GAP_TYPES.values()
+        for target in gap.targets
+        if target.goal_percent is not None
+    ]
+    assert told == known
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if line.startswith("python inspect_pkl.py")])
+def test_inspecting_commands_run(line, tmp_path):
+    import pickle
+    import shutil
+
+    shutil.copytree(ROOT / "utils", tmp_path / "utils", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "inspect_pkl.py", tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "hand_yolov8n.pt").write_bytes(pickle.dumps({"a": 1}, 2))
+    command = [sys.executable, *shlex.split(line)[1:]]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "hand_yolov8n.pt is safe" in done.stdout
+    assert (tmp_path / "models" / "hand_yolov8n.safetensors").exists() == ("--convert" in line)
+
+
 def test_options_named_are_options_that_exist():
-    modules = ("mirror_metrics", "demo.make_world", "demo.train_face", "demo.train_yolo")
-    modules += tuple(f"benchmarks.{name}" for name in ("mirror_metrics_bench", "truth_bench", "demo_models_bench"))
+    modules = ("mirror_metrics", "gap_analysis", "validate_synthetic", "inspect_pkl")
+    modules += ("demo.make_world", "demo.train_face", "demo.train_yolo")
+    benches = ("mirror_metrics_bench", "truth_bench", "demo_models_bench", "identity_by_yaw")
+    modules += tuple(f"benchmarks.{name}" for name in benches)
     known = "".join(
         subprocess.run(
             [sys.executable, "-m", name, "--help"], cwd=ROOT, capture_output=True, text=True, check=True

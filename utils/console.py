@@ -50,8 +50,11 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], numbers: 
     Console(markup=False, highlight=False, emoji=False).print(table)
 
 
-def run_script(run: Callable[[], int], debug: bool) -> int:
-    """Exit code of `run()`: errors become one sentence on stderr, a traceback only with `debug`."""
+def run_script(run: Callable[[], int], debug: bool, requirements: str = "requirements/analysis.txt") -> int:
+    """Exit code of `run()`: errors become one sentence on stderr, a traceback only with `debug`.
+
+    `requirements` is what installs a package that turns out to be missing.
+    """
     for stream in (sys.stdout, sys.stderr):  # a Windows code page must not turn a file name into a crash
         stream.reconfigure(encoding="utf-8", errors="replace")
     try:
@@ -67,7 +70,7 @@ def run_script(run: Callable[[], int], debug: bool) -> int:
     except ImportError as error:
         if debug:
             traceback.print_exc()
-        say(f"Error: {error}. Install what is missing: python -m pip install -r requirements/analysis.txt")
+        say(f"Error: {error}. Install what is missing: python -m pip install -r {requirements}")
         return EXIT_USER
     except UserError as error:
         say(f"Error: {error}")

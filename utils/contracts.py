@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from utils.files import write_text_atomic
 
@@ -107,6 +107,232 @@ class Summary(Contract):
     warnings: list[str]
     seconds: dict[str, float]  # what the run spent on loading networks, measuring, the map and the pages
     results: dict[str, str]  # kind -> file name
+
+
+class AngleSensor(Contract):
+    """What measured faces and angles. Angles of two identities are not compared: each errs in its own way."""
+
+    kind: Literal["pack", "detector"]
+    identity: str  # name@hash of the model files
+    source: Literal["landmark_3d_68", "keypoints"]
+
+
+class GapSensors(Contract):
+    """Who measured, by identity; null where there was no such detector."""
+
+    angle: AngleSensor
+    hands: str | None
+    eyes: str | None
+
+
+class Recommendation(Contract):
+    """One gap: `count` images that show `target` are to be added. 0 where the synthetic cap leaves no room."""
+
+    type: str  # name of a gap type, see utils/gaps.py
+    target: str
+    count: int = Field(ge=0)
+    reason: str
+    share_percent: float
+    goal_percent: float
+    wanted: int = Field(ge=0)  # before the synthetic cap
+
+
+class TargetShare(Contract):
+    """One value of a gap type: how many images show it, against its goal. null: nothing measured, or no goal."""
+
+    target: str
+    label: str
+    count: int
+    share_percent: float | None
+    goal_percent: float | None
+    trigger_percent: float | None
+
+
+class Distribution(Contract):
+    """One gap type over the dataset. Shares are of `measured`, the images where it could be measured."""
+
+    type: str
+    title: str
+    measured: int
+    targets: list[TargetShare]
+
+
+class NotMeasured(Contract):
+    """A gap type that is unknown for the whole dataset, which is not the same as 0 %."""
+
+    type: str
+    why: str
+
+
+class ImageRecord(Contract):
+    """One input file. null is not measured; `values` has every gap type, null where it could not be measured.
+
+    A picture without a face has what needs none: size, light, sharpness, hands.
+    """
+
+    file: str  # relative to the dataset's folder, forward slashes
+    status: Status
+    reason: str = ""
+    size_wh: tuple[int, int] | None = None  # pixels
+    faces: int | None = None
+    face_box_xyxy: tuple[float, float, float, float] | None = None  # pixels, the largest face
+    face_confidence: float | None = None
+    second_face_share: float | None = None  # its area by the largest's; null: no second face
+    yaw_deg: float | None = None  # > 0: the nose points to the picture's right
+    pitch_deg: float | None = None  # > 0: the face looks up
+    roll_deg: float | None = None  # > 0: tilted clockwise
+    eyes: int | None = None  # visible eyes of the largest face
+    hands: int | None = None  # visible hands
+    face_height_percent: float | None = None  # of the picture's height
+    sharpness: float | None = None  # variance of the Laplacian at utils.pixels.SHARPNESS_SIDE
+    brightness: float | None = None  # mean grey level, 0-255
+    exposure: Literal["under", "normal", "over"] | None = None
+    spoiled: str | None = None  # black, one grey, blown: a picture that shows nothing, see utils/pixels.py
+    picture_hash: str | None = None  # 32 hexadecimal digits, see utils/pixels.py
+    values: dict[str, str | None] = {}
+
+
+class NearDuplicate(Contract):
+    """Two files that show nearly the same picture."""
+
+    first: str
+    second: str
+    differing_bits: int  # of 128
+
+
+class GapReport(Contract):
+    """`gaps.json`: what a dataset holds, what it lacks, and how many images would mend that."""
+
+    schema_version: Literal[1] = 1
+    script: Literal["gap_analysis.py"] = "gap_analysis.py"
+    created: str
+    dataset: str  # folder, absolute
+    recommendations: list[Recommendation]
+    distributions: list[Distribution]
+    not_measured: list[NotMeasured]
+    sensors: GapSensors
+    settings: dict[str, str | int | float | bool | None]
+    versions: dict[str, str]
+    synthetic_images: int  # files of the dataset that were generated
+    synthetic_room: int  # images that may still be added under the synthetic cap
+    sharpness: Spread
+    brightness: Spread
+    near_duplicates: list[NearDuplicate]
+    ignored_files: dict[str, int]  # suffix -> number of files in the folder that are not images
+    warnings: list[str]
+    images: list[ImageRecord]
+
+
+class GeneratedImage(Contract):
+    """One image that a generator wrote, and what it was asked to show."""
+
+    file: str  # relative to the folder of generation_metadata.json, forward slashes
+    gap_type: str | None = None  # name of a gap type, see utils/gaps.py; null: made for no gap
+    target: str | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    seed: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    created: str | None = None
+
+
+class GenerationMetadata(Contract):
+    """`generation_metadata.json`: who made the images of a folder, for which gaps of which dataset.
+
+    Another generator may write it too: all that validation needs is `images` with their targets, and either `gaps_file`
+    or `dataset` and `sensors`. Paths are absolute, or relative to the file's own folder.
+    """
+
+    schema_version: Literal[1] = 1
+    script: str = "generate_synthetic.py"  # or the program that took its place
+    created: str
+    gaps_file: str | None = None
+    dataset: str | None = None  # the folder that the gaps were found in
+    sensors: GapSensors | None = None  # who found them
+    base_model: str | None = None  # name@hash
+    lora: str | None = None  # name@hash
+    lora_scale: float | None = None
+    settings: dict[str, str | int | float | bool | None] = {}
+    images: list[GeneratedImage]
+
+
+class Outcome(StrEnum):
+    """Of one check. Not measured is never a pass."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_MEASURED = "not_measured"
+
+
+class Verdict(StrEnum):
+    """On one image. Unverified: nothing failed, but a gate could not be measured."""
+
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    UNVERIFIED = "unverified"
+
+
+class Check(Contract):
+    """One gate. `value` is null where it was not measured; `reason` is empty where it passed."""
+
+    check: str  # a name of utils/checks.py
+    value: float | str | None
+    limit: float | str | tuple[float, float] | None  # a number to reach or stay below, a range, or the target
+    outcome: Outcome
+    reason: str = ""
+
+
+class ValidatedImage(Contract):
+    """One image with every check. null is not measured."""
+
+    file: str  # relative to `folder`, forward slashes
+    sha256: str | None  # of the file; null where it could not be read
+    verdict: Verdict
+    gap_type: str | None
+    target: str | None
+    quality: float | None  # 0-1, see utils/checks.py
+    relative_sharpness: float | None  # by the median of the real photos: 1 is as sharp as they are
+    yaw_deg: float | None
+    similarity: float | None  # to the centroid of the references
+    nearest_reference: str | None
+    nearest_similarity: float | None
+    checks: list[Check]
+    copied_to: str | None = None  # where its copy lies; null with --no-auto-filter
+
+
+class ReferenceFacts(Contract):
+    """The real photos that the images were held against."""
+
+    folder: str
+    images: int
+    faces: int
+    level: float | None  # median leave-one-out similarity, the measure for identity
+    sharpness: float | None  # median
+
+
+class ValidationReport(Contract):
+    """`validation_report.json`: which images of a folder may enter the dataset, and why not the others."""
+
+    schema_version: Literal[1] = 1
+    script: Literal["validate_synthetic.py"] = "validate_synthetic.py"
+    created: str
+    folder: str
+    metadata: str | None  # the generation_metadata.json that was read
+    references: ReferenceFacts | None
+    sensors: GapSensors
+    identity_pack: str | None  # name@hash
+    settings: dict[str, str | int | float | bool | None]
+    versions: dict[str, str]
+    approved: int
+    rejected: int
+    unverified: int
+    approved_percent: float | None
+    mean_quality: float | None  # of the approved images
+    failures: dict[str, int]  # check -> images that failed it
+    ignored_files: dict[str, int]
+    warnings: list[str]
+    images: list[ValidatedImage]
 
 
 Model = TypeVar("Model", bound=Contract)

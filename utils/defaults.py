@@ -17,3 +17,12 @@ DETECTION_SIZE = 640  # pixels, side of the detector's square input, as document
 MAX_MEGAPIXELS = 100.0
 
 CACHE_FILE = PROJECT / ".mirror_cache.sqlite"
+
+# Share of a dataset that may be synthetic, and the limit that no option exceeds, as documented for the bootstrap loop:
+# models that train on mostly their own output get worse (Shumailov et al. 2024, Nature 631).
+MAX_SYNTHETIC_SHARE, HARD_SYNTHETIC_SHARE = 0.30, 0.50
+METADATA = "generation_metadata.json"  # beside the generated images, as documented
+SYNTHETIC_PREFIX = "synthetic_"  # how generated files are named, as documented
+
+# What validation may be told to let pass unmeasured: the sensors that a gap can need, and the likeness to the person.
+UNVERIFIED_WORDS = ("angle", "hands", "eyes", "identity")

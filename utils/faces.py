@@ -30,7 +30,7 @@ RESCUED = "Rescued via padding"
 DETECTION, RECOGNITION, POSE, AGE = "detection", "recognition", "landmark_3d_68", "genderage"
 
 # Raise when the numbers of a measurement change for the same picture and pack: cached rows are then measured anew.
-MEASUREMENT_VERSION = 1
+MEASUREMENT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class FaceMeasurement:
     yaw_deg: float | None = None
     pitch_deg: float | None = None
     roll_deg: float | None = None
+    second_face_share: float | None = None  # see `second_face_share`
     embedding: np.ndarray | None = None  # (D,) float32, unit norm
 
     @property
@@ -91,15 +92,17 @@ class FaceEngine:
             boxes, keypoints = self._detect_padded(image)
         if not len(boxes):
             return FaceMeasurement(Status.NO_FACE, 0, self.provider, (image.shape[1], image.shape[0]))
-        sizes = boxes[:, 2:4] - boxes[:, 0:2]
-        largest = int((sizes[:, 0] * sizes[:, 1]).argmax())
-        return self._measure_face(image, boxes[largest], keypoints[largest], status, len(boxes))
+        return self._measure_face(image, boxes, keypoints, status)
 
     def _measure_face(
-        self, image: np.ndarray, box: np.ndarray, keypoints: np.ndarray, status: Status, faces: int
+        self, image: np.ndarray, boxes: np.ndarray, all_keypoints: np.ndarray, status: Status
     ) -> FaceMeasurement:
+        """The largest of the faces with `boxes` (N, 5) and `all_keypoints` (N, 5, 2), N >= 1."""
         from insightface.app.common import Face
 
+        sizes = boxes[:, 2:4] - boxes[:, 0:2]
+        largest = int((sizes[:, 0] * sizes[:, 1]).argmax())
+        box, keypoints = boxes[largest], all_keypoints[largest]
         face = Face(bbox=box[:4], kps=keypoints, det_score=box[4])
         self._models[RECOGNITION].get(image, face)
         if AGE in self._models:
@@ -111,7 +114,7 @@ class FaceEngine:
             yaw, pitch, roll = angles_from_keypoints(keypoints)
         return FaceMeasurement(
             status=status,
-            faces=faces,
+            faces=len(boxes),
             provider=self.provider,
             size_wh=(image.shape[1], image.shape[0]),
             box_xyxy=tuple(float(edge) for edge in box[:4]),
@@ -120,6 +123,7 @@ class FaceEngine:
             yaw_deg=yaw,
             pitch_deg=pitch,
             roll_deg=roll,
+            second_face_share=second_face_share(boxes[:, :4]),
             embedding=unit(face["embedding"]).astype(np.float32),
         )
 
@@ -153,6 +157,19 @@ class FaceEngine:
         return boxes, (keypoints - corner) * stretch
 
 
+def second_face_share(boxes_xyxy: np.ndarray) -> float | None:
+    """Area of the second largest face by that of the largest, of boxes (N, 4); None where there is no second one.
+
+    A box whose centre lies inside the largest is a second hit on the same head, not a second face.
+    """
+    sizes = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+    areas = sizes[:, 0] * sizes[:, 1]
+    main = boxes_xyxy[areas.argmax()]
+    centres = boxes_xyxy[:, :2] + sizes / 2
+    apart = ~((centres >= main[:2]) & (centres <= main[2:])).all(axis=1)
+    return float(areas[apart].max() / areas.max()) if apart.any() else None
+
+
 def settings_key(detection_size: int) -> str:
     """Everything beside picture and pack that decides the numbers; part of every cache key."""
     from importlib.metadata import version
@@ -180,7 +197,7 @@ def _load_models(pack_folder: Path, device: str, detection_size: int, meanwhile:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
-    providers = _wanted_providers(device, onnxruntime.get_available_providers())
+    providers = wanted_providers(device, onnxruntime.get_available_providers())
     with ThreadPoolExecutor(1) as beside:
         import insightface.app  # noqa: F401 - whole, before another thread imports what it shares with it
 
@@ -235,7 +252,8 @@ def _models_by_task(folder: Path, detection_size: int, **options: object) -> dic
     return models
 
 
-def _wanted_providers(device: str, available: list[str]) -> list[str]:
+def wanted_providers(device: str, available: list[str]) -> list[str]:
+    """Execution providers for `device` (auto, cpu or cuda), best first."""
     cuda = "CUDAExecutionProvider"
     wants_cuda = device in ("auto", "cuda") and cuda in available
     return [cuda, "CPUExecutionProvider"] if wants_cuda else ["CPUExecutionProvider"]

@@ -1,10 +1,12 @@
-"""Writing result files whole or not at all."""
+"""Writing result files whole or not at all, and copying pictures without losing anything."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
+from itertools import count
 from pathlib import Path
 
 
@@ -27,6 +29,53 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 def write_text_atomic(path: Path, text: str) -> None:
     """`write_bytes_atomic` for text, as UTF-8. Raises OSError."""
     write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def caption_of(picture: Path) -> Path:
+    """Where the caption of a picture lies, if it has one: a text file of its name, as trainers read it."""
+    return picture.with_suffix(".txt")
+
+
+def copy_with_caption(picture: Path, folder: Path) -> Path:
+    """Copy a picture and its caption into `folder`; where the copy lies. Nothing that is there is overwritten.
+
+    A copy that is there already is left as it is, caption included. Where another file has the name, the copy gets a
+    number: `a (2).png`. Raises OSError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data, caption = picture.read_bytes(), _bytes_of(caption_of(picture))
+    for number in count(1):
+        place = folder / (picture.name if number == 1 else f"{picture.stem} ({number}){picture.suffix}")
+        there = _bytes_of(place)
+        if there == data:
+            return place
+        if there is None and _bytes_of(caption_of(place)) in (None, caption):
+            break
+    if caption is not None:
+        write_bytes_atomic(caption_of(place), caption)
+    write_bytes_atomic(place, data)  # last: a picture in the folder has its caption
+    return place
+
+
+def is_copy_of(place: Path, picture: Path) -> bool:
+    """Whether `place` is what `copy_with_caption` made of `picture`: its name or that with a number, and its bytes."""
+    named = re.fullmatch(re.escape(picture.stem) + r"( \(\d+\))?", place.stem) and place.suffix == picture.suffix
+    return bool(named) and place.is_file() and _bytes_of(place) == _bytes_of(picture)
+
+
+def take_back_copy(place: Path, picture: Path) -> None:
+    """Delete the copy of `picture` at `place`, and its caption unless somebody changed it. Raises OSError."""
+    if _bytes_of(caption_of(place)) == _bytes_of(caption_of(picture)):
+        caption_of(place).unlink(missing_ok=True)
+    place.unlink(missing_ok=True)
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    """None where there is no such file."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def readable(name: str) -> str:

@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from utils.cache import FaceCache, content_hash
 from utils.console import UserError, say
@@ -20,6 +23,8 @@ from utils.faces import AGE, POSE, RESCUED, FaceEngine, FaceMeasurement, setting
 from utils.images import ImageError, check_size, decode, read_file, thumbnail
 from utils.packs import Pack
 from utils.progress import GroupProgress
+
+Item, Done = TypeVar("Item"), TypeVar("Done")
 
 CUDA = "CUDAExecutionProvider"
 GPU_ADVICE = "The chapter Troubleshooting of README.md says how onnxruntime gets a GPU."
@@ -111,12 +116,12 @@ class Measurer:
         unknown = [picture for picture in pictures if not self._recall(picture)]
         if not unknown:
             return
-        workers = _workers()
+        workers = workers_at_once()
         with GroupProgress() as progress, ThreadPoolExecutor(workers) as pool:
             totals = Counter((picture.type, picture.group) for picture in unknown)
             tasks = {group: progress.add(group_label(*group), count) for group, count in totals.items()}
             try:
-                for picture in _as_they_come(pool, self._look_at, unknown, window=4 * workers):
+                for picture in as_they_come(pool, self._look_at, unknown, window=4 * workers):
                     progress.step(tasks[picture.type, picture.group])
                     if picture.status == Status.RESCUED:
                         progress.print(f"{picture.group}/{picture.filename}: {RESCUED}")
@@ -124,13 +129,23 @@ class Measurer:
                 pool.shutdown(cancel_futures=True)
                 raise
 
+    def measure_image(self, content: str, image: np.ndarray) -> FaceMeasurement:
+        """The face of one decoded picture, whose bytes have the hash `content`; kept for the next time."""
+        face = self.engine().measure(image)
+        self._cache.put_face(content, self.identity, self._settings, face)
+        return face
+
+    def known_face(self, content: str) -> FaceMeasurement | None:
+        """What this pack measured before in a picture of this content."""
+        return self._cache.get_face(content, self.identity, self._settings, CUDA if self._require_gpu else None)
+
     def _recall(self, picture: Picture) -> bool:
         """Fill in a picture whose file has not changed since it was measured."""
         content = self._cache.content_of(picture.path)
         return content is not None and os.access(picture.path, os.R_OK) and self._from_cache(picture, content)
 
     def _from_cache(self, picture: Picture, content: str) -> bool:
-        face = self._cache.get_face(content, self.identity, self._settings, CUDA if self._require_gpu else None)
+        face = self.known_face(content)
         small = self._cache.get_blob("thumbnail", content)
         if face is None or small is None:
             return False
@@ -145,11 +160,10 @@ class Measurer:
     def _look_at(self, picture: Picture) -> Picture:
         """In a worker thread: one read, one decode, the networks that are needed."""
         try:
-            content, data = self._read(picture)
+            content, data = read_and_remember(picture.path, self._cache, self._max_megapixels)
             if not self._from_cache(picture, content):
                 image = decode(data)
-                _fill(picture, self.engine().measure(image), thumbnail(image))
-                self._cache.put_face(content, self.identity, self._settings, picture.face)
+                _fill(picture, self.measure_image(content, image), thumbnail(image))
                 self._cache.put_blob("thumbnail", content, picture.thumbnail)
         except ImageError as problem:
             picture.status, picture.reason = problem.status, problem.reason
@@ -159,15 +173,17 @@ class Measurer:
             picture.status, picture.reason = Status.ERROR, f"measuring failed: {type(error).__name__}: {error}"
         return picture
 
-    def _read(self, picture: Picture) -> tuple[str, bytes]:
-        before = None
-        with contextlib.suppress(OSError):  # read_file says what is wrong
-            before = os.stat(picture.path)
-        data = read_file(picture.path, self._max_megapixels)
-        content = content_hash(data)
-        if before is not None:
-            self._cache.remember_file(picture.path, before, content)
-        return content, data
+
+def read_and_remember(path: Path, cache: FaceCache, max_megapixels: float) -> tuple[str, bytes]:
+    """Content hash and bytes of a picture; the cache then knows the file by its time stamp. Raises ImageError."""
+    before = None
+    with contextlib.suppress(OSError):  # read_file says what is wrong
+        before = os.stat(path)
+    data = read_file(path, max_megapixels)
+    content = content_hash(data)
+    if before is not None:
+        cache.remember_file(path, before, content)
+    return content, data
 
 
 def _fill(picture: Picture, face: FaceMeasurement, small: bytes) -> None:
@@ -176,11 +192,11 @@ def _fill(picture: Picture, face: FaceMeasurement, small: bytes) -> None:
     picture.face, picture.thumbnail = face, small
 
 
-def _as_they_come(
-    pool: ThreadPoolExecutor, work: Callable[[Picture], Picture], items: Iterable[Picture], window: int
-) -> Iterator[Picture]:
+def as_they_come(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Done], items: Iterable[Item], window: int
+) -> Iterator[Done]:
     """Results of `work` in the order of completion, at most `window` under way: memory does not grow with the input."""
-    running: set[Future[Picture]] = set()
+    running: set[Future[Done]] = set()
     for item in items:
         running.add(pool.submit(work, item))
         if len(running) >= window:
@@ -191,6 +207,6 @@ def _as_they_come(
         yield from (future.result() for future in done)
 
 
-def _workers() -> int:
+def workers_at_once() -> int:
     """One a core that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

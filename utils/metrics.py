@@ -13,6 +13,17 @@ import numpy as np
 LOW, OK, WATCH_OUT, DANGER_ZONE = "LOW", "OK", "Watch Out", "Danger Zone"
 BAND_LIMITS = {LOW: (None, 0.50), OK: (0.50, 0.70), WATCH_OUT: (0.70, 0.85), DANGER_ZONE: (0.85, None)}
 
+# Identity depends on pose: how alike a picture must be to the person, as a share of how alike the references are to
+# each other, by |yaw| in degrees. Between what other people score and what the person scores there; the table in
+# `identity_limit` has the numbers, benchmarks/identity_by_yaw.py measures them.
+IDENTITY_SHARES = {0: 0.68, 15: 0.68, 30: 0.64, 45: 0.55, 60: 0.44, 75: 0.32, 90: 0.26}
+# What the person usually scores, as the same share: the medians of that table, at most 1, carried on to 90 degrees.
+USUAL_SHARES = {0: 1.0, 15: 1.0, 30: 0.96, 45: 0.84, 60: 0.68, 75: 0.49, 90: 0.40}
+# Whatever the share: on photos 95 % of other people stay below 0.14 (cosine of two pictures, ../shared/faces), which is
+# 0.16 against a centroid of ten pictures that score 0.75 among each other.
+IDENTITY_FLOOR = 0.20
+FEWEST_REFERENCES = 3  # our choice; with two, one bad picture is half of the person
+
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """`vectors` (..., D) scaled to unit Euclidean norm, float64. Raises ValueError for a zero vector."""
@@ -72,6 +83,50 @@ def copy_band(similarity: float) -> str:
     if similarity >= BAND_LIMITS[WATCH_OUT][0]:
         return WATCH_OUT
     return OK if similarity >= BAND_LIMITS[OK][0] else LOW
+
+
+def reference_level(references: np.ndarray) -> float | None:
+    """Median leave-one-out cosine of reference embeddings (N, D): what the person scores in pictures like these.
+
+    None below FEWEST_REFERENCES. The median, because a dataset may hold a few pictures of somebody else.
+    """
+    if len(references) < FEWEST_REFERENCES:
+        return None
+    return float(np.median(leave_one_out(references)))
+
+
+def identity_limit(yaw_deg: float, level: float) -> float:
+    """Cosine to the references' centroid below which a head turned by `yaw_deg` is not taken for the person.
+
+    IDENTITY_SHARES, straight lines between them, times the references' own `level` (`reference_level`): packs and kinds
+    of pictures differ in how high they score, a share of the person's own level carries over. Measured with pack_mini
+    on 20 rendered people, each with 10 references of 0 +- 15 degrees of yaw (level 0.84 to 0.91), 4 pictures at each
+    angle; scores as shares of the level, "kept" and "let in" with this limit at the yaw that the pack itself measured
+    (python -m benchmarks.identity_by_yaw --pack DIR):
+
+    | yaw | yaw measured | the person, 5 / 50 / 95 % | others, 50 / 95 % | limit | kept | let in |
+    |---|---|---|---|---|---|---|
+    | 0 | 3 | 0.92 / 1.03 / 1.09 | 0.52 / 0.72 | 0.68 | 100% | 10% |
+    | 15 | 15 | 0.92 / 1.01 / 1.08 | 0.53 / 0.74 | 0.68 | 100% | 13% |
+    | 30 | 31 | 0.80 / 0.96 / 1.04 | 0.50 / 0.71 | 0.63 | 100% | 17% |
+    | 45 | 46 | 0.67 / 0.84 / 0.94 | 0.46 / 0.66 | 0.55 | 100% | 26% |
+    | 60 | 60 | 0.28 / 0.68 / 0.86 | 0.40 / 0.59 | 0.44 | 90% | 40% |
+    | 75 | 72 | 0.13 / 0.49 / 0.67 | 0.28 / 0.49 | 0.35 | 68% | 31% |
+
+    On photos others score far less than rendered heads do, which all come from one renderer: -0.17 / -0.02 / 0.14 (5th,
+    50th, 95th percentile of the cosine of two pictures) against 0.52 / 0.75 / 0.86 for the same person. So the limits
+    err towards keeping; beyond 60 degrees a small network can hardly tell people apart, and no limit mends that.
+    """
+    return max(IDENTITY_FLOOR, level * _share_at(yaw_deg, IDENTITY_SHARES))
+
+
+def usual_similarity(yaw_deg: float, level: float) -> float:
+    """Cosine to the references' centroid that the person usually has with a head turned by `yaw_deg`."""
+    return level * _share_at(yaw_deg, USUAL_SHARES)
+
+
+def _share_at(yaw_deg: float, shares: dict[int, float]) -> float:
+    return float(np.interp(abs(yaw_deg), list(shares), list(shares.values())))
 
 
 def safe_perplexity(count: int) -> float:

@@ -1,0 +1,421 @@
+#!/usr/bin/env python3
+"""What does a dataset for a face LoRA lack? Angles, hands, light: counted, and set against goals.
+
+    python gap_analysis.py DATASET
+    python gap_analysis.py DATASET --models-dir models --output gaps.json
+
+reads   DATASET/*.jpg ...      pictures of one person
+        models/                detectors: yolov5l-face.pt, hand_yolov8n.pt, eyes_yolov.pt, each optional; an InsightFace
+                               pack here or in ~/.insightface/models takes the place of the first
+writes  gaps.json              what is missing, for generate_synthetic.py and validate_synthetic.py
+        gaps.html              the same as a page to look at
+
+What no sensor could measure is reported as not measured, never as 0 %. Everything stays on this computer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.console import EXIT_OK, UserError, print_table, run_script, say
+from utils.defaults import (
+    CACHE_FILE,
+    HARD_SYNTHETIC_SHARE,
+    MAX_MEGAPIXELS,
+    MAX_SYNTHETIC_SHARE,
+    MODELS_FOLDER,
+    PACK,
+    SYNTHETIC_PREFIX,
+)
+
+if TYPE_CHECKING:  # imported where they are used, so that --help is instant
+    from utils.contracts import Distribution, GapReport, ImageRecord, NearDuplicate, NotMeasured, Spread
+    from utils.gaps import GapType
+    from utils.sensors import Looked, Sensors
+
+# Settings. Each is also an option of the command line, which wins.
+OUTPUT = Path("gaps.json")
+
+VERSION = "0.1.0"
+BOOTSTRAP = "requirements/bootstrap.txt"
+
+
+@dataclass
+class Dataset:
+    """What the folder holds."""
+
+    folder: Path
+    pictures: list[Looked]
+    ignored: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+
+
+def collect(args: argparse.Namespace) -> Dataset:
+    """List the pictures. Raises UserError where there are none."""
+    from utils.files import readable
+    from utils.images import holds_pictures, list_images
+    from utils.sensors import Looked
+
+    folder = args.dataset
+    if not folder.is_dir():
+        found = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {found}. gap_analysis.py takes the folder that holds the dataset's pictures.")
+    try:
+        listing = list_images(folder, args.recursive)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be opened: {error.strerror or error}.") from error
+    names = [readable(path.relative_to(folder).as_posix()) for path in listing.images]
+    dataset = Dataset(folder, [Looked(name, path) for name, path in zip(names, listing.images, strict=True)])
+    dataset.ignored = listing.ignored
+    dataset.warnings = [readable(problem) for problem in listing.problems]
+    left_out = [] if args.recursive else [sub for sub in listing.subfolders if holds_pictures(sub)]
+    hint = f"{len(left_out)} sub-folder(s) with pictures were left out; --recursive takes them in."
+    if not dataset.pictures:
+        raise UserError(f"{folder} holds no pictures (jpg, jpeg, png, webp, bmp)." + (f" {hint}" if left_out else ""))
+    dataset.warnings += [readable(f"{folder}: {hint}")] if left_out else []
+    return dataset
+
+
+def gap_types(args: argparse.Namespace) -> Mapping[str, GapType]:
+    """The registered types, with the goals of --goals."""
+    from utils.gaps import GAP_TYPES, load_goals
+
+    return GAP_TYPES if args.goals is None else load_goals(args.goals, GAP_TYPES)
+
+
+def analyse(args: argparse.Namespace, dataset: Dataset, types: Mapping[str, GapType], sensors: Sensors) -> GapReport:
+    """What was seen, in shares; what is missing, in images."""
+    import cv2
+    import numpy as np
+
+    from utils.contracts import GapReport
+    from utils.files import readable
+    from utils.gaps import distribution, recommend, synthetic_room
+
+    records = [picture.record for picture in dataset.pictures]
+    seen = [record for record in records if record.size_wh is not None]
+    distributions = [distribution(gap, [record.values.get(gap.name) for record in seen]) for gap in types.values()]
+    synthetic = sum(record.file.rpartition("/")[2].startswith(SYNTHETIC_PREFIX) for record in seen)
+    room = synthetic_room(len(seen), synthetic, args.max_synthetic_share)
+    return GapReport(
+        created=time.strftime("%Y-%m-%dT%H:%M:%S"),
+        dataset=readable(str(dataset.folder.resolve())),
+        recommendations=recommend(distributions, room, args.max_synthetic_share),
+        distributions=distributions,
+        not_measured=_not_measured(args, types, distributions, sensors),
+        sensors=sensors.info,
+        settings=_settings(args),
+        versions={
+            "gap_analysis": VERSION,
+            "python": sys.version.split()[0],
+            "opencv": cv2.__version__,
+            "numpy": np.__version__,
+        },
+        synthetic_images=synthetic,
+        synthetic_room=room,
+        sharpness=_spread([record.sharpness for record in seen]),
+        brightness=_spread([record.brightness for record in seen]),
+        near_duplicates=_near_duplicates(seen),
+        ignored_files=dict(dataset.ignored.most_common()),
+        warnings=dataset.warnings,
+        images=records,
+    )
+
+
+def _not_measured(
+    args: argparse.Namespace, types: Mapping[str, GapType], distributions: list[Distribution], sensors: Sensors
+) -> list[NotMeasured]:
+    """Every type that could be measured in no picture, and why."""
+    from utils.contracts import NotMeasured
+    from utils.detectors import DEFAULT_FILES, EYE, HAND
+    from utils.gaps import ANGLE, EYES, HANDS
+
+    def no_detector(kind: str, name: str | None) -> str:
+        return f"there is no {kind} detector: put {name or DEFAULT_FILES[kind]} into {args.models_dir}"
+
+    why = {ANGLE: "no face was found that it could be read from"}
+    if sensors.hands is None:
+        why[HANDS] = no_detector(HAND, args.hand_model)
+    if sensors.eyes is None:
+        why[EYES] = no_detector(EYE, args.eye_model)
+    unmeasured = [types[one.type] for one in distributions if not one.measured]
+    return [NotMeasured(type=gap.name, why=why.get(gap.needs, "no picture shows it")) for gap in unmeasured]
+
+
+def _settings(args: argparse.Namespace) -> dict[str, str | int | float | bool | None]:
+    from utils.defaults import DETECTION_SIZE
+    from utils.files import readable
+    from utils.pixels import DUPLICATE_BITS, SHARPNESS_SIDE
+    from utils.sensors import DETECTOR_CONFIDENCE, DETECTOR_IOU, sensor_choice
+
+    return sensor_choice(args).settings() | {
+        "goals": None if args.goals is None else readable(str(args.goals.resolve())),
+        "max_synthetic_share": args.max_synthetic_share,
+        "recursive": args.recursive,
+        "max_megapixels": args.max_megapixels,
+        "det_size": DETECTION_SIZE,
+        "detector_confidence": DETECTOR_CONFIDENCE,
+        "detector_iou": DETECTOR_IOU,
+        "sharpness_side": SHARPNESS_SIDE,
+        "duplicate_bits": DUPLICATE_BITS,
+    }
+
+
+def _spread(values: list[float]) -> Spread:
+    import numpy as np
+
+    from utils.contracts import Spread
+
+    if not values:
+        return Spread(count=0)
+    low, q1, median, q3, high = (round(float(value), 2) for value in np.percentile(values, [0, 25, 50, 75, 100]))
+    return Spread(count=len(values), median=median, q1=q1, q3=q3, minimum=low, maximum=high)
+
+
+def _near_duplicates(seen: list[ImageRecord]) -> list[NearDuplicate]:
+    from utils.contracts import NearDuplicate
+    from utils.pixels import near_duplicates
+
+    pairs = near_duplicates([int(record.picture_hash, 16) for record in seen])
+    return [NearDuplicate(first=seen[i].file, second=seen[j].file, differing_bits=bits) for i, j, bits in pairs]
+
+
+def doubts(report: GapReport) -> list[str]:
+    """What makes the shares mean less, or the dataset worse, than it seems."""
+    from utils.contracts import Status
+    from utils.gaps import FEWEST_IMAGES, GOOD_MINIMUM, IDEAL_IMAGES
+    from utils.pixels import SHARPNESS_LIMIT, SHARPNESS_SIDE
+
+    seen = [record for record in report.images if record.size_wh is not None]
+    said = []
+    if len(seen) < GOOD_MINIMUM:
+        size = f"at least {GOOD_MINIMUM} images are advised, {IDEAL_IMAGES} or more are ideal"
+        weak = f"below {FEWEST_IMAGES} a share says little; " if len(seen) < FEWEST_IMAGES else ""
+        said.append(f"The dataset has {len(seen)} readable image(s): {weak}{size}.")
+    failed = Counter(record.status for record in report.images if record.size_wh is None)
+    if failed:
+        said.append(f"Not read: {', '.join(f'{count} {status}' for status, count in failed.items())}.")
+    counts = {
+        "no face was found": sum(record.status == Status.NO_FACE for record in seen),
+        "more than one face was found": sum((record.faces or 0) > 1 for record in seen),
+        f"the picture is blurred (sharpness below {SHARPNESS_LIMIT:g} at {SHARPNESS_SIDE} pixels)": sum(
+            record.sharpness < SHARPNESS_LIMIT for record in seen
+        ),
+        "the picture is too dark": sum(record.exposure == "under" for record in seen),
+        "the picture is too bright": sum(record.exposure == "over" for record in seen),
+    }
+    said += [f"In {count} of {len(seen)} images {what}." for what, count in counts.items() if count]
+    if report.near_duplicates:
+        said.append(f"{len(report.near_duplicates)} pair(s) of images are near duplicates; one of each is enough.")
+    return said
+
+
+def write_results(output: Path, report: GapReport, pictures: list[Looked]) -> Path:
+    """Write page and gap file, the gap file last; path of the page. Raises UserError."""
+    from report.gaps import build_gaps
+    from utils.contracts import write_contract
+    from utils.files import write_text_atomic
+
+    page = output.with_suffix(".html")
+    try:
+        write_text_atomic(page, build_gaps(report, [picture.thumbnail for picture in pictures]))
+        write_contract(output, report)
+    except OSError as error:
+        raise UserError(f"Results cannot be written to {output.parent}: {error.strerror or error}.") from error
+    return page
+
+
+def tell(args: argparse.Namespace, report: GapReport, page: Path) -> None:
+    """The end of a run: the table and the gaps on stdout, or the report alone with --json."""
+    if report.ignored_files:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in report.ignored_files.items())
+        say(f"Passed over files that are no pictures: {kinds}.")
+    if args.json:
+        print(report.model_dump_json(indent=2))
+        return
+    wanted = {(gap.type, gap.target): str(gap.count) for gap in report.recommendations}
+    rows = [
+        [
+            f"{one.title}: {share.target}",
+            f"{share.count} of {one.measured}" if one.measured else "not measured",
+            _percent(share.share_percent),
+            _percent(share.goal_percent),
+            wanted.get((one.type, share.target), "-"),
+        ]
+        for one in report.distributions
+        for share in one.targets
+    ]
+    print_table("What the dataset holds, against its goals", ["Target", "Images", "Share", "Goal", "To add"], rows)
+    for missing in report.not_measured:
+        print(f"Not measured: {missing.type}, because {missing.why}.")
+    for gap in report.recommendations:
+        print(f"Gap: {gap.type} {gap.target}, {gap.count} to add. {gap.reason}.")
+    count = len(report.recommendations)
+    print(f"{count} gap(s) found." if count else "0 gaps: nothing that was measured is scarce.")
+    print(f"Angles by {report.sensors.angle.identity}\ngaps: {args.output}\npage: {page}")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}%"
+
+
+def run(args: argparse.Namespace) -> int:
+    """The whole job, top to bottom."""
+    from utils.cache import open_cache
+    from utils.sensors import Examiner, find_sensors, sensor_choice
+
+    types = gap_types(args)
+    dataset = collect(args)
+    _check_output(args.output)
+    for warning in dataset.warnings:
+        say(f"Note: {warning}")
+    cache = open_cache(None if args.no_cache else args.cache)
+    if cache.message:
+        say(f"Note: {cache.message}")
+    try:
+        sensors = find_sensors(sensor_choice(args), cache, "analysed")
+        Examiner(sensors, types, cache, args.max_megapixels).examine(dataset.pictures)
+    except KeyboardInterrupt:
+        if cache.keeps:
+            say("What was measured so far is kept; the same command goes on from there.")
+        raise
+    finally:
+        cache.close()
+    _demand_a_picture(dataset.pictures)
+    report = analyse(args, dataset, types, sensors)
+    for doubt in doubts(report):
+        say(f"Warning: {doubt}")
+        report.warnings.append(doubt)
+    page = write_results(args.output, report, dataset.pictures)
+    tell(args, report, page)
+    return EXIT_OK
+
+
+def _check_output(output: Path) -> None:
+    """Find out before the work, not after it, that results cannot be written. Raises UserError."""
+    import tempfile
+
+    if output.suffix.lower() != ".json":
+        raise UserError(f"--output {output} is no .json file; the page goes beside it as .html.")
+    if output.is_dir():
+        raise UserError(f"--output {output} is a folder; it takes the name of the gap file, such as gaps.json.")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"Results cannot be written to {output.parent}: {reason}. --output takes another file."
+        ) from error
+
+
+def _demand_a_picture(pictures: list[Looked]) -> None:
+    if any(picture.record.size_wh is not None for picture in pictures):
+        return
+    lines = [f"  {one.file}: {one.record.status} ({one.record.reason})" for one in pictures[:20]]
+    more = [f"  and {len(pictures) - 20} more"] if len(pictures) > 20 else []
+    raise UserError("\n".join(["No picture of the dataset could be read, so nothing is known of it:", *lines, *more]))
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Options, each with its default."""
+    parser = argparse.ArgumentParser(
+        prog="gap_analysis.py",
+        description=__doc__.split("\n\n")[0],
+        epilog="Exit codes: 0 done, 2 something to change (one sentence says what), 1 our fault, 130 interrupted.",
+        formatter_class=_Help,
+    )
+    add = parser.add_argument
+    add("dataset", type=_path, metavar="DATASET", help="folder with the dataset's pictures")
+    add("--models-dir", type=_path, default=MODELS_FOLDER, metavar="DIR", help="folder with detectors and packs")
+    add("--output", type=_path, default=OUTPUT, metavar="FILE", help="gap file; the page goes beside it as .html")
+    add("--goals", type=_path, metavar="FILE", help="JSON file with other goals (default: those of utils/gaps.py)")
+    add(
+        "--max-synthetic-share",
+        type=_synthetic_share,
+        default=MAX_SYNTHETIC_SHARE,
+        metavar="SHARE",
+        help=f"most of the dataset that may be synthetic after adding, 0 to {HARD_SYNTHETIC_SHARE:g}",
+    )
+    add("--recursive", action="store_true", help="take in pictures of sub-folders too")
+    add(
+        "--angle-sensor",
+        choices=("auto", "pack", "detector"),
+        default="auto",
+        help="what measures faces and angles; auto takes the pack where it is there, else the face detector",
+    )
+    add("--pack", metavar="NAME|DIR", help=f"InsightFace model pack (default: {PACK}, if it is there)")
+    add("--face-model", metavar="FILE", help="face detector with five landmarks (default: yolov5l-face.pt)")
+    add("--hand-model", metavar="FILE", help="hand detector (default: hand_yolov8n.pt, if it is there)")
+    add("--eye-model", metavar="FILE", help="eye detector (default: eyes_yolov.pt, if it is there)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes an NVIDIA GPU where there is one")
+    add(
+        "--max-megapixels",
+        type=_megapixels,
+        default=MAX_MEGAPIXELS,
+        metavar="MP",
+        help="larger pictures are reported as too_large, not decoded",
+    )
+    add(
+        "--cache",
+        type=_path,
+        default=CACHE_FILE,
+        metavar="FILE",
+        help="what was measured before; may be deleted at any time",
+    )
+    add("--no-cache", action="store_true", help="measure everything anew and keep nothing")
+    add("--json", action="store_true", help="print the gap file to stdout too, and nothing else there")
+    add("--debug", action="store_true", help="show the traceback of an unexpected error")
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
+    return parser.parse_args(argv)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but no `None`: those options say in words what happens without them."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()  # not every shell does it
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _megapixels(text: str) -> float:
+    limit = _number(text)
+    if not 0 < limit < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return limit
+
+
+def _synthetic_share(text: str) -> float:
+    share = _number(text)
+    if not 0 <= share <= HARD_SYNTHETIC_SHARE:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share between 0 and {HARD_SYNTHETIC_SHARE:g}")
+    return share
+
+
+def main() -> int:
+    """Exit code of the script."""
+    args = parse_args()
+    return run_script(lambda: run(args), args.debug, BOOTSTRAP)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

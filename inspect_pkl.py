@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""What would this model file do when it is loaded? Looked at without loading it.
+
+    python inspect_pkl.py                            # every .pkl, .pt, .pth, .bin and .ckpt in models/
+    python inspect_pkl.py models/hand_yolov8n.pt
+    python inspect_pkl.py --convert models/*.pt
+
+reads   model files; a folder stands for the model files in it, and patterns are expanded here as well
+writes  with --convert a .safetensors beside each safe file: the same content without a program in it
+
+A pickle is a program. safe: it imports nothing but what weights need. dangerous: it imports what can start programs,
+read or write files, or reach further names. unknown: anything else, such as classes of a project that is not known
+here, or what cannot be read to its end. Nothing of a file is ever run, imported or unpacked to disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.allowlist import Verdict
+from utils.console import EXIT_OK, EXIT_USER, UserError, print_table, printable, run_script, say
+from utils.defaults import MODELS_FOLDER
+from utils.modelfiles import PLAIN_PICKLE, SUFFIXES, TORCH_LEGACY, TORCH_ZIP, Report, inspect_file, inspect_open
+
+EXIT_CODES = {Verdict.SAFE: EXIT_OK, Verdict.UNKNOWN: 3, Verdict.DANGEROUS: 4}
+ADVICE = {
+    Verdict.SAFE: "",
+    Verdict.UNKNOWN: " Load it only if you trust whoever made it.",
+    Verdict.DANGEROUS: " Do not load it.",
+}
+MOST_NAMES = 30  # of one kind, listed for one file
+
+
+@dataclass
+class Looked:
+    """A file and what is known of it."""
+
+    path: Path
+    report: Report
+
+
+def collect(asked: list[str]) -> list[Path]:
+    """The files that are meant, in order. Raises UserError for one that is not there."""
+    if not asked:
+        files = _model_files(MODELS_FOLDER) if MODELS_FOLDER.is_dir() else []
+        if not files:
+            raise UserError(f"There are no model files in {MODELS_FOLDER} ({', '.join(SUFFIXES)}). Name one.")
+        return files
+    files = []
+    for text in asked:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            found = _model_files(path)
+        elif path.exists():
+            found = [path]
+        else:
+            found = sorted(Path(name) for name in glob.glob(str(path)) if Path(name).is_file())
+        if not found:
+            raise UserError(f"{path} does not exist." if not path.is_dir() else f"There are no model files in {path}.")
+        files += found
+    return list(dict.fromkeys(files))
+
+
+def _model_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def tell(looked: list[Looked], list_names: bool) -> None:
+    """The table, then for each file a sentence, and what it would import and call."""
+    rows = [
+        [str(each.path), each.report.kind, str(len(each.report.walk.imports)), each.report.verdict.name.lower()]
+        for each in looked
+    ]
+    print_table("What the files would do when they are loaded", ["File", "What it is", "Imports", "Verdict"], rows)
+    for each in looked:
+        report = each.report
+        verdict = report.verdict
+        print(printable(f"{each.path} is {verdict.name.lower()}: {report.finding()}.{ADVICE[verdict]}"))
+        for what in (Verdict.DANGEROUS, Verdict.UNKNOWN, Verdict.SAFE):
+            names = sorted(name for name, judged in report.walk.imports.items() if judged is what)
+            if what is not Verdict.SAFE or list_names:
+                _tell_some(f"imports, {what.name.lower()}", names)
+        _tell_some("calls", report.walk.calls)
+        _tell_some("beyond that", list(report.walk.problems))
+
+
+def _tell_some(title: str, names: list[str]) -> None:
+    if names:
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        print(printable(f"  {title}: {', '.join(names[:MOST_NAMES])}{more}"))
+
+
+def convert(path: Path) -> str:
+    """Write the .safetensors of a safe file; a sentence about it. Raises UserError."""
+    from utils.checkpoints import UnfitError, read_checkpoint
+    from utils.networks import find_network
+    from utils.tensorfiles import write_data, write_network
+
+    target = path.with_suffix(".safetensors")
+    if target.exists():
+        raise UserError(f"{target} is there already and is not overwritten. Move it away first.")
+    with open(path, "rb") as file:
+        report = inspect_open(file)  # again, through the same handle that is read from: files can change
+        if report.verdict is not Verdict.SAFE:
+            raise UserError(f"{path} changed while it was looked at.")
+        content = read_checkpoint(file, report, str(path))
+    try:
+        network = find_network(content)
+        note = ""
+    except UnfitError as error:
+        network, note = None, f" It holds a network that is no detector for this project: {error}."
+    try:
+        if network is None:
+            write_data(target, content)
+            return f"{target} is written and holds the same as {path}.{note}"
+        write_network(target, network)
+        return f"{target} is written and holds the same network ({network.family}) as {path}."
+    except FileExistsError as error:
+        raise UserError(f"{target} is there already and is not overwritten. Move it away first.") from error
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror or error}.") from error
+
+
+def convert_all(looked: list[Looked]) -> bool:
+    """Convert the safe ones; whether all of these could be."""
+    all_done = True
+    for each in looked:
+        if each.report.verdict is not Verdict.SAFE:
+            say(f"{each.path} is not converted, because it is not safe.")
+        elif each.report.kind not in (TORCH_ZIP, TORCH_LEGACY, PLAIN_PICKLE):
+            say(f"{each.path} is not converted: {each.report.kind}, not a pickle or a file of PyTorch.")
+        else:
+            try:
+                print(printable(convert(each.path)))
+            except UserError as error:
+                all_done = False
+                say(f"Error: {each.path} is not converted. {error}")
+    return all_done
+
+
+def run(args: argparse.Namespace) -> int:
+    """The whole job, top to bottom."""
+    looked = [Looked(path, inspect_file(path)) for path in collect(args.files)]
+    tell(looked, args.list)
+    all_done = convert_all(looked) if args.convert else True
+    worst = max(each.report.verdict for each in looked)
+    return EXIT_CODES[worst] if all_done or worst is not Verdict.SAFE else EXIT_USER
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Options, each with its default."""
+    parser = argparse.ArgumentParser(
+        prog="inspect_pkl.py",
+        description=__doc__.split("\n\n")[0],
+        epilog="Exit codes: 0 all are safe, 3 the worst is unknown, 4 the worst is dangerous, 2 something to change "
+        "(one sentence says what), 1 our fault, 130 interrupted.",
+    )
+    add = parser.add_argument
+    add("files", nargs="*", metavar="FILE", help="files, folders or patterns (default: the model files in models/)")
+    add("--convert", action="store_true", help="write a .safetensors beside each safe file; needs torch")
+    add("--list", action="store_true", help="name the harmless imports as well")
+    add("--debug", action="store_true", help="show the traceback of an unexpected error")
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    """Exit code of the script."""
+    args = parse_args()
+    return run_script(lambda: run(args), args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,484 @@
+"""validate_synthetic.py on planted batches: each fault rejected for its reason, the person kept at every angle."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_script
+from pages_browser import assert_fits, assert_quiet, chromium, opened
+from synthetic_batch import GOOD_YAWS, UNASKED_YAWS, WRONG_YAWS, Planted, planted, write_png
+
+from utils.checks import (
+    COPY,
+    DUPLICATE,
+    FACE,
+    IDENTITY,
+    SAID,
+    TARGET,
+    Evidence,
+    Nearest,
+    Standard,
+    judge,
+    quality,
+    verdict,
+)
+from utils.contracts import ImageRecord, Outcome, Status, ValidationReport, Verdict, read_contract
+from utils.faces import second_face_share
+from utils.files import copy_with_caption, is_copy_of, take_back_copy
+from utils.gaps import GAP_TYPES
+from utils.metrics import IDENTITY_FLOOR, identity_limit, reference_level, usual_similarity
+from utils.pixels import histogram, spoiled
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FAULTS = (
+    "blurred",
+    "dark",
+    "bright",
+    "angle",
+    "no_face",
+    "two_faces",
+    "near_copy",
+    "pasted_face",
+    "black",
+    "grey",
+    "blown",
+)
+
+
+@dataclass
+class World:
+    """A dataset, its gap file, and the batch validated once as users do it."""
+
+    root: Path
+    batch: dict[str, Planted]
+    done: subprocess.CompletedProcess = None
+    report: dict = field(default_factory=dict)
+
+    def image(self, file: str) -> dict:
+        return next(image for image in self.report["images"] if image["file"] == file)
+
+
+@pytest.fixture(scope="module")
+def world(mini_pack, tmp_path_factory) -> World:
+    root = tmp_path_factory.mktemp("validation")
+    real, batch = planted()
+    for number, image in enumerate(real):
+        write_png(root / "dataset" / f"{number:02d}.png", image)
+    for one in batch:
+        write_png(root / "batch" / one.file, one.image)
+        (root / "batch" / one.file).with_suffix(".txt").write_text(f"ohwx person, {one.file}", encoding="utf-8")
+    (root / "models").mkdir()
+    gaps = run_script(
+        "gap_analysis.py",
+        *(root / "dataset", "--pack", mini_pack, "--models-dir", root / "models"),
+        *("--output", root / "gaps.json", "--cache", root / "cache.sqlite"),
+    )
+    assert gaps.returncode == 0, gaps.stderr
+    made = World(root, {one.file: one for one in batch})
+    write_metadata(root / "batch", {one.file: ("face_angle", one.target) for one in batch if one.target})
+    made.done = validate(root, root / "batch")
+    assert made.done.returncode == 0, made.done.stderr
+    made.report = read_report(root / "batch")
+    return made
+
+
+def write_metadata(folder: Path, targets: dict[str, tuple[str, str]], **fields: object) -> None:
+    """What generate_synthetic.py writes, as far as validation reads it."""
+    images = [{"file": file, "gap_type": kind, "target": target} for file, (kind, target) in targets.items()]
+    data = {"schema_version": 1, "created": "2026-01-01T00:00:00", "gaps_file": "../gaps.json", "images": images}
+    (folder / "generation_metadata.json").write_text(json.dumps(data | fields), encoding="utf-8")
+
+
+def validate(root: Path, *arguments: object) -> subprocess.CompletedProcess:
+    return run_script("validate_synthetic.py", *arguments, "--cache", root / "cache.sqlite")
+
+
+def read_report(folder: Path) -> dict:
+    return json.loads((folder / "validation_report.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def few(world, tmp_path):
+    """A batch of its own: some images of the world under the names given, with captions and the gap file."""
+
+    def make(**files: str) -> Path:
+        folder = tmp_path / "synthetic_iter1"
+        folder.mkdir()
+        for name, source in files.items():
+            shutil.copy(world.root / "batch" / source, folder / f"{name}.png")
+            (folder / f"{name}.txt").write_text(f"caption of {name}", encoding="utf-8")
+        shutil.copy(world.root / "gaps.json", tmp_path)
+        return folder
+
+    return make
+
+
+def failed(image: dict) -> list[str]:
+    return [check["check"] for check in image["checks"] if check["outcome"] == "failed"]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_rejected_for_exactly_its_reason(world, name):
+    image = world.image(f"{name}.png")
+    assert image["verdict"] == "rejected"
+    assert failed(image) == [world.batch[f"{name}.png"].fault]
+    (check,) = (check for check in image["checks"] if check["outcome"] == "failed")
+    assert check["reason"] and check["reason"] in world.done.stdout.replace("\n", " ")
+
+
+def test_good_images_are_approved_profiles_included(world):
+    good = [world.image(one.file) for one in world.batch.values() if one.fault is None]
+    wrong = [(image["file"], failed(image)) for image in good if image["verdict"] != "approved"]
+    assert len(wrong) <= 0.05 * len(good), wrong
+    profiles = [image for image in good if image["target"] == "profile"]
+    assert len(profiles) == sum(abs(yaw) > 55 for yaw in GOOD_YAWS)
+    assert sum(image["verdict"] == "approved" for image in profiles) >= 0.8 * len(profiles)
+
+
+@pytest.mark.parametrize("yaw", WRONG_YAWS)
+def test_identity_at_every_angle(world, yaw):
+    """The wrong person fails identity and nothing else; the right one passes at the same angle."""
+    assert failed(world.image(f"wrong_{yaw}.png")) == [IDENTITY]
+    right = {0: "good_+0.png", 30: "right_-30.png", 60: "right_60.png", 75: "good_-75.png"}[yaw]
+    image = world.image(right)
+    assert abs(abs(image["yaw_deg"]) - yaw) < 12
+    assert IDENTITY not in failed(image)
+    limits = [
+        next(c["limit"] for c in world.image(f)["checks"] if c["check"] == IDENTITY) for f in ("good_+0.png", right)
+    ]
+    assert limits[1] <= limits[0]
+
+
+def test_images_without_metadata_are_validated_without_a_target(world):
+    for yaw in UNASKED_YAWS:
+        image = world.image(f"right_{yaw}.png")
+        assert image["target"] is None and image["verdict"] == "approved"
+        assert TARGET not in [check["check"] for check in image["checks"]]
+    assert f"{len(UNASKED_YAWS)} image(s) are not in generation_metadata.json" in world.done.stderr
+
+
+def test_numbers_agree(world):
+    report, files = world.report, {verdict: set() for verdict in Verdict}
+    for image in report["images"]:
+        files[Verdict(image["verdict"])].add(image["file"])
+    approved, rejected = len(files[Verdict.APPROVED]), len(files[Verdict.REJECTED])
+    assert (report["approved"], report["rejected"], report["unverified"]) == (approved, rejected, 0)
+    share = 100 * approved / len(world.batch)
+    mean = np.mean([image["quality"] for image in report["images"] if image["verdict"] == "approved"])
+    summary = f"Approved: {approved} ({share:.1f}%)\nRejected: {rejected}\nAvg Quality: {mean:.2f}\n"
+    assert summary in world.done.stdout
+    assert report["references"]["faces"] == report["references"]["images"] == 10
+    assert report["sensors"]["angle"]["identity"] == report["identity_pack"]
+    assert all(image["quality"] is None for image in report["images"] if image["file"] in ("black.png", "grey.png"))
+    read_contract(world.root / "batch" / "validation_report.json", ValidationReport, "validate_synthetic.py")
+
+
+def test_copies_lie_in_the_folder_of_their_verdict_with_captions(world):
+    for image in world.report["images"]:
+        place = world.root / "batch" / image["verdict"] / image["file"]
+        assert place.read_bytes() == (world.root / "batch" / image["file"]).read_bytes()
+        assert place.with_suffix(".txt").read_text(encoding="utf-8") == f"ohwx person, {image['file']}"
+        assert Path(image["copied_to"]) == place.resolve()
+    copies = [path for verdict in Verdict for path in (world.root / "batch" / verdict).glob("*.png")]
+    assert len(copies) == len(world.batch)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file but for the time stamps that runs write."""
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    stamp = rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d"
+    return {name: re.sub(stamp, b"", data) if "report" in name else data for name, data in found.items()}
+
+
+def test_a_second_run_changes_nothing(few, world):
+    folder = few(a="good_+0.png", b="good_+3.png", c="dark.png")
+    assert validate(world.root, folder).returncode == 0
+    first = tree(folder)
+    assert {"approved/a.png", "approved/a.txt", "approved/b.png", "rejected/c.png"} <= first.keys()
+    assert validate(world.root, folder).returncode == 0
+    assert tree(folder) == first
+
+
+def test_nothing_is_overwritten_and_an_approved_image_is_not_approved_twice(few, world, tmp_path):
+    folder = few(a="good_+0.png", b="good_+3.png")
+    approved = tmp_path / "approved"
+    write_png(approved / "a.png", world.batch["blurred.png"].image)  # another picture of this name
+    (approved / "a.txt").write_text("by hand", encoding="utf-8")
+    shutil.copy(folder / "b.png", approved / "from_before.png")
+    before = tree(approved)
+    assert validate(world.root, folder, "--approved", approved).returncode == 0
+    after = tree(approved)
+    assert {name: after[name] for name in before} == before
+    assert after["a (2).png"] == (folder / "a.png").read_bytes() and after["a (2).txt"] == b"caption of a"
+    (b,) = (image for image in read_report(folder)["images"] if image["file"] == "b.png")
+    assert failed(b) == [DUPLICATE] and "from_before.png" in str(b["checks"])
+
+
+def test_of_two_alike_the_first_is_approved(few, world):
+    folder = few(a="good_+0.png", b="good_+0.png")
+    validate(world.root, folder)
+    first, second = read_report(folder)["images"]
+    assert (first["verdict"], failed(second)) == ("approved", [DUPLICATE])
+    assert "a.png of this batch" in str(second["checks"])
+
+
+def test_no_auto_filter_only_reports(few, world):
+    folder = few(a="good_+0.png", c="dark.png")
+    before = set(tree(folder))
+    done = validate(world.root, folder, "--no-auto-filter")
+    assert "Approved: 1 (50.0%)" in done.stdout
+    assert set(tree(folder)) - before == {"validation_report.json", "validation_report.html"}
+    assert [image["copied_to"] for image in read_report(folder)["images"]] == [None, None]
+
+
+def test_a_gate_without_its_sensor_does_not_open(few, world):
+    """No hand detector: kept apart; allowed by name: approved, and the earlier copy is taken back."""
+    folder = few(a="good_+0.png")
+    write_metadata(folder, {"a.png": ("hands", "visible")})
+    done = validate(world.root, folder)
+    (image,) = read_report(folder)["images"]
+    assert image["verdict"] == "unverified" and "Unverified: 1" in done.stdout and "Approved: 0 (0.0%)" in done.stdout
+    (check,) = (check for check in image["checks"] if check["check"] == TARGET)
+    assert (check["value"], check["limit"], check["outcome"]) == (None, "visible", "not_measured")
+    assert "hand_yolov8n.pt" in check["reason"]
+    assert (folder / "unverified" / "a.txt").exists() and not (folder / "approved").exists()
+    done = validate(world.root, folder, "--allow-unverified", "identity,hands")
+    assert "Approved: 1 (100.0%)" in done.stdout
+    assert (folder / "approved" / "a.png").exists() and not list((folder / "unverified").iterdir())
+
+
+def test_without_photos_the_person_is_unverified(few, world, mini_pack):
+    folder = few(a="good_+0.png", wrong="wrong_0.png")
+    done = validate(world.root, folder, "--pack", mini_pack)  # no metadata, no --reference
+    assert "Unverified: 2" in done.stdout and "--reference names their folder" in done.stderr
+    assert {image["similarity"] for image in read_report(folder)["images"]} == {None}
+    done = validate(world.root, folder, "--pack", mini_pack, "--reference", world.root / "dataset")
+    assert "Approved: 1 (50.0%)\nRejected: 1" in done.stdout
+
+
+def test_another_sensor_than_the_one_that_found_the_gap_is_refused(few, world, tmp_path):
+    folder = few(a="good_+0.png")
+    write_metadata(folder, {"a.png": ("face_angle", "front")})
+    gaps = json.loads((tmp_path / "gaps.json").read_text(encoding="utf-8"))
+    gaps["sensors"]["angle"]["identity"] = "buffalo_l@0123456789ab"
+    (tmp_path / "gaps.json").write_text(json.dumps(gaps), encoding="utf-8")
+    done = validate(world.root, folder)
+    assert done.returncode == 2 and not (folder / "approved").exists()
+    for part in ("found with buffalo_l@0123456789ab", "this is pack_mini@", "--allow-unverified angle"):
+        assert part in done.stderr
+    done = validate(world.root, folder, "--allow-unverified", "angle")
+    (image,) = read_report(folder)["images"]
+    assert done.returncode == 0 and image["verdict"] == "approved"
+    assert "another sensor" in next(check["reason"] for check in image["checks"] if check["check"] == TARGET)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('{"schema_version": 1, "ima', ["the whole file", "run generate_synthetic.py again"]),
+        ('{"schema_version": 7, "created": "", "images": []}', ["field schema_version"]),
+        ('{"schema_version": 1, "created": "", "images": [{"file": 3}]}', ["field images.0.file"]),
+        ('{"schema_version": 1, "created": "", "images": [], "typo": 1}', ["field typo"]),
+        (
+            '{"schema_version": 1, "created": "", "images": [{"file": "a", "gap_type": "nose", "target": "big"}]}',
+            ["field images.0.gap_type", "'nose'", "face_angle"],
+        ),
+        (
+            '{"schema_version": 1, "created": "", "images": [{"file": "a", "gap_type": "face_angle", "target": "up"}]}',
+            ["field images.0.target", "'up'", "profile"],
+        ),
+        ('{"schema_version": 1, "created": "", "images": [{"file": "a", "gap_type": "hands"}]}', ["belong together"]),
+        (
+            '{"schema_version": 1, "created": "", "images": [], "gaps_file": "lost.json"}',
+            ["lost.json", "gap_analysis.py"],
+        ),
+        ('{"schema_version": 1, "created": "", "images": [], "dataset": "lost"}', ["lost", "--reference"]),
+    ],
+)
+def test_a_broken_file_is_named_with_its_field(tmp_path, make_picture, text, parts):
+    make_picture(tmp_path / "a.png")
+    (tmp_path / "generation_metadata.json").write_text(text, encoding="utf-8")
+    done = run_script("validate_synthetic.py", tmp_path)
+    assert done.returncode == 2, done.stderr
+    for part in (str(tmp_path), *parts):
+        assert part in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "generation_metadata.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["lost"], "does not exist"),
+        (["empty"], "holds no pictures"),
+        (["batch", "--approved", "batch"], "is the folder of the generated images"),
+        (["batch", "--rejected", "x", "--approved", "x"], "is the folder of the approved images"),
+        (["batch", "--report", "report.txt"], "no .json file"),
+        (["batch", "--allow-unverified", "nose"], "'nose' is none of them"),
+        (["batch", "--reference", "lost"], "are not there"),
+        (["batch", "--reference", "batch"], "holds the generated images"),
+    ],
+)
+def test_refusals(tmp_path, make_picture, arguments, said):
+    make_picture(tmp_path / "batch" / "a.png")
+    (tmp_path / "empty").mkdir()
+    done = run_script("validate_synthetic.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and said in done.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.png", "batch", "empty"]
+
+
+def test_readme_commands_run_as_written(few, world, mini_pack, tmp_path):
+    commands = re.findall(r"^python (validate_synthetic\.py .*)$", README, re.MULTILINE)
+    assert len(commands) >= 3
+    folder = few(a="good_+0.png")
+    write_metadata(folder, {"a.png": ("face_angle", "front")})
+    shutil.copytree(world.root / "dataset", tmp_path / "Reference_Images")
+    for command in commands:
+        done = run_script(*shlex.split(command), "--cache", world.root / "cache.sqlite", cwd=tmp_path)
+        assert done.returncode == 0, (command, done.stderr)
+        assert "Approved: 1 (100.0%)" in done.stdout
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_contact_sheet(world, tmp_path, width):
+    html = (world.root / "batch" / "validation_report.html").read_text(encoding="utf-8")
+    with chromium() as browser:
+        result = opened(browser, tmp_path, html, width=width)
+        assert_fits(result)
+        assert_quiet(result)
+        names = result.texts("#rejected .heading .name")
+        assert len(names) == world.report["rejected"]
+        order = {image["file"]: image["quality"] or -1 for image in world.report["images"]}
+        assert [order[name] for name in names] == sorted(order[name] for name in names)
+        assert len(result.texts("#approved .heading .name")) == world.report["approved"]
+        assert result.texts("#rejected .reasons b")[:3] == [SAID["intact"]] * 3
+        result.page.close()
+
+
+# The rules themselves, without pictures.
+
+
+def record(**fields: object) -> ImageRecord:
+    plain = {"size_wh": (512, 512), "faces": 1, "face_confidence": 0.9, "yaw_deg": 0.0, "sharpness": 300.0}
+    plain |= {"brightness": 120.0, "values": {"face_angle": "front", "hands": None}}
+    return ImageRecord(**{"file": "a.png", "status": Status.OK} | plain | fields)
+
+
+STANDARD = Standard(GAP_TYPES, level=0.85, sharpness=300.0)
+
+
+def test_the_issues_own_figures_pass_and_other_people_do_not():
+    """0.6-0.84 near the front, 0.48-0.62 at 60 and 0.35-0.53 at 75 degrees; others on photos up to 0.14 (95 %)."""
+    for yaw, lowest in ((0, 0.60), (60, 0.48), (75, 0.35)):
+        assert 0.14 < identity_limit(yaw, 0.84) < lowest
+        assert identity_limit(-yaw, 0.84) == identity_limit(yaw, 0.84)
+
+
+def test_the_limit_falls_with_the_turn_and_stops_at_the_floor():
+    limits = [identity_limit(yaw, 0.9) for yaw in range(0, 91, 5)]
+    assert all(low <= high for high, low in pairwise(limits)) and limits[0] > limits[-1]
+    assert identity_limit(180, 0.9) == limits[-1]
+    assert identity_limit(0, 0.1) == IDENTITY_FLOOR
+    assert all(identity_limit(yaw, 0.9) < usual_similarity(yaw, 0.9) for yaw in range(0, 91, 5))
+
+
+def test_the_level_of_references():
+    angle = 0.3
+    pair = [np.cos(angle), np.sin(angle)]
+    assert reference_level(np.array([[1.0, 0.0], pair])) is None
+    assert reference_level(np.array([[1.0, 0.0]] * 3)) == pytest.approx(1.0)
+    # the outlier does not move the median
+    assert reference_level(np.array([[1.0, 0.0]] * 9 + [[-1.0, 0.0]])) == pytest.approx(1.0)
+
+
+def test_what_follows_from_a_failed_check_is_not_judged():
+    checks = judge(Evidence(record(brightness=10.0, face_confidence=None), None, None), STANDARD)
+    outcomes = {check.check: check.outcome for check in checks}
+    assert [check for check, outcome in outcomes.items() if outcome == Outcome.FAILED] == ["brightness"]
+    assert outcomes[FACE] == outcomes[IDENTITY] == Outcome.NOT_MEASURED
+    assert verdict(checks, None, ("identity",)) == Verdict.REJECTED
+
+
+def test_what_our_networks_choke_on_is_unverified_whatever_is_allowed():
+    failed_on = ImageRecord(file="a.png", status=Status.ERROR, reason="measuring failed")
+    checks = judge(Evidence(failed_on, "face_angle", "front"), STANDARD)
+    assert {check.outcome for check in checks} == {Outcome.NOT_MEASURED}
+    assert verdict(checks, GAP_TYPES["face_angle"], ("angle", "hands", "eyes", "identity")) == Verdict.UNVERIFIED
+    unreadable = ImageRecord(file="a.png", status=Status.UNREADABLE, reason="is empty")
+    assert verdict(judge(Evidence(unreadable, None, None), STANDARD), None, ()) == Verdict.REJECTED
+
+
+@pytest.mark.parametrize(
+    ("similarity", "turn", "is_copy"), [(0.99, 1.0, True), (0.99, 8.0, False), (0.95, 1.0, False), (0.97, 0.0, False)]
+)
+def test_a_copied_face_is_as_alike_and_as_turned(similarity, turn, is_copy):
+    evidence = Evidence(record(), None, None, 0.8, Nearest("ref.png", similarity, turn))
+    checks = {check.check: check for check in judge(evidence, STANDARD)}
+    assert (checks[COPY].outcome == Outcome.FAILED) == is_copy
+
+
+@pytest.mark.parametrize("allowed", [(), ("angle",), ("hands",), ("identity",), ("hands", "identity")])
+def test_only_the_named_sensor_may_be_missing(allowed):
+    standard = Standard(GAP_TYPES, missing={"hands": "no detector", IDENTITY: "no photos", "references": "no photos"})
+    checks = judge(Evidence(record(), "hands", "visible"), standard)
+    wanted = Verdict.APPROVED if set(allowed) == {"hands", "identity"} else Verdict.UNVERIFIED
+    assert verdict(checks, GAP_TYPES["hands"], allowed) == wanted
+
+
+def test_quality_in_closed_form():
+    best = Evidence(record(face_confidence=1.0), None, None, usual_similarity(0, 0.85))
+    assert quality(best, STANDARD) == 1.0
+    half = Evidence(record(face_confidence=0.75, sharpness=150.0, brightness=55.0), None, None, None)
+    assert quality(half, STANDARD) == 0.5
+    at_limit = Evidence(record(face_confidence=1.0, yaw_deg=60.0), None, None, identity_limit(60, 0.85))
+    assert quality(at_limit, STANDARD) == 0.75
+    assert quality(Evidence(record(spoiled="black"), None, None), STANDARD) is None
+
+
+@pytest.mark.parametrize(
+    ("grey", "what"),
+    [
+        (0, "black"),
+        (4, "black"),
+        (12, "one grey"),
+        (127, "one grey"),
+        (255, "blown"),
+        ((0, 255), None),
+        ((90, 110), None),
+    ],
+)
+def test_spoiled_pictures(grey, what):
+    image = np.full((64, 64), grey, np.uint8) if isinstance(grey, int) else np.full((64, 64), grey[0], np.uint8)
+    if not isinstance(grey, int):
+        image[:, ::2] = grey[1]
+    assert spoiled(histogram(image)) == what
+
+
+def test_a_second_hit_on_the_same_head_is_no_second_face():
+    main, inside, beside = [0, 0, 100, 100], [20, 20, 80, 90], [200, 0, 250, 50]
+    assert second_face_share(np.array([main], float)) is None
+    assert second_face_share(np.array([inside, main], float)) is None
+    assert second_face_share(np.array([beside, inside, main], float)) == pytest.approx(0.25)
+
+
+def test_copies_keep_what_is_there(tmp_path):
+    source, folder = tmp_path / "a.png", tmp_path / "to"
+    source.write_bytes(b"picture")
+    source.with_suffix(".txt").write_text("caption")
+    first = copy_with_caption(source, folder)
+    assert copy_with_caption(source, folder) == first == folder / "a.png"
+    (folder / "a.txt").write_text("changed by hand")
+    assert copy_with_caption(source, folder) == first
+    first.write_bytes(b"another picture")
+    second = copy_with_caption(source, folder)
+    assert second == folder / "a (2).png" and is_copy_of(second, source) and not is_copy_of(first, source)
+    take_back_copy(second, source)
+    assert sorted(path.name for path in folder.iterdir()) == ["a.png", "a.txt"]

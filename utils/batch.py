@@ -1,0 +1,134 @@
+"""A folder of generated images, and where its metadata lead: to targets, gap file, dataset and sensors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from utils.console import UserError
+from utils.contracts import (
+    Contract,
+    ContractError,
+    GapReport,
+    GapSensors,
+    GeneratedImage,
+    GenerationMetadata,
+    read_contract,
+)
+from utils.defaults import METADATA
+from utils.files import readable
+from utils.gaps import GAP_TYPES
+from utils.images import list_images
+from utils.sensors import Looked
+
+Read = TypeVar("Read", bound=Contract)
+
+
+@dataclass
+class Batch:
+    """Everything found in the folder, and where its metadata lead."""
+
+    folder: Path
+    pictures: list[Looked]
+    metadata: Path | None = None
+    wanted: dict[str, GeneratedImage] = field(default_factory=dict)  # by file
+    dataset: Path | None = None
+    recursive: bool = False  # whether sub-folders of the dataset count
+    sensors: GapSensors | None = None  # who found the gaps
+    settings: dict = field(default_factory=dict)  # of the gap file
+    ignored: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+
+
+def collect(folder: Path, reference: Path | None) -> Batch:
+    """List the images and follow their metadata; `reference` takes the place of the dataset. Raises UserError."""
+    if not folder.is_dir():
+        found = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {found}. validate_synthetic.py takes the folder with the generated images.")
+    batch = Batch(folder, [])
+    batch.pictures = list_pictures(batch, folder)
+    for suffix in (".txt", ".json", ".html"):  # captions, metadata and our own reports belong here
+        del batch.ignored[suffix]
+    if (folder / METADATA).exists():
+        _follow(batch, folder / METADATA)
+    elif not batch.pictures:
+        raise UserError(f"{folder} holds no pictures (jpg, jpeg, png, webp, bmp) and no {METADATA}.")
+    if reference is not None:
+        batch.dataset, batch.recursive = reference, False
+    if batch.dataset is not None and not batch.dataset.is_dir():
+        raise UserError(f"The real photos in {batch.dataset} are not there. --reference takes the folder with them.")
+    return batch
+
+
+def list_pictures(batch: Batch, folder: Path, recursive: bool = False) -> list[Looked]:
+    """Pictures of a folder; what was passed over in the batch's own goes into `batch`. Raises UserError."""
+    try:
+        listing = list_images(folder, recursive)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be opened: {error.strerror or error}.") from error
+    if folder == batch.folder:
+        batch.ignored.update(listing.ignored)
+    batch.warnings += [readable(problem) for problem in listing.problems]
+    return [Looked(readable(path.relative_to(folder).as_posix()), path) for path in listing.images]
+
+
+def _follow(batch: Batch, path: Path) -> None:
+    """From the metadata to targets, dataset and sensors. Raises UserError naming file and field."""
+    metadata = _read(path, GenerationMetadata, "generate_synthetic.py")
+    batch.metadata = path
+    batch.wanted = {image.file: image for image in metadata.images}
+    _demand_known_targets(path, metadata)
+    batch.dataset = _beside(path, metadata.dataset)
+    batch.sensors = metadata.sensors
+    gaps = _beside(path, metadata.gaps_file)
+    if gaps is not None and (gaps.exists() or batch.dataset is None or batch.sensors is None):
+        _follow_gaps(batch, _read(gaps, GapReport, "gap_analysis.py"))
+    here = {picture.file for picture in batch.pictures}
+    lost, unknown = len(batch.wanted.keys() - here), len(here - batch.wanted.keys())
+    if lost:
+        batch.warnings.append(f"{lost} image(s) of {METADATA} are not in the folder.")
+    if unknown:
+        batch.warnings.append(f"{unknown} image(s) are not in {METADATA}: they are validated without a target.")
+
+
+def _follow_gaps(batch: Batch, gaps: GapReport) -> None:
+    """What the metadata themselves say goes before."""
+    batch.dataset = batch.dataset or Path(gaps.dataset)
+    batch.sensors = batch.sensors or gaps.sensors
+    batch.recursive = bool(gaps.settings.get("recursive"))
+    batch.settings = gaps.settings
+
+
+def _read(path: Path, model: type[Read], made_by: str) -> Read:
+    try:
+        return read_contract(path, model, made_by)
+    except ContractError as error:
+        raise UserError(str(error)) from error
+
+
+def _beside(path: Path, named: str | None) -> Path | None:
+    """A path that the file `path` names: absolute, or relative to the file's folder."""
+    return None if named is None else path.parent / Path(named).expanduser()
+
+
+def _demand_known_targets(path: Path, metadata: GenerationMetadata) -> None:
+    for place, image in enumerate(metadata.images):
+        if (image.gap_type is None) != (image.target is None):
+            raise UserError(
+                f"{path}: field images.{place}: gap_type and target belong together; one of them is missing."
+            )
+        if image.gap_type is None:
+            continue
+        if image.gap_type not in GAP_TYPES:
+            raise UserError(
+                f"{path}: field images.{place}.gap_type: {image.gap_type!r} is no gap type of utils/gaps.py; "
+                f"known: {', '.join(GAP_TYPES)}."
+            )
+        targets = [target.name for target in GAP_TYPES[image.gap_type].targets]
+        if image.target not in targets:
+            raise UserError(
+                f"{path}: field images.{place}.target: {image.target!r} is no target of {image.gap_type}; "
+                f"known: {', '.join(targets)}."
+            )

@@ -1,0 +1,283 @@
+"""Which generated image may enter a dataset: the checks, their limits, and what follows from them. Nothing is measured
+here; an image comes as `Evidence`, the real photos as `Standard`.
+
+Checks run in stages. Where one stage fails the later ones are not judged: what a network says of a picture that is
+black, blurred or without a face means nothing, and a rejection must name its cause, not its consequences.
+
+    1 intact                                   not black, one grey or blown; readable
+    2 brightness, near duplicate               of the picture
+    3 sharpness                                which darkness and too much light lower as well
+    4 face confidence                          a face was found
+    5 one face                                 and no second one beside it
+    6 target, identity, copied face            it shows what was asked for, the person, and not a photo's face again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from utils.contracts import Check, ImageRecord, Outcome, Status, Verdict
+from utils.gaps import GapType
+from utils.metrics import identity_limit, usual_similarity
+from utils.pixels import BRIGHTNESS_LIMITS, DUPLICATE_BITS, SHARPNESS_LIMIT, SHARPNESS_SIDE
+
+INTACT, SHARPNESS, BRIGHTNESS, DUPLICATE = "intact", "sharpness", "brightness", "near_duplicate"
+FACE, ONE_FACE, TARGET, IDENTITY, COPY = "face_confidence", "one_face", "target", "identity", "copy"
+SAID = {  # in the order in which they are judged, as people read them
+    INTACT: "picture",
+    BRIGHTNESS: "brightness",
+    DUPLICATE: "near duplicate",
+    SHARPNESS: "sharpness",
+    FACE: "face confidence",
+    ONE_FACE: "one face",
+    TARGET: "target",
+    IDENTITY: "identity",
+    COPY: "copied face",
+}
+
+FACE_CONFIDENCE = 0.5  # as documented
+
+# A second face counts from a third of the main face's width on (a ninth of its area): smaller ones are people in the
+# background, or a pattern that a detector takes for a face. Our choice.
+SECOND_FACE_SHARE = 1 / 9
+
+# Upper limit of the similarity to one reference, and how close all three head angles must be, for a face to count as
+# that reference's own, put into another picture. The Danger Zone from 0.85 on is too low for a verdict: new pictures of
+# a rendered person reach 0.96 to a reference of the same pose (pack_mini, 48 pictures), while the very same face before
+# another background scores 0.92 to 1.00, 8 of 12 above 0.97, all within 2 degrees. A picture that is copied whole is
+# caught by its hash (near duplicate), whatever its faces score.
+COPY_SIMILARITY, COPY_ANGLES_DEG = 0.97, 3.0
+
+REFERENCES = "references"  # the photos themselves, without which near duplicates of them cannot be found
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The reference most like a face, and how far its head is turned from it, in degrees (the largest of three)."""
+
+    file: str
+    similarity: float
+    turn_deg: float
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The picture that looks most alike as a whole."""
+
+    name: str
+    differing_bits: int  # of 128
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One image as it was measured. `similarity` is to the centroid of the references."""
+
+    record: ImageRecord
+    gap_type: str | None
+    target: str | None
+    similarity: float | None = None
+    nearest: Nearest | None = None
+    twin: Twin | None = None
+
+
+@dataclass(frozen=True)
+class Standard:
+    """What the images are held against.
+
+    `level` is `metrics.reference_level`, `sharpness` the median, of the real photos; None where there are none. What
+    stands in `missing` cannot be measured in any image, and why.
+    """
+
+    types: Mapping[str, GapType]
+    level: float | None = None
+    sharpness: float | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)  # what a gap type needs, IDENTITY or REFERENCES
+
+
+def judge(evidence: Evidence, standard: Standard) -> list[Check]:
+    """Every check of one image, in the order of SAID."""
+    checks: list[Check] = []
+    barrier = ""
+    for stage in _STAGES:
+        found = [one for one in (check(evidence, standard) for check in stage) if one is not None]
+        if barrier:
+            found = [_unknown(one.check, one.limit, f"not judged, because {barrier}") for one in found]
+        checks += found
+        barrier = barrier or next((text for text in map(_barrier, found) if text), "")
+    return checks
+
+
+def _barrier(check: Check) -> str:
+    """Why nothing after this check is judged; empty where it goes on."""
+    if check.outcome == Outcome.FAILED:
+        return f"{SAID[check.check]} failed"
+    return "nothing was measured" if (check.check, check.outcome) == (INTACT, Outcome.NOT_MEASURED) else ""
+
+
+def verdict(checks: Iterable[Check], gap: GapType | None, allowed: Iterable[str]) -> Verdict:
+    """REJECTED where a check failed; UNVERIFIED where one was not measured whose sensor is not in `allowed`."""
+    checks = list(checks)
+    if any(check.outcome == Outcome.FAILED for check in checks):
+        return Verdict.REJECTED
+    open_gates = [check for check in checks if check.outcome == Outcome.NOT_MEASURED]
+    allowed = set(allowed)
+    return Verdict.APPROVED if all(_word(check, gap) in allowed for check in open_gates) else Verdict.UNVERIFIED
+
+
+def _word(check: Check, gap: GapType | None) -> str | None:
+    """The word of --allow-unverified that lets this check pass unmeasured; None where none does.
+
+    `identity` stands for all that needs photos of the person, the search for near duplicates of them included.
+    """
+    if check.check in (IDENTITY, COPY, DUPLICATE):
+        return IDENTITY
+    return gap.needs if check.check == TARGET and gap is not None else None
+
+
+def quality(evidence: Evidence, standard: Standard) -> float | None:
+    """0 to 1, the mean of what could be measured of four shares, each clipped to 0..1; None where none could.
+
+        sharpness    sharpness / median sharpness of the real photos (without them: / twice the limit of 100)
+        exposure     1 where the mean grey level is 80 to 175, falling in a straight line to 0 at 30 and at 225
+        face         (confidence - 0.5) / 0.5
+        identity     (similarity - limit) / (usual - limit), with the limit and the usual score of a head with this yaw
+                     (metrics.identity_limit, metrics.usual_similarity)
+
+    Our choice. It orders images, worst first; it decides nothing.
+    """
+    record = evidence.record
+    if record.size_wh is None or record.spoiled:
+        return None
+    shares = [_clipped(record.sharpness / (standard.sharpness or 2 * SHARPNESS_LIMIT)), _exposure(record.brightness)]
+    if record.face_confidence is not None:
+        shares.append(_clipped((record.face_confidence - FACE_CONFIDENCE) / (1 - FACE_CONFIDENCE)))
+    if None not in (evidence.similarity, standard.level, record.yaw_deg):
+        shares.append(_likeness(evidence.similarity, record.yaw_deg, standard.level))
+    return round(sum(shares) / len(shares), 4)
+
+
+def _exposure(mean_grey: float) -> float:
+    darkest, brightest = BRIGHTNESS_LIMITS
+    return _clipped(min((mean_grey - darkest) / (80 - darkest), (brightest - mean_grey) / (brightest - 175)))
+
+
+def _likeness(similarity: float, yaw_deg: float, level: float) -> float:
+    limit = identity_limit(yaw_deg, level)
+    room = usual_similarity(yaw_deg, level) - limit
+    return _clipped((similarity - limit) / room) if room > 0 else float(similarity >= limit)
+
+
+def _clipped(share: float) -> float:
+    return min(1.0, max(0.0, share))
+
+
+def _intact(evidence: Evidence, standard: Standard) -> Check:
+    record = evidence.record
+    if record.status == Status.ERROR:  # our networks' fault, which says nothing about the picture
+        return _unknown(INTACT, None, record.reason)
+    if record.size_wh is None:
+        return _failed(INTACT, str(record.status), None, f"the picture could not be measured: {record.reason}")
+    if record.spoiled:
+        what = {"black": "all black", "blown": "all white"}.get(record.spoiled, "one grey")
+        return _failed(INTACT, record.spoiled, None, f"the picture is {what}: the decoder of the model spoiled it")
+    return _passed(INTACT, "a picture", None)
+
+
+def _sharpness(evidence: Evidence, standard: Standard) -> Check:
+    reason = f"blurred: variance of the Laplacian at {SHARPNESS_SIDE} pixels not above {SHARPNESS_LIMIT:g}"
+    sharpness = evidence.record.sharpness
+    good = sharpness is not None and sharpness > SHARPNESS_LIMIT
+    return _measured(SHARPNESS, sharpness, SHARPNESS_LIMIT, good, reason)
+
+
+def _brightness(evidence: Evidence, standard: Standard) -> Check:
+    value, (darkest, brightest) = evidence.record.brightness, BRIGHTNESS_LIMITS
+    good = value is not None and darkest <= value <= brightest
+    reason = "too dark" if value is not None and value < darkest else "too bright"
+    return _measured(BRIGHTNESS, value, BRIGHTNESS_LIMITS, good, f"{reason}: mean grey level")
+
+
+def _duplicate(evidence: Evidence, standard: Standard) -> Check:
+    twin, limit = evidence.twin, float(DUPLICATE_BITS + 1)
+    value = None if twin is None else float(twin.differing_bits)
+    if twin is not None and twin.differing_bits <= DUPLICATE_BITS:
+        return _failed(DUPLICATE, value, limit, f"nearly the same picture as {twin.name}")
+    if REFERENCES in standard.missing:
+        return _unknown(DUPLICATE, limit, standard.missing[REFERENCES])
+    return _passed(DUPLICATE, value, limit)
+
+
+def _face(evidence: Evidence, standard: Standard) -> Check:
+    value = evidence.record.face_confidence
+    if value is None:
+        return _failed(FACE, None, FACE_CONFIDENCE, "no face was found")
+    return _measured(FACE, value, FACE_CONFIDENCE, value > FACE_CONFIDENCE, "the face is hard to recognise as one")
+
+
+def _one_face(evidence: Evidence, standard: Standard) -> Check:
+    share, limit = evidence.record.second_face_share, round(SECOND_FACE_SHARE, 4)
+    if share is None or share < SECOND_FACE_SHARE:
+        return _passed(ONE_FACE, share, limit)
+    return _failed(ONE_FACE, share, limit, f"a second face has {share:.0%} of the main face's area")
+
+
+def _target(evidence: Evidence, standard: Standard) -> Check | None:
+    """None where the image was made for no gap."""
+    if evidence.gap_type is None or evidence.target is None:
+        return None
+    gap = standard.types[evidence.gap_type]
+    seen = evidence.record.values.get(gap.name)
+    if gap.needs in standard.missing:
+        return _unknown(TARGET, evidence.target, standard.missing[gap.needs])
+    if seen is None:
+        return _unknown(TARGET, evidence.target, f"{gap.title} could not be measured")
+    return _measured(TARGET, seen, evidence.target, seen == evidence.target, f"{gap.title} is not what was asked for")
+
+
+def _identity(evidence: Evidence, standard: Standard) -> Check:
+    if IDENTITY in standard.missing:
+        return _unknown(IDENTITY, None, standard.missing[IDENTITY])
+    yaw, value = evidence.record.yaw_deg, evidence.similarity
+    if value is None or yaw is None:
+        return _unknown(IDENTITY, None, "the pack that compares faces found none")
+    limit = round(identity_limit(yaw, standard.level), 4)
+    reason = f"not like the person, for a head turned by {abs(yaw):.0f}°"
+    return _measured(IDENTITY, value, limit, value >= limit, reason)
+
+
+def _copy(evidence: Evidence, standard: Standard) -> Check:
+    if IDENTITY in standard.missing:
+        return _unknown(COPY, COPY_SIMILARITY, standard.missing[IDENTITY])
+    nearest = evidence.nearest
+    if nearest is None:
+        return _unknown(COPY, COPY_SIMILARITY, "the pack that compares faces found none")
+    is_copy = nearest.similarity > COPY_SIMILARITY and nearest.turn_deg <= COPY_ANGLES_DEG
+    reason = f"the face of {nearest.file} again, turned by {nearest.turn_deg:.0f}° at most"
+    return _measured(COPY, nearest.similarity, COPY_SIMILARITY, not is_copy, reason)
+
+
+_STAGES = (
+    (_intact,),
+    (_brightness, _duplicate),
+    (_sharpness,),
+    (_face,),
+    (_one_face,),
+    (_target, _identity, _copy),
+)
+
+
+def _measured(check: str, value: float | str | None, limit: object, good: bool, reason: str) -> Check:
+    return _passed(check, value, limit) if good else _failed(check, value, limit, reason)
+
+
+def _passed(check: str, value: float | str | None, limit: object) -> Check:
+    return Check(check=check, value=value, limit=limit, outcome=Outcome.PASSED)
+
+
+def _failed(check: str, value: float | str | None, limit: object, reason: str) -> Check:
+    return Check(check=check, value=value, limit=limit, outcome=Outcome.FAILED, reason=reason)
+
+
+def _unknown(check: str, limit: object, reason: str) -> Check:
+    return Check(check=check, value=None, limit=limit, outcome=Outcome.NOT_MEASURED, reason=reason)

@@ -1,0 +1,385 @@
+"""Gap types: what a dataset can lack, how it is measured, how much of it there should be, and how to ask for it.
+
+`GAP_TYPES` is the one table that gap_analysis.py (measures, goals) and generate_synthetic.py (prompt texts) read. A
+type sorts every picture into one of its targets; a target may have a goal. README.md shows how to add a type.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from utils import pixels
+from utils.console import UserError
+from utils.contracts import Distribution, Recommendation, TargetShare
+from utils.pose import angle_bin
+
+ANGLE, HANDS, EYES = "angle", "hands", "eyes"  # sensors that a type can need; names as in gaps.json
+
+# Height of the face box by the picture's height, lower limit included. Our choice, from what film calls a close-up
+# (head and shoulders), a medium shot (from the waist up) and a full shot (the whole figure): rendered so
+# (demo/scene.py, FRAMINGS bust, half_body and full_figure), the face of a figure takes 43 %, 21 % and 10 %.
+SHOT_SIZES = {"full": (0.0, 0.15), "medium": (0.15, 0.35), "close_up": (0.35, math.inf)}
+
+FEWEST_IMAGES, GOOD_MINIMUM, IDEAL_IMAGES = 20, 50, 100  # below 20 shares say little; minimum and ideal as documented
+
+
+@dataclass(frozen=True)
+class Look:
+    """One decoded picture and what the sensors found in it, for the measure functions."""
+
+    image: np.ndarray  # (H, W, 3) uint8 BGR
+    grey: np.ndarray  # (H, W) uint8
+    histogram: np.ndarray  # (256,) share of pixels at each grey level
+    face_box_xyxy: tuple[float, float, float, float] | None  # pixels, the largest face
+    yaw_deg: float | None
+    pitch_deg: float | None
+    eyes: int | None  # None: no detector for them
+    hands: int | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """One value of a gap type. Below `trigger_percent` of the images it is a gap, and `goal_percent` is asked for."""
+
+    name: str
+    label: str  # begins the reason: "Profile shots are 8.2% (target: 20%)"
+    prompts: tuple[str, ...] = ()  # texts that ask a generator for it
+    goal_percent: float | None = None
+    trigger_percent: float | None = None
+
+
+@dataclass(frozen=True)
+class GapType:
+    """One way of sorting pictures. `measure` returns the name of a target, or None where it cannot tell."""
+
+    name: str
+    title: str
+    measure: Callable[[Look], str | None]
+    targets: tuple[Target, ...]
+    needs: str | None = None  # ANGLE, HANDS, EYES, or None where pixels are enough
+
+    def target(self, name: str) -> Target:
+        return next(target for target in self.targets if target.name == name)
+
+
+def face_angle(look: Look) -> str | None:
+    return None if look.yaw_deg is None else angle_bin(look.yaw_deg)
+
+
+def shot_size(look: Look) -> str | None:
+    if look.face_box_xyxy is None:
+        return None
+    share = face_height_share(look.face_box_xyxy, look.image.shape[0])
+    return next(name for name, (low, high) in SHOT_SIZES.items() if low <= share < high)
+
+
+def face_height_share(box_xyxy: tuple[float, float, float, float], height: int) -> float:
+    """Height of a face box, as far as it lies inside the picture, by the picture's `height` in pixels."""
+    return max(0.0, min(box_xyxy[3], height) - max(box_xyxy[1], 0.0)) / height
+
+
+def hands(look: Look) -> str | None:
+    return _seen(look.hands)
+
+
+def eyes(look: Look) -> str | None:
+    return _seen(look.eyes)
+
+
+def lighting(look: Look) -> str:
+    return pixels.lighting(look.histogram)
+
+
+def _seen(count: int | None) -> str | None:
+    return None if count is None else "visible" if count else "hidden"
+
+
+GAP_TYPES: dict[str, GapType] = {}
+
+
+def register(gap: GapType) -> None:
+    """Add a type to the table. Raises ValueError for a name that is taken, or goals that cannot be reached."""
+    if gap.name in GAP_TYPES:
+        raise ValueError(f"the gap type {gap.name} is registered already")
+    _check(gap)
+    GAP_TYPES[gap.name] = gap
+
+
+# Goals: profile 20 and hands 30 are documented; the others, and triggers at half of the goal, are our choice. Lighting
+# is a type of the kind that users add: a function that looks at pixels, two goals, and prompt texts.
+def _register_ours() -> None:
+    front = ("front view, facing the camera", "looking straight at the camera")
+    three_quarter = ("three-quarter view, head turned to the left", "three-quarter view, head turned to the right")
+    profile = (
+        "profile view from the left side, side of the face",
+        "profile view from the right side, side of the face",
+    )
+    visible_hands = (
+        "hands visible, one hand near the chin",
+        "both hands visible",
+        "waving, hand raised beside the face",
+    )
+    register(
+        GapType(
+            name="face_angle",
+            title="Face angle",
+            measure=face_angle,
+            needs=ANGLE,
+            targets=(
+                Target("front", "Front shots", front, 50, 25),
+                Target("three_quarter", "Three-quarter shots", three_quarter, 30, 15),
+                Target("profile", "Profile shots", profile, 20, 10),
+            ),
+        )
+    )
+    register(
+        GapType(
+            name="hands",
+            title="Hands",
+            measure=hands,
+            needs=HANDS,
+            targets=(
+                Target("visible", "Images with visible hands", visible_hands, 30, 15),
+                Target("hidden", "Images without hands", ("hands out of frame",)),
+            ),
+        )
+    )
+    register(
+        GapType(
+            name="lighting",
+            title="Lighting",
+            measure=lighting,
+            targets=(
+                Target(pixels.LOW_KEY, "Low-key shots", ("low-key lighting, dark background, deep shadows",), 10, 5),
+                Target(pixels.HIGH_KEY, "High-key shots", ("high-key lighting, bright white background",), 10, 5),
+                Target(pixels.NORMAL, "Shots in normal light", ("natural lighting",)),
+            ),
+        )
+    )
+    register(
+        GapType(
+            name="shot_size",
+            title="Shot size",
+            measure=shot_size,
+            needs=ANGLE,
+            targets=(
+                Target("close_up", "Close-ups", ("close-up portrait, head and shoulders",)),
+                Target("medium", "Medium shots", ("medium shot, from the waist up",)),
+                Target("full", "Full shots", ("full body shot, whole figure in frame",)),
+            ),
+        )
+    )
+    register(
+        GapType(
+            name="eyes",
+            title="Eyes",
+            measure=eyes,
+            needs=EYES,
+            targets=(
+                Target("visible", "Images with visible eyes", ("eyes open, eyes visible",)),
+                Target("hidden", "Images without visible eyes", ("eyes closed", "dark sunglasses")),
+            ),
+        )
+    )
+
+
+def measure_values(look: Look, types: Mapping[str, GapType]) -> dict[str, str | None]:
+    """Target of one picture for every type. Raises UserError where a measure function breaks its promise."""
+    values = {}
+    for gap in types.values():
+        try:
+            value = gap.measure(look)
+        except Exception as error:  # a user's own function may raise anything
+            problem = f"{type(error).__name__}: {error}"
+            raise UserError(
+                f"The measure function of gap type {gap.name} failed ({problem}); see its entry."
+            ) from error
+        names = [target.name for target in gap.targets]
+        if value is not None and value not in names:
+            raise UserError(f"The measure function of gap type {gap.name} gave {value!r}; its targets are {names}.")
+        values[gap.name] = value
+    return values
+
+
+def load_goals(path: Path, types: Mapping[str, GapType]) -> dict[str, GapType]:
+    """`types` with the goals of a JSON file: {"face_angle": {"profile": 25, "front": null}}, in percent.
+
+    A number is a goal with its trigger at half; {"goal": 25, "trigger": 20} gives both; null or 0 takes the goal away.
+    What the file does not name stays. Raises UserError naming file and field.
+    """
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"The goals {path} cannot be read: {error}.") from error
+    changed = dict(types)
+    for name, goals in _known(given, types, f"{path}", "gap type").items():
+        names = {target.name: target for target in types[name].targets}
+        for target_name, goal in _known(goals, names, f"{path}: {name}", "target").items():
+            field = f"{path}: {name}.{target_name}"
+            names[target_name] = replace(names[target_name], **_goal(goal, field))
+        changed[name] = replace(types[name], targets=tuple(names.values()))
+        try:
+            _check(changed[name])
+        except ValueError as error:
+            raise UserError(f"{path}: {error}.") from error
+    return changed
+
+
+def _known(given: object, known: Mapping[str, object], where: str, what: str) -> dict:
+    if not isinstance(given, dict):
+        raise UserError(f"{where}: a table of goals is expected here, not {json.dumps(given)[:60]}.")
+    for name in given:
+        if name not in known:
+            raise UserError(f"{where}: {name!r} is no {what}; known: {', '.join(known)}.")
+    return given
+
+
+def _goal(given: object, field: str) -> dict[str, float | None]:
+    """Goal and trigger of one entry of a goals file. Raises UserError."""
+    if given is None or given == 0:
+        return {"goal_percent": None, "trigger_percent": None}
+    if not isinstance(given, dict):
+        given = {"goal": given}
+    _known(given, {"goal": 0, "trigger": 0}, field, "field of a goal")
+    goal = given.get("goal")
+    trigger = given.get("trigger", goal / 2 if _is_percentage(goal) else None)
+    for name, value in (("goal", goal), ("trigger", trigger)):
+        if not _is_percentage(value):
+            hint = " Goals are percentages: 20 is a fifth." if isinstance(value, float) and 0 < value < 1 else ""
+            raise UserError(f"{field}: {name} {json.dumps(value)} is no percentage from 1 to 100.{hint}")
+    return {"goal_percent": float(goal), "trigger_percent": float(trigger)}
+
+
+def _is_percentage(value: object) -> bool:
+    # below 1 it is most likely a share by mistake; half of the smallest goal may still be a trigger
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0.5 <= value <= 100
+
+
+def _check(gap: GapType) -> None:
+    """Raise ValueError for goals that no number of images reaches."""
+    goals = [target for target in gap.targets if target.goal_percent is not None]
+    for target in goals:
+        if target.trigger_percent is None or target.trigger_percent > target.goal_percent:
+            raise ValueError(f"{gap.name}.{target.name}: the trigger must be given, and not lie above the goal")
+    total = sum(_share(target.goal_percent) for target in goals)
+    if total > 1 or (total == 1 and len(goals) < len(gap.targets)):
+        room = "100%" if len(goals) == len(gap.targets) else "less than 100%, as other targets have no goal"
+        raise ValueError(f"the goals of {gap.name} add up to {float(total):.0%}; they may take {room}")
+
+
+def _share(percent: float) -> Fraction:
+    """Exact: 30 % of 10 images are 3, which floating point does not promise."""
+    return Fraction(str(percent)) / 100
+
+
+def distribution(gap: GapType, values: list[str | None]) -> Distribution:
+    """How often each target occurs among the images where the type could be measured."""
+    measured = sum(value is not None for value in values)
+    shares = []
+    for target in gap.targets:
+        count = values.count(target.name)
+        share = round(100 * count / measured, 4) if measured else None
+        shares.append(
+            TargetShare(
+                target=target.name,
+                label=target.label,
+                count=count,
+                share_percent=share,
+                goal_percent=target.goal_percent,
+                trigger_percent=target.trigger_percent,
+            )
+        )
+    return Distribution(type=gap.name, title=gap.title, measured=measured, targets=shares)
+
+
+def images_wanted(one: Distribution) -> dict[str, int]:
+    """Images to add for each target that is a gap, so that all of them reach their goals after adding.
+
+    A target is a gap when it lies below its trigger, or when what is added for the others would push it there. Only
+    what is measured counts: `one.measured` images now, and every added one.
+    """
+    goals = {share.target: share for share in one.targets if share.goal_percent is not None}
+    if not one.measured:
+        return {}
+
+    def below(images: int) -> set[str]:
+        return {name for name, share in goals.items() if share.count < _share(share.trigger_percent) * images}
+
+    wanted: dict[str, int] = {}
+    gaps = below(one.measured)
+    while gaps - wanted.keys():
+        chosen = [share for name, share in goals.items() if name in gaps | wanted.keys()]
+        wanted = _additions(chosen, one.measured)
+        gaps = below(one.measured + sum(wanted.values()))
+    return wanted
+
+
+def _additions(gaps: list[TargetShare], measured: int) -> dict[str, int]:
+    """The fewest images that bring all `gaps`, which exclude each other, to their goals at once.
+
+    With goals g and counts n, the total T after adding must satisfy n + x >= g T for each gap, T = measured + sum x.
+    In real numbers T = (measured - sum n) / (1 - sum g); from there the whole numbers are found by stepping up, and
+    the first that fits is the least, because each x grows with T.
+    """
+    goals = [_share(gap.goal_percent) for gap in gaps]
+    rest = measured - sum(gap.count for gap in gaps)
+    total = max(measured, math.ceil(rest / (1 - sum(goals)))) if sum(goals) < 1 else measured
+    while True:
+        wanted = [max(0, math.ceil(goal * total) - gap.count) for goal, gap in zip(goals, gaps, strict=True)]
+        if measured + sum(wanted) <= total:
+            return {gap.target: count for gap, count in zip(gaps, wanted, strict=True)}
+        total = measured + sum(wanted)
+
+
+def synthetic_room(images: int, synthetic: int, max_share: float) -> int:
+    """Images that may be added to `images`, of which `synthetic` were generated, before `max_share` of all are."""
+    share = Fraction(str(max_share))
+    return max(0, math.floor((share * images - synthetic) / (1 - share)))
+
+
+def recommend(distributions: list[Distribution], room: int, max_share: float) -> list[Recommendation]:
+    """What to add for every gap, `room` images in all; where they are not enough each gap gets its part."""
+    gaps = [(one, share, images_wanted(one)) for one in distributions for share in one.targets]
+    gaps = [(one, share, wanted[share.target]) for one, share, wanted in gaps if share.target in wanted]
+    counts = clipped([wanted for _, _, wanted in gaps], room)
+    return [
+        Recommendation(
+            type=one.type,
+            target=share.target,
+            count=count,
+            reason=_reason(share, count, wanted, max_share),
+            share_percent=share.share_percent,
+            goal_percent=share.goal_percent,
+            wanted=wanted,
+        )
+        for (one, share, wanted), count in zip(gaps, counts, strict=True)
+    ]
+
+
+def _reason(share: TargetShare, count: int, wanted: int, max_share: float) -> str:
+    reason = f"{share.label} are {share.share_percent:.1f}% (target: {share.goal_percent:g}%)"
+    if count == wanted:
+        return reason
+    return f"{reason}; clipped from {wanted} to {count}, as at most {max_share:.0%} of the dataset may be synthetic"
+
+
+def clipped(wanted: list[int], room: int) -> list[int]:
+    """`wanted`, or where its sum exceeds `room` each one's part of `room`, largest remainders first."""
+    total = sum(wanted)
+    if total <= room:
+        return list(wanted)
+    counts = [count * room // total for count in wanted]
+    by_remainder = sorted(range(len(wanted)), key=lambda i: -(wanted[i] * room % total))
+    for i in by_remainder[: room - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
+_register_ours()

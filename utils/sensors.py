@@ -1,0 +1,507 @@
+"""The sensors that look at a dataset together: one decode of each picture serves them all.
+
+Faces and angles come from an InsightFace pack, or from a face detector with five landmarks; hands and eyes from
+detectors of their own, where there are any. The pack runs one picture a core, detectors run in batches, and what either
+found is kept in the shared cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pydantic import ValidationError
+
+from utils import pixels
+from utils.cache import FaceCache
+from utils.console import UserError, say
+from utils.contracts import AngleSensor, GapSensors, ImageRecord, Status
+from utils.defaults import MAX_MEGAPIXELS, MODELS_FOLDER, PACK
+from utils.faces import RESCUE_PADDING, RESCUED, FaceMeasurement, second_face_share
+from utils.files import readable
+from utils.gaps import GapType, Look, face_height_share, measure_values
+from utils.images import ImageError, check_size, decode, thumbnail
+from utils.measurer import Measurer, as_they_come, read_and_remember, workers_at_once
+from utils.packs import find_pack
+from utils.pose import angles_from_keypoints
+from utils.progress import GroupProgress
+
+# Least score of a box, as documented for faces, and overlap above which two boxes are one.
+DETECTOR_CONFIDENCE, DETECTOR_IOU = 0.5, 0.45
+BATCH_IMAGES = 16  # fills a GPU at 640 pixels (our choice)
+BATCH_PIXELS = 64_000_000  # a batch of very large pictures is cut short: 192 MB decoded
+RESCUE_SIDE = 1280  # pixels; detectors shrink to about half of it, so a larger picture is not needed for a second look
+
+NO_FACE = "no face found, with black padding neither"
+
+
+@dataclass
+class Looked:
+    """One input file and what became of it."""
+
+    file: str  # relative to the dataset's folder, forward slashes
+    path: Path
+    record: ImageRecord | None = None  # None until it was looked at
+    thumbnail: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """What a detector found in one picture, in its pixels."""
+
+    boxes_xyxy: np.ndarray  # (N, 4)
+    scores: np.ndarray  # (N,)
+    keypoints: np.ndarray | None  # (N, K, 2)
+
+    def moved(self, corner: float, scale: float) -> Boxes:
+        """In the pixels of a picture that was scaled by `scale` and then moved by `corner` = (x, y)."""
+        points = None if self.keypoints is None else (self.keypoints - corner) / scale
+        return Boxes((self.boxes_xyxy - np.tile(corner, 2)) / scale, self.scores, points)
+
+
+class BoxSensor:
+    """A detector file, loaded when the first picture needs it."""
+
+    def __init__(self, path: Path, device: str, cache: FaceCache):
+        self.path = path
+        self.identity = f"{path.name}@{cache.hash_file(path)[:12]}"
+        self._device = device
+        self._cache = cache
+        self._detector = None
+
+    def find(self, contents: list[str], images: list[np.ndarray]) -> list[Boxes | Exception]:
+        """Boxes in every picture (H, W, 3) BGR, or what went wrong with it. `contents` are the pictures' hashes."""
+        found: list[Boxes | Exception | None] = [self._recall(content) for content in contents]
+        unknown = [i for i, boxes in enumerate(found) if boxes is None]
+        for i, boxes in zip(unknown, self.run([images[i] for i in unknown]), strict=True):
+            found[i] = boxes
+            if isinstance(boxes, Boxes):
+                self._keep(contents[i], boxes)
+        return found
+
+    def run(self, images: list[np.ndarray]) -> list[Boxes | Exception]:
+        """The network itself on a batch; a picture that it chokes on does not stop the others. Raises UserError."""
+        if not images:
+            return []
+        if self._detector is None:
+            from utils.detectors import load_detector
+
+            self._detector = load_detector(self.path, self._device)
+            say(f"Detector: {self.identity} on {self._detector.device}")
+        try:
+            found = self._detector.detect(images, DETECTOR_CONFIDENCE, DETECTOR_IOU)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a network raises belongs to the pictures that it was given
+            return [error] if len(images) == 1 else [one for image in images for one in self.run([image])]
+        return [Boxes(one.boxes_xyxy, one.scores, one.keypoints) for one in found]
+
+    def _key(self, content: str) -> str:
+        return f"{self.identity} {DETECTOR_CONFIDENCE} {DETECTOR_IOU} {content}"
+
+    def _recall(self, content: str) -> Boxes | None:
+        kept = self._cache.get_blob("boxes", self._key(content))
+        if kept is None:
+            return None
+        boxes, scores, points = json.loads(kept)
+        points = None if points is None else np.array(points, np.float32).reshape(len(boxes), -1, 2)
+        return Boxes(np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), points)
+
+    def _keep(self, content: str, found: Boxes) -> None:
+        points = None if found.keypoints is None else np.asarray(found.keypoints).tolist()
+        row = [np.asarray(found.boxes_xyxy).tolist(), np.asarray(found.scores).tolist(), points]
+        self._cache.put_blob("boxes", self._key(content), json.dumps(row).encode())
+
+
+@dataclass(frozen=True)
+class Face:
+    """The largest face of a picture, or none (`count` 0); angles in degrees, see utils/pose.py."""
+
+    count: int
+    status: Status
+    box_xyxy: tuple[float, float, float, float] | None = None
+    confidence: float | None = None
+    second_share: float | None = None  # see utils/faces.second_face_share
+    yaw_deg: float | None = None
+    pitch_deg: float | None = None
+    roll_deg: float | None = None
+
+
+class PackAngles:
+    """Faces and angles from an InsightFace pack, one picture at a time, from any thread."""
+
+    def __init__(self, measurer: Measurer):
+        self.measurer = measurer
+        self.info = AngleSensor(kind="pack", identity=measurer.identity, source=measurer.pack_info().pose_source)
+
+    def face(self, content: str, image: np.ndarray) -> Face:
+        found = self.measurer.known_face(content) or self.measurer.measure_image(content, image)
+        return _face_of_pack(found)
+
+
+class DetectorAngles:
+    """Faces and angles from a face detector with five landmarks, in batches."""
+
+    def __init__(self, sensor: BoxSensor):
+        self._sensor = sensor
+        self.info = AngleSensor(kind="detector", identity=sensor.identity, source="keypoints")
+
+    def faces(self, contents: list[str], images: list[np.ndarray]) -> list[Face | Exception]:
+        """The largest face of every picture; where none is seen, a second look with a black border around it."""
+        found = self._sensor.find(contents, images)
+        again = [i for i, boxes in enumerate(found) if isinstance(boxes, Boxes) and not len(boxes.boxes_xyxy)]
+        faces = [_failed_or_face(boxes, Status.OK) for boxes in found]
+        padded = [_with_border(images[i]) for i in again]
+        keys = [f"{contents[i]} with border" for i in again]
+        for i, boxes, (_, corner, scale) in zip(
+            again, self._sensor.find(keys, [image for image, _, _ in padded]), padded, strict=True
+        ):
+            faces[i] = _failed_or_face(boxes.moved(corner, scale) if isinstance(boxes, Boxes) else boxes)
+        return faces
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """All that look at a picture; hands and eyes are None where there is no detector for them."""
+
+    angle: PackAngles | DetectorAngles
+    hands: BoxSensor | None = None
+    eyes: BoxSensor | None = None
+
+    @property
+    def info(self) -> GapSensors:
+        return GapSensors(
+            angle=self.angle.info,
+            hands=self.hands.identity if self.hands else None,
+            eyes=self.eyes.identity if self.eyes else None,
+        )
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A picture on its way from the thread that read it to the detectors."""
+
+    picture: Looked
+    content: str
+    image: np.ndarray
+    pixels: dict[str, object]  # fields of ImageRecord that need no sensor
+    look: Look  # without what detectors find
+    face: Face | None  # None: the face detector has yet to run
+
+
+@dataclass(frozen=True)
+class SensorChoice:
+    """Which sensors a user asked for; None: the default file, where it is there. gaps.json keeps it in its settings."""
+
+    models_dir: Path
+    angle_sensor: str = "auto"  # auto, pack or detector
+    pack: str | None = None  # name or folder
+    face_model: str | None = None
+    hand_model: str | None = None
+    eye_model: str | None = None
+    device: str = "auto"
+    max_megapixels: float = MAX_MEGAPIXELS
+
+    def settings(self) -> dict[str, str | float | None]:
+        """Plain values; folders absolute, so that the next script finds them from wherever it runs."""
+        values = asdict(self) | {"models_dir": readable(str(self.models_dir.resolve()))}
+        if self.pack and Path(self.pack).expanduser().is_dir():
+            values["pack"] = readable(str(Path(self.pack).expanduser().resolve()))
+        return values
+
+
+def sensor_choice(args: argparse.Namespace) -> SensorChoice:
+    """The options of a script that are about sensors."""
+    return SensorChoice(**{field.name: getattr(args, field.name) for field in fields(SensorChoice)})
+
+
+def find_sensors(choice: SensorChoice, cache: FaceCache, deed: str) -> Sensors:
+    """The pack, or else the face detector; hands and eyes where there are detectors. Raises UserError without angles.
+
+    `deed` is what was not done then: "analysed".
+    """
+    from utils.detectors import DEFAULT_FILES, EYE, FACE, HAND
+
+    measurer = None if choice.angle_sensor == "detector" else find_measurer(choice, cache)
+    angle = None if measurer is None else PackAngles(measurer)
+    if angle is None and choice.angle_sensor != "pack":
+        face = _box_sensor(FACE, choice.face_model, choice, cache)
+        angle = None if face is None else DetectorAngles(face)
+    if angle is None:
+        pack = choice.pack or PACK
+        raise UserError(
+            f"There is nothing to measure angles with, so nothing was {deed}. One of these is needed:\n"
+            f"  the InsightFace pack {pack}: python mirror_metrics.py downloads it once, or unzip it into "
+            f"{choice.models_dir / pack}\n"
+            f"  a face detector with five landmarks: put {choice.face_model or DEFAULT_FILES[FACE]} into "
+            f"{choice.models_dir}"
+        )
+    return Sensors(
+        angle,
+        hands=_box_sensor(HAND, choice.hand_model, choice, cache),
+        eyes=_box_sensor(EYE, choice.eye_model, choice, cache),
+    )
+
+
+def find_measurer(choice: SensorChoice, cache: FaceCache) -> Measurer | None:
+    """The pack as mirror_metrics.py finds it, --models-dir first; one that was asked for by name must be there."""
+    name = choice.pack or PACK
+    beside = choice.models_dir / name
+    is_beside = choice.models_dir != MODELS_FOLDER and name.strip() and beside.is_dir()
+    pack = find_pack(str(beside.resolve()) if is_beside else name)
+    if pack is None and choice.pack:
+        raise UserError(f"The model pack {choice.pack} is neither in {choice.models_dir} nor in ~/.insightface/models.")
+    if pack is None:
+        return None
+    say(f"Model pack {pack.name} in {pack.folder}. {pack.licence()}")
+    return Measurer(pack, cache, choice.device, max_megapixels=choice.max_megapixels)
+
+
+def _box_sensor(kind: str, name: str | None, choice: SensorChoice, cache: FaceCache) -> BoxSensor | None:
+    from utils.detectors import find_detector
+
+    path = find_detector(kind, choice.models_dir, name)
+    if path is None and name:
+        raise UserError(f"The {kind} detector {name} is not in {choice.models_dir}.")
+    try:
+        return None if path is None else BoxSensor(path, choice.device, cache)
+    except OSError as error:
+        raise UserError(f"The {kind} detector {path} cannot be read: {error.strerror or error}.") from error
+
+
+class Examiner:
+    """Looks at pictures with `sensors` and sorts them into the targets of `types`."""
+
+    def __init__(self, sensors: Sensors, types: Mapping[str, GapType], cache: FaceCache, max_megapixels: float):
+        self._sensors = sensors
+        self._types = types
+        self._cache = cache
+        self._max_megapixels = max_megapixels
+        self._settings = _settings(sensors.info, types)
+
+    def examine(self, pictures: list[Looked]) -> None:
+        """Fill in every picture, whatever happens to single ones. Ctrl-C keeps in the cache what was measured."""
+        unknown = [picture for picture in pictures if not self._recall(picture)]
+        if not unknown:
+            return
+        workers = workers_at_once()
+        with GroupProgress() as progress, ThreadPoolExecutor(workers) as pool:
+            task = progress.add("Looking", len(unknown))
+            batch: list[_Decoded] = []
+            try:
+                for decoded in as_they_come(pool, self._prepare, unknown, window=4 * workers):
+                    if isinstance(decoded, _Decoded):
+                        batch.append(decoded)
+                    else:
+                        progress.step(task)
+                    if len(batch) == BATCH_IMAGES or sum(one.look.grey.size for one in batch) > BATCH_PIXELS:
+                        self._finish(batch, progress, task)
+                        batch = []
+                self._finish(batch, progress, task)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _recall(self, picture: Looked) -> bool:
+        """Fill in a picture whose file has not changed since these sensors looked at it."""
+        content = self._cache.content_of(picture.path)
+        return content is not None and os.access(picture.path, os.R_OK) and self._from_cache(picture, content)
+
+    def _from_cache(self, picture: Looked, content: str) -> bool:
+        kept = self._cache.get_blob("look", f"{self._settings} {content}")
+        small = self._cache.get_blob("thumbnail", content)
+        if kept is None or small is None:
+            return False
+        try:
+            record = ImageRecord.model_validate_json(kept).model_copy(update={"file": picture.file})
+            check_size(*record.size_wh, self._max_megapixels)
+        except ValidationError:
+            return False
+        except ImageError as problem:  # measured under a higher limit than today's
+            picture.record = ImageRecord(file=picture.file, status=problem.status, reason=problem.reason)
+            return True
+        picture.record, picture.thumbnail = record, small
+        return True
+
+    def _prepare(self, picture: Looked) -> _Decoded | Looked:
+        """In a worker thread: one read, one decode, and all that works on one picture. A Looked is done already."""
+        try:
+            content, data = read_and_remember(picture.path, self._cache, self._max_megapixels)
+            if self._from_cache(picture, content):
+                return picture
+            image = decode(data)
+            picture.thumbnail = thumbnail(image)
+            face = self._sensors.angle.face(content, image) if isinstance(self._sensors.angle, PackAngles) else None
+            return _decoded(picture, content, image, face)
+        except ImageError as problem:
+            picture.record = ImageRecord(file=picture.file, status=problem.status, reason=problem.reason)
+        except UserError:  # the networks themselves cannot be used: that ends the run
+            raise
+        except Exception as error:  # whatever a network chokes on is one bad picture, and the row says why
+            picture.record = _failure(picture, error)
+        return picture
+
+    def _finish(self, batch: list[_Decoded], progress: GroupProgress, task: int) -> None:
+        """In the main thread: the detectors on a batch, then the records."""
+        if not batch:
+            return
+        contents, images = [one.content for one in batch], [one.image for one in batch]
+        nothing = [None] * len(batch)
+        faces = [one.face for one in batch]
+        if isinstance(self._sensors.angle, DetectorAngles):
+            faces = self._sensors.angle.faces(contents, images)
+        hands = self._sensors.hands.find(contents, images) if self._sensors.hands else nothing
+        eyes = self._sensors.eyes.find(contents, images) if self._sensors.eyes else nothing
+        for one, *found in zip(batch, faces, hands, eyes, strict=True):
+            self._record(one, *found)
+            progress.step(task)
+
+    def _record(
+        self, one: _Decoded, face: Face | Exception, hands: Boxes | Exception | None, eyes: Boxes | Exception | None
+    ) -> None:
+        failed = next((found for found in (face, hands, eyes) if isinstance(found, Exception)), None)
+        if failed is not None:
+            one.picture.record = _failure(one.picture, failed)
+            return
+        record = _record(one, face, None if hands is None else len(hands.boxes_xyxy), _eyes_of(face, eyes))
+        record.values = measure_values(_complete(one.look, record), self._types)
+        one.picture.record = record
+        self._cache.put_blob("look", f"{self._settings} {one.content}", record.model_dump_json().encode())
+        self._cache.put_blob("thumbnail", one.content, one.picture.thumbnail)
+
+
+def _settings(info: GapSensors, types: Mapping[str, GapType]) -> str:
+    """Changes with everything that decides a record: sensors, types, and the code that measures."""
+    digest = hashlib.sha256(f"{info.model_dump_json()} {sorted(types)}".encode())
+    for name in ("gaps.py", "pixels.py", "pose.py", "sensors.py"):
+        digest.update((Path(__file__).parent / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _decoded(picture: Looked, content: str, image: np.ndarray, face: Face | None) -> _Decoded:
+    grey = pixels.grey_of(image)
+    histogram = pixels.histogram(grey)
+    brightness = pixels.brightness(histogram)
+    facts = {
+        "size_wh": (image.shape[1], image.shape[0]),
+        "sharpness": round(pixels.sharpness(grey), 2),
+        "brightness": round(brightness, 2),
+        "exposure": pixels.exposure(brightness),
+        "spoiled": pixels.spoiled(histogram),
+        "picture_hash": f"{pixels.picture_hash(grey):032x}",
+    }
+    look = Look(image, grey, histogram, None, None, None, None, None)
+    return _Decoded(picture, content, image, facts, look, face)
+
+
+def _record(one: _Decoded, face: Face, hands: int | None, eyes: int | None) -> ImageRecord:
+    height = one.look.grey.shape[0]
+    share = None if face.box_xyxy is None else face_height_share(face.box_xyxy, height)
+    return ImageRecord(
+        file=one.picture.file,
+        status=face.status,
+        reason={Status.RESCUED: RESCUED, Status.NO_FACE: NO_FACE}.get(face.status, ""),
+        faces=face.count,
+        face_box_xyxy=face.box_xyxy,
+        face_confidence=face.confidence,
+        second_face_share=face.second_share,
+        yaw_deg=face.yaw_deg,
+        pitch_deg=face.pitch_deg,
+        roll_deg=face.roll_deg,
+        face_height_percent=None if share is None else round(100 * share, 2),
+        hands=hands,
+        eyes=eyes,
+        **one.pixels,
+    )
+
+
+def _complete(look: Look, record: ImageRecord) -> Look:
+    """`look` with the numbers as they stand in the record: a bin must agree with the angle that is shown."""
+    return Look(
+        look.image,
+        look.grey,
+        look.histogram,
+        face_box_xyxy=record.face_box_xyxy,
+        yaw_deg=record.yaw_deg,
+        pitch_deg=record.pitch_deg,
+        eyes=record.eyes,
+        hands=record.hands,
+    )
+
+
+def _failure(picture: Looked, error: Exception) -> ImageRecord:
+    reason = f"measuring failed: {type(error).__name__}: {error}"
+    return ImageRecord(file=picture.file, status=Status.ERROR, reason=reason)
+
+
+def _face_of_pack(found: FaceMeasurement) -> Face:
+    if found.box_xyxy is None:
+        return Face(0, found.status)
+    angles = (found.yaw_deg, found.pitch_deg, found.roll_deg)
+    return _face(found.faces, found.status, found.box_xyxy, found.det_score, found.second_face_share, *angles)
+
+
+def _failed_or_face(boxes: Boxes | Exception, status: Status = Status.RESCUED) -> Face | Exception:
+    """The largest face among the boxes of a face detector. Raises UserError where it has no five landmarks."""
+    if isinstance(boxes, Exception):
+        return boxes
+    if not len(boxes.boxes_xyxy):
+        return Face(0, Status.NO_FACE)
+    if boxes.keypoints is None or boxes.keypoints.shape[1] != 5:
+        raise UserError(
+            "The face detector gives no five landmarks, so angles cannot be measured with it. Put yolov5l-face.pt into "
+            "the models folder, or use an InsightFace pack (--pack)."
+        )
+    sizes = boxes.boxes_xyxy[:, 2:] - boxes.boxes_xyxy[:, :2]
+    largest = int(sizes.prod(axis=1).argmax())
+    try:
+        angles = angles_from_keypoints(boxes.keypoints[largest])
+    except ValueError as error:  # points that coincide: the network made nothing of this face
+        return error
+    box = boxes.boxes_xyxy[largest]
+    second = second_face_share(boxes.boxes_xyxy)
+    return _face(len(boxes.scores), status, box, boxes.scores[largest], second, *angles)
+
+
+def _face(
+    count: int,
+    status: Status,
+    box_xyxy: np.ndarray,
+    score: float,
+    second: float | None,
+    yaw: float,
+    pitch: float,
+    roll: float,
+) -> Face:
+    box = tuple(round(float(edge), 1) for edge in box_xyxy)
+    second = None if second is None else round(second, 4)
+    return Face(count, status, box, round(float(score), 4), second, round(yaw, 2), round(pitch, 2), round(roll, 2))
+
+
+def _eyes_of(face: Face, eyes: Boxes | None) -> int | None:
+    """Eyes whose centre lies in the largest face; without a face all, as its eyes may be all that is seen of it."""
+    if eyes is None:
+        return None
+    if face.box_xyxy is None:
+        return len(eyes.boxes_xyxy)
+    centres = (eyes.boxes_xyxy[:, :2] + eyes.boxes_xyxy[:, 2:]) / 2
+    inside = (centres >= face.box_xyxy[:2]) & (centres <= face.box_xyxy[2:])
+    return int(inside.all(axis=1).sum())
+
+
+def _with_border(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """`image` inside a black border of RESCUE_PADDING of its sides, the corner (x, y) it begins at, and its scale."""
+    scale = min(1.0, RESCUE_SIDE / max(image.shape[:2]))
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    small = image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    top, left = round(RESCUE_PADDING * small.shape[0]), round(RESCUE_PADDING * small.shape[1])
+    padded = cv2.copyMakeBorder(small, top, top, left, left, cv2.BORDER_CONSTANT)
+    return padded, np.array([left, top], np.float32), scale
