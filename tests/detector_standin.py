@@ -29,7 +29,7 @@ def key_of(image: np.ndarray) -> str:
 
 class TruthDetector:
     def __init__(self, path: Path):
-        self.device = "cpu"
+        self.device, self.classes = "cpu", ["thing"]
         self._truth = json.loads(path.read_text(encoding="utf-8"))
 
     def detect(self, images, conf, iou):

@@ -22,7 +22,7 @@ PERSON, STRANGER = (5, 19), (5, 12)
 REFERENCE_YAWS = (-30, -20, -12, -6, 0, 3, 8, 15, 22, 34)
 GOOD_YAWS = (0, 3, -4, 6, -8, 10, -11, 13, 36, -37, 38, -39, 40, -41, 68, -69, 70, -72, 74, -75)
 WRONG_YAWS = (0, 30, 60, 75)
-UNASKED_YAWS = (-30, 60)  # the person too, but not in the metadata
+UNASKED_YAWS = (-30, 60)  # the person too, and like WRONG_YAWS not in the metadata: asked for no angle
 OTHER = {"studio": "outdoor", "indoor": "outdoor", "outdoor": "indoor"}  # background
 
 
@@ -50,17 +50,17 @@ def planted() -> tuple[list[np.ndarray], list[Planted]]:
 
     real = [shot(yaw) for yaw in REFERENCE_YAWS]
     batch = [Planted(f"good_{yaw:+d}.png", _drawn(shot(yaw)), angle_target(yaw), None) for yaw in GOOD_YAWS]
-    batch += [
-        Planted(f"wrong_{yaw}.png", _drawn(shot(yaw, stranger)), angle_target(yaw), IDENTITY) for yaw in WRONG_YAWS
-    ]
+    batch += [Planted(f"wrong_{yaw}.png", _drawn(shot(yaw, stranger)), None, IDENTITY) for yaw in WRONG_YAWS]
+    batch += [Planted(f"right_{yaw}.png", _drawn(shot(yaw)), None, None) for yaw in UNASKED_YAWS]
     plain = _drawn(shot(5))
     duo = np.hstack([_drawn(shot(4), (256, PIXELS)), _drawn(shot(-4, stranger), (256, PIXELS))])
+    empty = draw_scene(who, np.random.default_rng(0), yaw_deg=0.0, pitch_deg=0.0, grain=8.0)
     faults = {
         "blurred": (_drawn(shot(-3, blur_px=5.0)), "front", SHARPNESS),
         "dark": ((plain * 0.15).astype(np.uint8), "front", BRIGHTNESS),
         "bright": ((255 - (255 - _drawn(shot(2))) * 0.14).clip(0, 255).astype(np.uint8), "front", BRIGHTNESS),
         "angle": (_drawn(shot(-2)), "profile", TARGET),
-        "no_face": (_drawn(replace(shot(0, grain=8.0), person=False, background="outdoor")), "front", FACE),
+        "no_face": (_drawn(replace(empty, person=False, background="outdoor")), "front", FACE),
         "two_faces": (duo, "front", ONE_FACE),
         "near_copy": (_drawn(nudged(real[4], 0.3, random)), "front", DUPLICATE),
         "pasted_face": (_drawn(replace(real[6], background=OTHER[real[6].background], clothes_seed=9)), "front", COPY),
@@ -69,7 +69,6 @@ def planted() -> tuple[list[np.ndarray], list[Planted]]:
         "blown": (np.full((PIXELS, PIXELS, 3), 255, np.uint8), "front", INTACT),
     }
     batch += [Planted(f"{name}.png", *what) for name, what in faults.items()]
-    batch += [Planted(f"right_{yaw}.png", _drawn(shot(yaw)), None, None) for yaw in UNASKED_YAWS]
     return [_drawn(scene) for scene in real], batch
 
 

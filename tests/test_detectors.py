@@ -172,9 +172,9 @@ def test_ultralytics_file_is_safe_and_converts_equal(ultralytics_file, tmp_path,
     assert all(converted[name].dtype == saved[name].dtype for name in saved)
     assert all(torch.equal(converted[name], saved[name]) for name in saved)
     one, other = load_detector(copy, "cpu"), load_detector(copy.with_suffix(".safetensors"), "cpu")
-    found = one.detect([picture], conf=0.001)
+    found = one.detect([picture], conf=1e-6)  # untrained: it believes in nothing
     assert len(found[0].scores) > 3
-    assert same(found, other.detect([picture], conf=0.001))
+    assert same(found, other.detect([picture], conf=1e-6))
     if copy.stem == "pose":
         assert found[0].keypoints.shape == (len(found[0].scores), 5, 2)
         assert set(found[0].classes) == {"face"}
@@ -196,6 +196,7 @@ import socket, subprocess, sys
 def refuse(*arguments, **more):
     print("ASKED", arguments[:2])
     raise OSError("no network in this test")
+import torch  # on Linux it asks ldconfig for libdl, before anything of ours happens
 socket.getaddrinfo = socket.socket.connect = subprocess.Popen.__init__ = refuse
 from pathlib import Path
 from utils.detectors import load_detector
@@ -364,12 +365,11 @@ def test_onnx_of_yolov5_face(tmp_path, picture):
     assert find_detector(FACE, tmp_path) == path
     detector = load_detector(path, "cpu")
     assert detector.device == "CPUExecutionProvider"
-    one, other = (each.detect([picture, picture[:70]], conf=0.015) for each in (original, detector))
-    for a, b in zip(one, other, strict=True):
-        assert len(a.scores) > 0
-        np.testing.assert_allclose(b.scores, a.scores, rtol=1e-4)
-        np.testing.assert_allclose(b.boxes_xyxy, a.boxes_xyxy, atol=0.05)
-        np.testing.assert_allclose(b.keypoints, a.keypoints, atol=0.05)
+    batch = np.stack([letterbox(picture, 640, 64, None).pixels.transpose(2, 0, 1)] * 2).astype(np.float32) / 255
+    one, other = (each._backend.run(batch) for each in (original, detector))
+    np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-3)
+    # rows as they are: untrained weights give many boxes the same score, and the order of equals is nobody's promise
+    assert len(detector.detect([picture, picture[:70]], conf=0.015)[1].scores) > 0
 
 
 def test_onnx_of_ultralytics(ultralytics_file, tmp_path, picture):

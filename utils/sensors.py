@@ -7,7 +7,6 @@ found is kept in the shared cache.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -33,6 +33,11 @@ from utils.measurer import Measurer, as_they_come, read_and_remember, workers_at
 from utils.packs import find_pack
 from utils.pose import angles_from_keypoints
 from utils.progress import GroupProgress
+
+if TYPE_CHECKING:
+    import argparse
+
+    from utils.detectors import Found
 
 # Least score of a box, as documented for faces, and overlap above which two boxes are one.
 DETECTOR_CONFIDENCE, DETECTOR_IOU = 0.5, 0.45
@@ -70,7 +75,8 @@ class Boxes:
 class BoxSensor:
     """A detector file, loaded when the first picture needs it."""
 
-    def __init__(self, path: Path, device: str, cache: FaceCache):
+    def __init__(self, kind: str, path: Path, device: str, cache: FaceCache):
+        self.kind = kind  # what its boxes are to show, see utils/detectors.py
         self.path = path
         self.identity = f"{path.name}@{cache.hash_file(path)[:12]}"
         self._device = device
@@ -95,6 +101,7 @@ class BoxSensor:
             from utils.detectors import load_detector
 
             self._detector = load_detector(self.path, self._device)
+            self._classes = classes_of(self.kind, self._detector.classes, self.path)
             say(f"Detector: {self.identity} on {self._detector.device}")
         try:
             found = self._detector.detect(images, DETECTOR_CONFIDENCE, DETECTOR_IOU)
@@ -102,10 +109,15 @@ class BoxSensor:
             raise
         except Exception as error:  # whatever a network raises belongs to the pictures that it was given
             return [error] if len(images) == 1 else [one for image in images for one in self.run([image])]
-        return [Boxes(one.boxes_xyxy, one.scores, one.keypoints) for one in found]
+        return [self._of_my_kind(one) for one in found]
+
+    def _of_my_kind(self, found: Found) -> Boxes:
+        mine = [i for i, name in enumerate(found.classes) if name in self._classes]
+        points = None if found.keypoints is None else found.keypoints[mine]
+        return Boxes(found.boxes_xyxy[mine], found.scores[mine], points)
 
     def _key(self, content: str) -> str:
-        return f"{self.identity} {DETECTOR_CONFIDENCE} {DETECTOR_IOU} {content}"
+        return f"{self.identity} {self.kind} {DETECTOR_CONFIDENCE} {DETECTOR_IOU} {content}"
 
     def _recall(self, content: str) -> Boxes | None:
         kept = self._cache.get_blob("boxes", self._key(content))
@@ -119,6 +131,18 @@ class BoxSensor:
         points = None if found.keypoints is None else np.asarray(found.keypoints).tolist()
         row = [np.asarray(found.boxes_xyxy).tolist(), np.asarray(found.scores).tolist(), points]
         self._cache.put_blob("boxes", self._key(content), json.dumps(row).encode())
+
+
+def classes_of(kind: str, names: list[str], path: Path) -> set[str]:
+    """Those of a detector's class `names` that are of `kind`: "left hand" is a hand. Raises UserError for none.
+
+    A detector with a single class is believed, whatever its maker called it.
+    """
+    chosen = {name for name in names if len(names) == 1 or kind in name.casefold()}
+    if not chosen:
+        told = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+        raise UserError(f"{path} is no {kind} detector: it finds {told}. Put one that finds a {kind} in its place.")
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -272,7 +296,7 @@ def _box_sensor(kind: str, name: str | None, choice: SensorChoice, cache: FaceCa
     if path is None and name:
         raise UserError(f"The {kind} detector {name} is not in {choice.models_dir}.")
     try:
-        return None if path is None else BoxSensor(path, choice.device, cache)
+        return None if path is None else BoxSensor(kind, path, choice.device, cache)
     except OSError as error:
         raise UserError(f"The {kind} detector {path} cannot be read: {error.strerror or error}.") from error
 
