@@ -267,7 +267,10 @@ class _TorchBackend:
     def __init__(self, network: Network, device: str):
         self._torch = import_torch()
         self.device = "cuda:0" if device != "cpu" and self._torch.cuda.is_available() else "cpu"
-        self._module = network.build().to(self.device)
+        self._module = network.build()
+        if network.family != FACE_LAYOUT:
+            self._module.fuse(verbose=False)  # batch norms go into the convolutions, as in ultralytics' own predict
+        self._module.to(self.device)
         self.stride = int(max(self._strides()))
         self.output = _output_of(network, self._module)
         self._try()
