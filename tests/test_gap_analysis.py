@@ -15,14 +15,17 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_script
 from detector_standin import CHOKE, FILES, key_of
+from model_corpus import evil_files
 from PIL import Image
 
 from demo.identity import draw_identity
 from demo.parallel import render_all
 from demo.scene import draw_scene
 from demo.sets import nudged, spread_yaws
+from utils.console import UserError
 from utils.contracts import GapReport, Status, read_contract
 from utils.pose import BIN_LIMITS_DEG, angle_bin
+from utils.sensors import classes_of
 
 AWAY_DEG = 8.0  # from a border of the bins: nearer than that a bin says little about a measured angle
 PIXELS = 256
@@ -221,6 +224,66 @@ def test_detectors_measure_what_they_find(gaps, heads, truth_models):
     )
     assert {record.hands for record in other.records.values()} == {0}
     assert other.targets("hands")["visible"].share_percent == 0, "measured, and none is there"
+
+
+def test_real_detectors_look_along(gaps, heads, mini_pack):
+    """The project's own small YOLO files in the users' places: eyes in most frontal heads, hands counted everywhere."""
+    models = ROOT / "models" / "demo" / "yolo"
+    result = gaps(heads[0], "--pack", mini_pack, "--hand-model", models / "hands.pt", "--eye-model", models / "eyes.pt")
+    assert result.code == 0, result.stderr
+    report, records = result.report, result.records
+    assert report.sensors.hands.startswith("hands.pt@") and report.sensors.eyes.startswith("eyes.pt@")
+    assert all(record.hands is not None is not record.eyes for record in records.values())
+    front = [name for name, one in heads[1].items() if abs(one.truth.yaw_deg) < 25]
+    assert np.mean([records[name].eyes > 0 for name in front]) > 0.7
+    assert not {"hands", "eyes"} & {missing.type for missing in report.not_measured}
+    assert "Detector: hands.pt@" in result.stderr and " on cpu" in result.stderr
+
+
+@pytest.mark.parametrize("script", ["gap_analysis.py", "validate_synthetic.py"])
+def test_a_detector_that_would_run_something_is_refused_and_runs_nothing(tmp_path, make_picture, tiny_pack, script):
+    models, canaries = tmp_path / "models", tmp_path / "canaries"
+    models.mkdir()
+    canaries.mkdir()
+    variant = next(variant for variant in evil_files(canaries, None) if variant.runs == "pickle")
+    (models / "hand_yolov8n.pt").write_bytes(variant.data)
+    make_picture(tmp_path / "dataset" / "1.jpg")
+    output = ("--output", tmp_path / "gaps.json") if script == "gap_analysis.py" else ()
+    done = run_script(
+        script,
+        tmp_path / "dataset",
+        "--models-dir",
+        models,
+        "--pack",
+        tiny_pack,
+        "--no-cache",
+        "--device",
+        "cpu",
+        *output,
+    )
+    assert done.returncode == 2, done.stderr
+    assert (
+        "nothing of it has run" in done.stderr and f"python inspect_pkl.py {models / 'hand_yolov8n.pt'}" in done.stderr
+    )
+    assert not list(canaries.iterdir())
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["0"], {"0"}),
+        (["left hand", "Right_Hand", "face"], {"left hand", "Right_Hand"}),
+        (["person", "bicycle"], None),
+    ],
+)
+def test_of_several_classes_those_of_the_kind_are_taken(names, chosen):
+    path = Path("yolov8n.pt")
+    if chosen is not None:
+        assert classes_of("hand", names, path) == chosen
+        return
+    with pytest.raises(UserError, match="no hand detector: it finds person, bicycle"):
+        classes_of("hand", names, path)
 
 
 def test_a_picture_on_which_a_network_chokes_is_one_bad_row(gaps, heads, truth_models, tiny_pack):

@@ -6,6 +6,7 @@ the file says about it and can do nothing. Networks are built from records by co
 
 from __future__ import annotations
 
+import os
 import pickle
 import threading
 from functools import cache
@@ -85,6 +86,8 @@ def read_checkpoint(file: BinaryIO, report: Report, name: str) -> object:
 
 def import_torch() -> Any:
     """torch, of a version whose safe loading can be trusted. Raises UserError."""
+    # its threads spin while they wait, and steal the cores of the pack's networks (benchmarks/steps_bench.py)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import torch
     except ImportError as error:
