@@ -26,6 +26,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from utils.cores import available_cores
+
 ROOT = Path(__file__).resolve().parent.parent
 GROUPS = 5  # the references and four LoRA folders
 NEW = 30  # pictures of one more LoRA
@@ -118,10 +120,6 @@ def count_calls() -> tuple[Counter[str], list[float]]:
     return calls, seconds
 
 
-def count_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def pictures_of(base: Path) -> list[Path]:
     return sorted((base / "ref").iterdir()) + sorted((base / "cand").rglob("*.*"))
 
@@ -153,7 +151,7 @@ def work_calls(base: Path, pack: Path) -> dict:
     pictures = [Picture("Reference", path.parent.name, path.name, path) for path in pictures_of(base)]
     started = time.perf_counter()
     measurer.measure(pictures)
-    share = sum(seconds) / ((time.perf_counter() - started) * count_cores())
+    share = sum(seconds) / ((time.perf_counter() - started) * available_cores())
     faces = sum(picture.face.faces for picture in pictures if picture.face)
     return {"images": len(pictures), "faces": faces, "calls": calls, "network_share": share}
 
@@ -175,7 +173,7 @@ def work_floor(base: Path, pack: Path) -> dict:
 def compare(base: Path, pack: Path, rounds: int) -> None:
     """The table of the README."""
     count = len(pictures_of(base))
-    cores = count_cores()
+    cores = available_cores()
     times: dict[str, list[float]] = {
         name: [] for name in ("plain", "no_spin", "floor", "cold", "stage", "map", "warm", "added")
     }

@@ -18,7 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.mirror_metrics_bench import child, count_cores, make_photos, standin, worker
+from benchmarks.mirror_metrics_bench import child, make_photos, standin, worker
+from utils.cores import available_cores
 
 SHARE_OF_REAL = 0.25  # of the pictures that validation looks at: it measures the dataset too
 DETECTORS = ("hand_yolov8n.pt", "eyes_yolov.pt")
@@ -66,7 +67,7 @@ def work_detectors() -> dict:
 
 def networks(base: Path, pack: Path) -> float:
     """Seconds that all networks take for one picture."""
-    alone = worker("floor", base, pack)["ms_per_image"] / count_cores()
+    alone = worker("floor", base, pack)["ms_per_image"] / available_cores()
     told = child("-m", "benchmarks.steps_bench", "--worker")["stdout"]
     detectors = json.loads(told.splitlines()[-1])["ms_per_image"]
     return (alone + detectors) / 1000

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -25,6 +24,7 @@ import numpy as np
 
 from benchmarks.truth_panels import PANELS, Panel
 from benchmarks.truth_world import SEVERITIES, measure_world
+from utils.cores import available_cores
 from utils.packs import find_pack
 from utils.pose import BIN_LIMITS_DEG, angle_bin
 
@@ -380,7 +380,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the first world, and of the bootstrap")
     parser.add_argument("--size", type=int, default=12, help="pictures in a set")
     parser.add_argument("--pixels", type=int, default=320, help="side of a picture")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--jobs", type=int, default=available_cores(), help="processes")
     parser.add_argument("--facts", type=Path, metavar="FILE", help="also keep what each world gave, as JSON")
     args = parser.parse_args()
     pack = find_pack(args.pack)

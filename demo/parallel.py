@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +12,7 @@ import cv2
 
 from demo.render import Picture, render
 from demo.scene import Scene
+from utils.cores import available_cores
 
 
 def _begin() -> None:
@@ -28,7 +28,7 @@ def render_all(
     `workers` are processes, one a core by default; with one, the pictures are rendered right here. `samples` as in
     `render`. Neighbouring scenes of one person are quicker: the renderer keeps a face's shape and skin.
     """
-    workers = min(workers or os.cpu_count() or 1, len(scenes), 61)  # Windows waits for no more than that
+    workers = min(workers or available_cores(), len(scenes), 61)  # Windows waits for no more than that
     if workers <= 1:
         yield from (render(scene, size, samples) for scene in scenes)
         return

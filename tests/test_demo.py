@@ -118,6 +118,27 @@ def test_a_world_that_was_interrupted_or_is_of_another_renderer_is_made_anew(tmp
     assert own.read_bytes() == b"a guest"
 
 
+def test_a_world_of_other_settings_and_the_projects_own_folder_are_refused(tmp_path):
+    writer.run(tmp_path, seed=2, size=2, pixels=64, kinds=["balanced"], steps=False)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    done = run_script("mirror_metrics.py", "--demo", tmp_path)
+    assert done.returncode == 2 and "holds another world (seed 2)" in done.stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    done = run_script("mirror_metrics.py", "--demo", ROOT)
+    assert done.returncode == 2 and "where your own pictures belong" in done.stderr
+    assert not (ROOT / "world.json").exists()
+
+
+def test_somebody_elses_world_file_deletes_nothing(tmp_path):
+    """A world.json that names files outside of a world's own folders, or is no stamp of ours at all."""
+    victim = tmp_path / "letters.txt"
+    victim.write_text("dear", encoding="utf-8")
+    stamp = {"renderer": "x", "world": {}, "planted": [], "files": ["letters.txt", "../letters.txt", str(victim)]}
+    (tmp_path / "world.json").write_text(json.dumps(stamp), encoding="utf-8")
+    writer.run(tmp_path, seed=1, size=2, pixels=64, kinds=["balanced"], steps=False)
+    assert victim.read_text(encoding="utf-8") == "dear"
+
+
 @pytest.fixture
 def copy_of_project(tmp_path):
     """The project without its demo pack's models, which a test may add, damage or leave out."""

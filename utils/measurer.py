@@ -18,6 +18,7 @@ import numpy as np
 from utils.cache import FaceCache, content_hash
 from utils.console import UserError, say
 from utils.contracts import PackInfo, Status, group_label
+from utils.cores import available_cores
 from utils.defaults import DETECTION_SIZE, MAX_MEGAPIXELS
 from utils.faces import AGE, POSE, RESCUED, FaceEngine, FaceMeasurement, settings_key
 from utils.images import ImageError, check_size, decode, read_file, thumbnail
@@ -116,7 +117,7 @@ class Measurer:
         unknown = [picture for picture in pictures if not self._recall(picture)]
         if not unknown:
             return
-        workers = workers_at_once()
+        workers = available_cores()
         with GroupProgress() as progress, ThreadPoolExecutor(workers) as pool:
             totals = Counter((picture.type, picture.group) for picture in unknown)
             tasks = {group: progress.add(group_label(*group), count) for group, count in totals.items()}
@@ -205,8 +206,3 @@ def as_they_come(
     while running:
         done, running = wait(running, return_when=FIRST_COMPLETED)
         yield from (future.result() for future in done)
-
-
-def workers_at_once() -> int:
-    """One a core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

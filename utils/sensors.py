@@ -24,12 +24,13 @@ from utils import pixels
 from utils.cache import FaceCache
 from utils.console import UserError, say
 from utils.contracts import AngleSensor, GapSensors, ImageRecord, Status
+from utils.cores import available_cores
 from utils.defaults import MAX_MEGAPIXELS, MODELS_FOLDER, PACK
 from utils.faces import RESCUE_PADDING, RESCUED, FaceMeasurement, second_face_share
 from utils.files import readable
 from utils.gaps import GapType, Look, face_height_share, measure_values
 from utils.images import ImageError, check_size, decode, thumbnail
-from utils.measurer import Measurer, as_they_come, read_and_remember, workers_at_once
+from utils.measurer import Measurer, as_they_come, read_and_remember
 from utils.packs import find_pack
 from utils.pose import angles_from_keypoints
 from utils.progress import GroupProgress
@@ -316,7 +317,7 @@ class Examiner:
         unknown = [picture for picture in pictures if not self._recall(picture)]
         if not unknown:
             return
-        workers = workers_at_once()
+        workers = available_cores()
         with GroupProgress() as progress, ThreadPoolExecutor(workers) as pool:
             task = progress.add("Looking", len(unknown))
             batch: list[_Decoded] = []
