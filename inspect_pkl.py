@@ -10,7 +10,8 @@ writes  with --convert a .safetensors beside each safe file: the same content wi
 
 A pickle is a program. safe: it imports nothing but what weights need. dangerous: it imports what can start programs,
 read or write files, or reach further names. unknown: anything else, such as classes of a project that is not known
-here, or what cannot be read to its end. Nothing of a file is ever run, imported or unpacked to disk.
+here, or what cannot be read to its end. .safetensors and .onnx hold no program: safe where they are whole. Nothing of
+a file is ever run, imported or unpacked to disk.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.allowlist import Verdict
+from utils.checkpoints import UnfitError, import_torch, read_checkpoint
 from utils.console import EXIT_OK, EXIT_USER, UserError, print_table, printable, run_script, say
 from utils.defaults import MODELS_FOLDER
 from utils.modelfiles import PLAIN_PICKLE, SUFFIXES, TORCH_LEGACY, TORCH_ZIP, Report, inspect_file, inspect_open
+from utils.networks import Network, find_network
 
 EXIT_CODES = {Verdict.SAFE: EXIT_OK, Verdict.UNKNOWN: 3, Verdict.DANGEROUS: 4}
 ADVICE = {
@@ -32,6 +35,7 @@ ADVICE = {
     Verdict.UNKNOWN: " Load it only if you trust whoever made it.",
     Verdict.DANGEROUS: " Do not load it.",
 }
+ADVICE_DAMAGED = " It is damaged or not what it says: fetch it again."
 MOST_NAMES = 30  # of one kind, listed for one file
 
 
@@ -79,13 +83,15 @@ def tell(looked: list[Looked], list_names: bool) -> None:
     for each in looked:
         report = each.report
         verdict = report.verdict
-        print(printable(f"{each.path} is {verdict.name.lower()}: {report.finding()}.{ADVICE[verdict]}"))
+        finding = report.finding()
+        advice = ADVICE_DAMAGED if report.is_damaged else ADVICE[verdict]
+        print(printable(f"{each.path} is {verdict.name.lower()}: {finding}.{advice}"))
         for what in (Verdict.DANGEROUS, Verdict.UNKNOWN, Verdict.SAFE):
             names = sorted(name for name, judged in report.walk.imports.items() if judged is what)
             if what is not Verdict.SAFE or list_names:
                 _tell_some(f"imports, {what.name.lower()}", names)
         _tell_some("calls", report.walk.calls)
-        _tell_some("beyond that", list(report.walk.problems))
+        _tell_some("beyond that", [problem for problem in report.walk.problems if problem not in finding])
 
 
 def _tell_some(title: str, names: list[str]) -> None:
@@ -96,13 +102,10 @@ def _tell_some(title: str, names: list[str]) -> None:
 
 def convert(path: Path) -> str:
     """Write the .safetensors of a safe file; a sentence about it. Raises UserError."""
-    from utils.checkpoints import UnfitError, read_checkpoint
-    from utils.networks import find_network
     from utils.tensorfiles import write_data, write_network
 
     target = path.with_suffix(".safetensors")
-    if target.exists():
-        raise UserError(f"{target} is there already and is not overwritten. Move it away first.")
+    is_taken = f"{target} is there already and is not overwritten, as it holds something else. Move it away first."
     with open(path, "rb") as file:
         report = inspect_open(file)  # again, through the same handle that is read from: files can change
         if report.verdict is not Verdict.SAFE:
@@ -113,6 +116,10 @@ def convert(path: Path) -> str:
         note = ""
     except UnfitError as error:
         network, note = None, f" It holds a network that is no detector for this project: {error}."
+    if target.exists():
+        if not _holds(target, content, network):
+            raise UserError(is_taken)
+        return f"{path} is converted already: {target} holds the same."
     try:
         if network is None:
             write_data(target, content)
@@ -120,26 +127,57 @@ def convert(path: Path) -> str:
         write_network(target, network)
         return f"{target} is written and holds the same network ({network.family}) as {path}."
     except FileExistsError as error:
-        raise UserError(f"{target} is there already and is not overwritten. Move it away first.") from error
+        raise UserError(is_taken) from error
     except OSError as error:
         raise UserError(f"{target} cannot be written: {error.strerror or error}.") from error
 
 
+def _holds(target: Path, content: object, network: Network | None) -> bool:
+    """Whether a .safetensors is what `convert` would write of `content`, or of the `network` found in it."""
+    from utils.tensorfiles import equal, read_data, read_network
+
+    try:
+        if network is None:
+            return equal(read_data(target), content)
+        found = read_network(target)
+    except (UserError, ValueError, LookupError, TypeError, AttributeError):  # a file of another program, or damaged
+        return False
+    described = (found.family, found.architecture) == (network.family, network.architecture)
+    return described and equal(dict(sorted(found.tensors.items())), dict(sorted(network.tensors.items())))
+
+
 def convert_all(looked: list[Looked]) -> bool:
     """Convert the safe ones; whether all of these could be."""
-    all_done = True
+    fit = []
     for each in looked:
         if each.report.verdict is not Verdict.SAFE:
             say(f"{each.path} is not converted, because it is not safe.")
         elif each.report.kind not in (TORCH_ZIP, TORCH_LEGACY, PLAIN_PICKLE):
             say(f"{each.path} is not converted: {each.report.kind}, not a pickle or a file of PyTorch.")
         else:
-            try:
-                print(printable(convert(each.path)))
-            except UserError as error:
-                all_done = False
-                say(f"Error: {each.path} is not converted. {error}")
-    return all_done
+            fit.append(each.path)
+    if fit and not _can_convert():
+        return False
+    outcomes = [_convert_or_tell(path) for path in fit]
+    return all(outcomes)
+
+
+def _can_convert() -> bool:
+    try:
+        import_torch()
+    except UserError as error:
+        say(f"Error: Nothing is converted. {error}")
+        return False
+    return True
+
+
+def _convert_or_tell(path: Path) -> bool:
+    try:
+        print(printable(convert(path)))
+    except UserError as error:
+        say(f"Error: {path} is not converted. {error}")
+        return False
+    return True
 
 
 def run(args: argparse.Namespace) -> int:

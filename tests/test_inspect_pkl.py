@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,17 @@ def evil(tmp_path_factory):
 def scanned(evil):
     """One run of the script over all variants, --convert included."""
     return run_script("inspect_pkl.py", "--convert", evil[1])
+
+
+def tensor_file() -> bytes:
+    """A .safetensors of two bytes, as its format says."""
+    header = b'{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}'
+    return len(header).to_bytes(8, "little") + header + b"\x01\x02"
+
+
+def onnx_file() -> bytes:
+    """A ModelProto: format 10, a graph named g, operators of version 21."""
+    return b"\x08\x0a" + b"\x3a\x03\x12\x01g" + b"\x42\x02\x10\x15"
 
 
 def report_of(stdout: str, path: Path) -> tuple[str, str]:
@@ -135,13 +147,52 @@ def test_exit_code_is_that_of_the_worst_file(tmp_path):
         (pickle.dumps({"a": list(range(500))}, 2)[:-40], "cannot be read as a pickle after byte"),
         (in_zip({"x/data.pkl": b"\x80\x02}"}), "x/data.pkl in it: it cannot be read as a pickle"),
         (in_zip({"x/data.pkl": pickle.dumps(1)})[:60], "damaged or cut off"),
+        (tensor_file()[:-1], "it is no model file"),
+        (onnx_file()[:-1], "it is no model file"),
     ],
 )
-def test_what_cannot_be_read_is_unknown(content, finding, tmp_path):
+def test_what_cannot_be_read_is_unknown_and_to_be_fetched_again(content, finding, tmp_path):
     (tmp_path / "file.pt").write_bytes(content)
     done = run_script("inspect_pkl.py", tmp_path / "file.pt")
     assert done.returncode == 3, done.stderr
-    assert finding in done.stdout
+    assert done.stdout.count(finding) == 1
+    assert "It is damaged or not what it says: fetch it again." in done.stdout and "trust" not in done.stdout
+
+
+def test_what_damage_does_not_explain_is_a_matter_of_trust(tmp_path):
+    foreign = whole(b"cmy.project\nNet\n)\x81", 2)
+    for name, content in {"whole": foreign, "cut": foreign[:-1], "script": in_zip({"x/code/a.py": b"x"})}.items():
+        (tmp_path / f"{name}.pt").write_bytes(content)
+    done = run_script("inspect_pkl.py", tmp_path)
+    assert done.returncode == 3
+    assert done.stdout.count("Load it only if you trust whoever made it.") == 3 and "fetch" not in done.stdout
+
+
+def test_formats_without_a_program_are_safe_where_they_are_whole(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(tensor_file())
+    (tmp_path / "b.onnx").write_bytes(onnx_file())
+    done = run_script("inspect_pkl.py", "--convert", tmp_path / "a.safetensors", tmp_path / "b.onnx")
+    assert done.returncode == 0, done.stdout
+    assert "a.safetensors is safe: its format holds numbers and no program.\n" in done.stdout
+    assert "b.onnx is safe: its format holds a network of known operators and no program.\n" in done.stdout
+    assert "b.onnx is not converted: ONNX, not a pickle" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: data + b"\x80\x02.",
+        lambda data: data.replace(b"\x08\x0a", b"\x08", 1),
+        lambda data: data[2:],  # without the version of the format
+        lambda data: data + b"\xfa\x01\x00",  # field 31, which a ModelProto has not
+        lambda data: data + b"\xff" * 12,
+    ],
+)
+def test_what_is_not_onnx_to_its_last_byte_is_not_taken_for_it(spoil):
+    from utils.modelfiles import NOT_A_MODEL, ONNX, inspect_bytes
+
+    assert inspect_bytes(onnx_file()).kind == ONNX
+    assert inspect_bytes(spoil(onnx_file())).kind == NOT_A_MODEL
 
 
 def test_zip_member_with_wrong_checksum_is_not_passed_over(tmp_path):
@@ -181,9 +232,13 @@ def test_scanning_needs_no_torch(tmp_path):
     environment = {"PYTHONPATH": str(tmp_path)}
     assert run_script("inspect_pkl.py", tmp_path / "a.pt", **environment).returncode == 0
     (tmp_path / "numpy.py").unlink()
-    done = run_script("inspect_pkl.py", "--convert", tmp_path / "a.pt", **environment)
+    (tmp_path / "b.pt").write_bytes(pickle.dumps({"b": 1}))
+    done = run_script("inspect_pkl.py", "--convert", tmp_path / "a.pt", tmp_path / "b.pt", **environment)
     assert done.returncode == 2
-    assert "needs torch, which is not installed: python -m pip install -r requirements/bootstrap.txt" in done.stderr
+    assert done.stderr == (
+        "Error: Nothing is converted. This needs torch, which is not installed: "
+        "python -m pip install -r requirements/bootstrap.txt\n"
+    )
 
 
 # Harmless files
@@ -248,16 +303,43 @@ def test_tensors_keep_their_names_for_other_programs(good):
     assert "state_dict.unet.0.weight" in load_file(good[1] / "with_settings.safetensors")
 
 
-def test_nothing_is_overwritten(good):
-    folder = good[1]
-    before = (folder / "float32.safetensors").read_bytes()
-    (folder / "float16.safetensors").write_bytes(b"mine")
-    done = run_script("inspect_pkl.py", "--convert", folder / "float32.pt", folder / "float16.pt")
+def test_nothing_is_overwritten(good, tmp_path):
+    shutil.copy(good[1] / "float16.pt", tmp_path)
+    (tmp_path / "float16.safetensors").write_bytes(b"mine")
+    done = run_script("inspect_pkl.py", "--convert", tmp_path)
     assert done.returncode == 2
-    assert done.stderr.count("is there already and is not overwritten") == 2
-    assert (folder / "float16.safetensors").read_bytes() == b"mine"
-    assert (folder / "float32.safetensors").read_bytes() == before
-    assert list(folder.glob(".converting-*")) == []
+    assert "float16.safetensors is there already and is not overwritten, as it holds something else" in done.stderr
+    assert (tmp_path / "float16.safetensors").read_bytes() == b"mine"
+    assert list(tmp_path.glob(".converting-*")) == []
+
+
+def test_a_second_run_converts_nothing_and_says_so(good):
+    files, folder, _ = good
+    before = {path: path.read_bytes() for path in folder.glob("*.safetensors")}
+    done = run_script("inspect_pkl.py", "--convert", folder)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert done.stdout.count(" is converted already: ") == len(files)
+    assert {path: path.read_bytes() for path in folder.glob("*.safetensors")} == before
+
+
+def test_a_detector_is_converted_once(tmp_path):
+    source = SHARED_DETECTORS / f"{FIXTURES[1]}.pt"
+    if not source.exists():
+        pytest.skip("the detectors of ../shared are not here")
+    shutil.copy(source, tmp_path / "face.pt")
+    assert run_script("inspect_pkl.py", "--convert", tmp_path / "face.pt").returncode == 0
+    done = run_script("inspect_pkl.py", "--convert", tmp_path / "face.pt")
+    assert done.returncode == 0 and "face.pt is converted already" in done.stdout
+    (tmp_path / "face.safetensors").write_bytes(tensor_file())
+    assert run_script("inspect_pkl.py", "--convert", tmp_path / "face.pt").returncode == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the shell there quotes otherwise")
+def test_the_advised_command_holds_the_path_as_one_word():
+    from utils.checkpoints import how_to_inspect
+
+    assert how_to_inspect("models/a.pt") == "python inspect_pkl.py models/a.pt"
+    assert shlex.split(how_to_inspect("my 'own' models/$a.pt"))[2:] == ["my 'own' models/$a.pt"]
 
 
 def test_what_safetensors_cannot_hold_is_a_sentence(tmp_path):

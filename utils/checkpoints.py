@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import shlex
+import subprocess
 import threading
 from functools import cache
 from typing import Any, BinaryIO
@@ -80,8 +82,14 @@ def read_checkpoint(file: BinaryIO, report: Report, name: str) -> object:
         raise
     except Exception as error:  # a damaged file fails in torch, numpy, zip or pickle, each in its own way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{name} cannot be read ({reason}). Run: python inspect_pkl.py {name}") from error
-    raise UserError(f"{name} is of a kind that is not read here ({report.kind}). Run: python inspect_pkl.py {name}")
+        raise UserError(f"{name} cannot be read ({reason}). Run: {how_to_inspect(name)}") from error
+    raise UserError(f"{name} is of a kind that is not read here ({report.kind}). Run: {how_to_inspect(name)}")
+
+
+def how_to_inspect(name: str) -> str:
+    """The command that looks into a file, for copying, also where there are spaces in its path."""
+    quoted = subprocess.list2cmdline([name]) if os.name == "nt" else shlex.quote(name)
+    return f"python inspect_pkl.py {quoted}"
 
 
 def import_torch() -> Any:

@@ -1,13 +1,14 @@
 """What a model file holds and what its pickles would do, whatever it is packed in. Nothing in it is run or unpacked.
 
 Known containers: a zip archive (torch.save since 1.6, .npz, TorchScript, archives inside archives), a tar archive
-(torch.save before 0.1.10), the five pickles in a row of torch.save before 1.6, plain pickles, .npy, and .safetensors.
-The content decides, not the name of the file.
+(torch.save before 0.1.10), the five pickles in a row of torch.save before 1.6, plain pickles, .npy, .safetensors and
+.onnx. The content decides, not the name of the file.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import mmap
 import re
 import struct
@@ -34,6 +35,7 @@ LARGEST_MEMBER = 1 << 30  # bytes, unpacked; the pickles of real models have a f
 _STORAGE = re.compile(r"(?:^|/)data/\d+$")  # raw numbers, which torch never reads as a pickle
 _CODE = re.compile(r"(?:^|/)code/.*\.py$")
 _BAD_MEMBER = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError, ValueError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, tarfile.TarError)  # not: encrypted, packed in an unknown way
 
 TORCH_ZIP, TORCH_LEGACY, PLAIN_PICKLE, TORCHSCRIPT = (
     "PyTorch file",
@@ -41,7 +43,15 @@ TORCH_ZIP, TORCH_LEGACY, PLAIN_PICKLE, TORCHSCRIPT = (
     "pickle",
     "TorchScript",
 )
-ARCHIVE, SAFETENSORS, NUMPY, NOT_A_MODEL = "archive", "safetensors", "NumPy array", "no model file"
+ARCHIVE, SAFETENSORS, ONNX, NUMPY, NOT_A_MODEL = "archive", "safetensors", "ONNX", "NumPy array", "no model file"
+_NO_PROGRAM = {
+    SAFETENSORS: "its format holds numbers and no program",
+    ONNX: "its format holds a network of known operators and no program",
+}
+
+# Fields of a ModelProto (onnx/onnx, onnx.proto) and how protobuf writes them: 0 a number, 2 bytes after their length.
+_ONNX_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
+_ONNX_ALWAYS = {1, 7, 8}  # version of the format, graph, versions of the operators
 
 
 @dataclass
@@ -51,19 +61,31 @@ class Report:
     kind: str = NOT_A_MODEL
     walk: Walk = field(default_factory=Walk)
     pickles: int = 0
+    damage: set[str] = field(default_factory=set)  # those of the problems that fetching the file again can mend
 
     @property
     def verdict(self) -> Verdict:
         return self.walk.verdict
 
-    def problem(self, what: str, verdict: Verdict = Verdict.UNKNOWN) -> None:
-        self.walk.add(Walk(problems={what: verdict}))
+    @property
+    def is_damaged(self) -> bool:
+        """Whether damage alone keeps it from being safe."""
+        named = any(verdict is not Verdict.SAFE for verdict in self.walk.imports.values())
+        return not named and bool(self.walk.problems) and self.walk.problems.keys() <= self.damage
+
+    def problem(self, what: str, is_damage: bool = False) -> None:
+        self.walk.add(Walk(problems={what: Verdict.UNKNOWN}))
+        self.damage |= {what} if is_damage else set()
 
     def finding(self) -> str:
         """What decided the verdict, as the end of a sentence that begins with the file's name."""
         worst = self.verdict
         if worst is Verdict.SAFE:
-            return "imports nothing but what weights need" if self.pickles else "holds no pickle"
+            return (
+                "imports nothing but what weights need"
+                if self.pickles
+                else _NO_PROGRAM.get(self.kind, "holds no pickle")
+            )
         names = sorted(name for name, verdict in self.walk.imports.items() if verdict is worst)
         parts = [f"it would import {', '.join(names[:6])}{' and more' if len(names) > 6 else ''}"] if names else []
         parts += [f"it would call {self.walk.calls[0]}"] if self.walk.calls else []
@@ -93,7 +115,7 @@ def inspect_bytes(data: bytes | mmap.mmap) -> Report:
     """Look into the content of a file."""
     report = Report()
     if not len(data):
-        report.problem("it is empty")
+        report.problem("it is empty", is_damage=True)
         return report
     report.kind = _look(data, report, "", 0)
     return report
@@ -114,13 +136,15 @@ def _look_into_container(data: bytes | mmap.mmap, report: Report, name: str, dep
     if zipfile.is_zipfile(_Bytes(data)):  # it may begin anywhere in the file
         return _look_into_zip(_Bytes(data), report, name, depth)
     if head.startswith(b"PK\x03\x04"):
-        report.problem(f"{name or 'it'} is a zip archive that is damaged or cut off")
+        report.problem(f"{name or 'it'} is a zip archive that is damaged or cut off", is_damage=True)
         return ARCHIVE
     if _is_tar(data):
         return _look_into_tar(_Bytes(data), report, name, depth)
     if head.startswith(b"\x93NUMPY"):
         return _look_at_array(data, report, name)
-    return SAFETENSORS if _is_safetensors(head, len(data)) else NOT_A_MODEL
+    if _is_safetensors(data):
+        return SAFETENSORS
+    return ONNX if _is_onnx(data) else NOT_A_MODEL
 
 
 class _Bytes(io.RawIOBase):
@@ -167,7 +191,7 @@ def _look_into_zip(file: _Bytes, report: Report, name: str, depth: int) -> str:
                 _look_at_member(lambda member=member: archive.open(member), member.file_size, report, inner, depth)
             return kind
     except _BAD_MEMBER as error:
-        report.problem(f"{name or 'it'} is a zip archive that cannot be read ({error})")
+        report.problem(f"{name or 'it'} is a zip archive that cannot be read ({error})", isinstance(error, _DAMAGE))
         return ARCHIVE
 
 
@@ -188,7 +212,7 @@ def _look_into_tar(file: _Bytes, report: Report, name: str, depth: int) -> str:
                         lambda member=member: archive.extractfile(member), member.size, report, inner, depth
                     )
     except (*_BAD_MEMBER, tarfile.TarError) as error:
-        report.problem(f"{name or 'it'} is a tar archive that cannot be read ({error})")
+        report.problem(f"{name or 'it'} is a tar archive that cannot be read ({error})", isinstance(error, _DAMAGE))
     return ARCHIVE
 
 
@@ -208,7 +232,7 @@ def _look_at_member(open_member: Callable[[], BinaryIO], size: int, report: Repo
         with open_member() as member:
             data = member.read(LARGEST_MEMBER + 1)
     except _BAD_MEMBER as error:
-        report.problem(f"{name} in it cannot be read ({error})")
+        report.problem(f"{name} in it cannot be read ({error})", isinstance(error, _DAMAGE))
         return
     if len(data) > LARGEST_MEMBER:
         report.problem(f"{name} in it is larger than it says")
@@ -224,7 +248,7 @@ def _look_at_pickles(data: bytes | mmap.mmap, report: Report, name: str, kind: s
     first = walk_pickle(data)
     if not _is_a_pickle(first, data, name, kind):
         if not name and kind == NOT_A_MODEL:
-            report.problem(f"it is no model file: it begins with {bytes(data[:16])!r}")
+            report.problem(f"it is no model file: it begins with {bytes(data[:16])!r}", is_damage=True)
         return kind
     is_torch = first.value == TORCH_MAGIC and first.end is not None
     where = f"{name} in it: " if name else ""
@@ -238,6 +262,8 @@ def _look_at_pickles(data: bytes | mmap.mmap, report: Report, name: str, kind: s
         pickles.append(following)
     for pickle in pickles:
         problems = {where + what: verdict for what, verdict in pickle.walk.problems.items()}
+        if pickle.end is None:
+            report.damage.add(list(problems)[-1])  # what ended the reading
         report.walk.add(Walk(pickle.walk.imports, pickle.walk.calls, problems))
     report.pickles += len(pickles)
     if kind != NOT_A_MODEL:
@@ -270,15 +296,49 @@ def _look_at_array(data: bytes | mmap.mmap, report: Report, name: str) -> str:
     except struct.error:
         header, length = b"", 0
     if b"descr" not in header:
-        report.problem(f"{name or 'it'} is a NumPy array with a damaged header")
+        report.problem(f"{name or 'it'} is a NumPy array with a damaged header", is_damage=True)
     elif re.search(rb"['\"]\|?O", header):
         _look_at_pickles(bytes(data[start + length :]), report, name or "its array", NOT_A_MODEL)
     return NUMPY
 
 
-def _is_safetensors(head: bytes, size: int) -> bool:
-    """Eight bytes of length, then JSON (huggingface/safetensors, README.md, "Format")."""
-    if len(head) < 10:
+def _is_safetensors(data: bytes | mmap.mmap) -> bool:
+    """Eight bytes of length, JSON, then numbers and nothing after them (huggingface/safetensors, "Format")."""
+    if len(data) < 10 or bytes(data[8:9]) != b"{":
         return False
-    (length,) = struct.unpack("<Q", head[:8])
-    return 2 <= length <= size - 8 and head[8:9] == b"{"
+    (length,) = struct.unpack("<Q", data[:8])
+    if length > min(LARGEST_MEMBER, len(data) - 8):
+        return False
+    try:
+        header = json.loads(bytes(data[8 : 8 + length]))
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        return max(ends, default=0) == len(data) - 8 - length
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return False
+
+
+def _is_onnx(data: bytes | mmap.mmap) -> bool:
+    """Whether the fields of a ModelProto, and no other ones, fill it to its last byte."""
+    position, seen = 0, set()
+    try:
+        while position < len(data):
+            tag, position = _varint(data, position)
+            number, written = divmod(tag, 8)
+            if _ONNX_FIELDS.get(number) != written:
+                return False
+            size, position = _varint(data, position)
+            position += size if written == 2 else 0
+            seen.add(number)
+    except IndexError:
+        return False
+    return position == len(data) and seen >= _ONNX_ALWAYS
+
+
+def _varint(data: bytes | mmap.mmap, position: int) -> tuple[int, int]:
+    """(number, first byte after it): seven bits in each byte, the lowest first. Raises IndexError at the end."""
+    value = shift = 0
+    while True:
+        value |= (data[position] & 0x7F) << shift
+        position, shift = position + 1, shift + 7
+        if data[position - 1] < 0x80 or shift > 63:
+            return value, position
