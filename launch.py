@@ -61,7 +61,7 @@ WORDS = {
     "": Word("mirror_metrics.py", (ANALYSIS,), "about 1 GB"),
     "gaps": Word("gap_analysis.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
     "validate": Word("validate_synthetic.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
-    "inspect": Word("inspect_pkl.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
+    "inspect": Word("inspect_pkl.py", (ANALYSIS,), "about 1 GB"),  # --convert alone needs more, and says what
     "test": Word("tests", (ANALYSIS, BOOTSTRAP, TEST), "about 7 GB"),
 }
 
