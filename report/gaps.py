@@ -34,7 +34,8 @@ def build_gaps(report: GapReport, thumbnails: Sequence[bytes | None]) -> str:
         facts=_facts(report),
         warnings=[shown(warning) for warning in report.warnings],
         gaps=[
-            {"label": _label(report, gap), "count": gap.count, "reason": gap.reason} for gap in report.recommendations
+            {"label": _label(report, gap), "add": _to_add(gap.count), "reason": gap.reason}
+            for gap in report.recommendations
         ],
         distributions=[
             {
@@ -70,17 +71,21 @@ def _label(report: GapReport, gap: object) -> str:
     return next(share.label for share in shares if share.target == gap.target)
 
 
+def _to_add(count: int) -> str:
+    return f"+{count:,}" if count else "no room"  # the cap leaves nothing of what would be needed
+
+
 def _row(one: Distribution, share: TargetShare, wanted: dict[tuple[str, str], int]) -> dict:
     """One bar: its length and the mark of the goal in percent of the card's width."""
-    state = _state(share, (one.type, share.target) in wanted)
+    key = (one.type, share.target)
+    state = _state(share, key in wanted)
     return {
         "label": share.label,
         "count": share.count,
         "share": share.share_percent,
         "goal": share.goal_percent,
-        "state": state,
+        "state": f"{state}, {_to_add(wanted[key])}" if key in wanted else state,
         "colour": _STATES[state],
-        "add": wanted.get((one.type, share.target), 0),
     }
 
 
@@ -123,9 +128,9 @@ def _tag(title: str, value: str) -> str:
 
 
 def _turn(record: ImageRecord) -> str:
-    """Yaw and pitch in words of the picture's viewer."""
+    """Yaw and pitch in words of the picture's viewer; whole degrees of yaw cut off, as 24.8 are still front."""
     if record.yaw_deg is None:
         return "no angle"
     side = "right" if record.yaw_deg > 0 else "left"
     tilt = "up" if record.pitch_deg > 0 else "down"
-    return f"{abs(record.yaw_deg):.0f}° {side}, {abs(record.pitch_deg):.0f}° {tilt}"
+    return f"{int(abs(record.yaw_deg))}° {side}, {abs(record.pitch_deg):.0f}° {tilt}"

@@ -150,6 +150,11 @@ def test_clipping_keeps_the_proportions():
     assert clipped([5, 0], 0) == [0, 0] and clipped([2, 1], 7) == [2, 1]
 
 
+def test_the_reason_does_not_round_the_cap():
+    (gap,) = recommend([shares({"a": 0, "rest": 70}, {"a": (30, 15)})], room=10, max_share=0.125)
+    assert gap.reason.endswith("clipped from 30 to 10, as at most 12.5% of the dataset may be synthetic")
+
+
 # Goals files
 
 
@@ -362,6 +367,17 @@ def hostile_report():
 def test_page_refuses_thumbnails_that_do_not_match():
     with pytest.raises(ValueError, match="thumbnails"):
         build_gaps(hostile_report(), [None])
+
+
+def test_page_says_where_there_is_no_room_and_keeps_degrees_in_their_bin(browser, tmp_path):
+    report = report_of([record(f"{i}.jpg", yaw=-24.78) for i in range(20)])
+    gaps = [gap.model_copy(update={"count": 0 if i else 3}) for i, gap in enumerate(report.recommendations)]
+    report = report.model_copy(update={"recommendations": gaps})
+    result = opened(browser, tmp_path, build_gaps(report, [None] * 20), 1280)
+    assert result.texts(".gap .add") == ["+3", *["no room"] * (len(gaps) - 1)] and len(gaps) > 1
+    assert result.texts(".share:first-child .state")[1:] == ["gap, +3", "gap, no room"]
+    assert set(result.texts("main > section:first-child .hint")) == {"24° left, 4° down"}, "25 is three-quarter"
+    result.page.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -112,82 +112,103 @@ def register(gap: GapType) -> None:
     GAP_TYPES[gap.name] = gap
 
 
+def _check(gap: GapType) -> None:
+    """Raise ValueError for goals that no number of images reaches."""
+    goals = [target for target in gap.targets if target.goal_percent is not None]
+    for target in goals:
+        if target.trigger_percent is None or target.trigger_percent > target.goal_percent:
+            raise ValueError(f"{gap.name}.{target.name}: the trigger must be given, and not lie above the goal")
+    total = sum(_share(target.goal_percent) for target in goals)
+    if total > 1 or (total == 1 and len(goals) < len(gap.targets)):
+        room = "100%" if len(goals) == len(gap.targets) else "less than 100%, as other targets have no goal"
+        raise ValueError(f"the goals of {gap.name} add up to {float(100 * total):g}%; they may take {room}")
+
+
+def _share(percent: float) -> Fraction:
+    """Exact: 30 % of 10 images are 3, which floating point does not promise."""
+    return Fraction(str(percent)) / 100
+
+
 # Goals: profile 20 and hands 30 are documented; the others, and triggers at half of the goal, are our choice. Lighting
 # is a type of the kind that users add: a function that looks at pixels, two goals, and prompt texts.
-def _register_ours() -> None:
-    front = ("front view, facing the camera", "looking straight at the camera")
-    three_quarter = ("three-quarter view, head turned to the left", "three-quarter view, head turned to the right")
-    profile = (
-        "profile view from the left side, side of the face",
-        "profile view from the right side, side of the face",
-    )
-    visible_hands = (
-        "hands visible, one hand near the chin",
-        "both hands visible",
-        "waving, hand raised beside the face",
-    )
-    register(
-        GapType(
-            name="face_angle",
-            title="Face angle",
-            measure=face_angle,
-            needs=ANGLE,
-            targets=(
-                Target("front", "Front shots", front, 50, 25),
-                Target("three_quarter", "Three-quarter shots", three_quarter, 30, 15),
-                Target("profile", "Profile shots", profile, 20, 10),
+_OURS = (
+    GapType(
+        name="face_angle",
+        title="Face angle",
+        measure=face_angle,
+        needs=ANGLE,
+        targets=(
+            Target("front", "Front shots", ("front view, facing the camera", "looking straight at the camera"), 50, 25),
+            Target(
+                "three_quarter",
+                "Three-quarter shots",
+                ("three-quarter view, head turned to the left", "three-quarter view, head turned to the right"),
+                30,
+                15,
             ),
-        )
-    )
-    register(
-        GapType(
-            name="hands",
-            title="Hands",
-            measure=hands,
-            needs=HANDS,
-            targets=(
-                Target("visible", "Images with visible hands", visible_hands, 30, 15),
-                Target("hidden", "Images without hands", ("hands out of frame",)),
+            Target(
+                "profile",
+                "Profile shots",
+                (
+                    "profile view from the left side, side of the face",
+                    "profile view from the right side, side of the face",
+                ),
+                20,
+                10,
             ),
-        )
-    )
-    register(
-        GapType(
-            name="lighting",
-            title="Lighting",
-            measure=lighting,
-            targets=(
-                Target(pixels.LOW_KEY, "Low-key shots", ("low-key lighting, dark background, deep shadows",), 10, 5),
-                Target(pixels.HIGH_KEY, "High-key shots", ("high-key lighting, bright white background",), 10, 5),
-                Target(pixels.NORMAL, "Shots in normal light", ("natural lighting",)),
+        ),
+    ),
+    GapType(
+        name="hands",
+        title="Hands",
+        measure=hands,
+        needs=HANDS,
+        targets=(
+            Target(
+                "visible",
+                "Images with visible hands",
+                ("hands visible, one hand near the chin", "both hands visible", "waving, hand raised beside the face"),
+                30,
+                15,
             ),
-        )
-    )
-    register(
-        GapType(
-            name="shot_size",
-            title="Shot size",
-            measure=shot_size,
-            needs=ANGLE,
-            targets=(
-                Target("close_up", "Close-ups", ("close-up portrait, head and shoulders",)),
-                Target("medium", "Medium shots", ("medium shot, from the waist up",)),
-                Target("full", "Full shots", ("full body shot, whole figure in frame",)),
-            ),
-        )
-    )
-    register(
-        GapType(
-            name="eyes",
-            title="Eyes",
-            measure=eyes,
-            needs=EYES,
-            targets=(
-                Target("visible", "Images with visible eyes", ("eyes open, eyes visible",)),
-                Target("hidden", "Images without visible eyes", ("eyes closed", "dark sunglasses")),
-            ),
-        )
-    )
+            Target("hidden", "Images without hands", ("hands out of frame",)),
+        ),
+    ),
+    GapType(
+        name="lighting",
+        title="Lighting",
+        measure=lighting,
+        targets=(
+            Target(pixels.LOW_KEY, "Low-key shots", ("low-key lighting, dark background, deep shadows",), 10, 5),
+            Target(pixels.HIGH_KEY, "High-key shots", ("high-key lighting, bright white background",), 10, 5),
+            Target(pixels.NORMAL, "Shots in normal light", ("natural lighting",)),
+        ),
+    ),
+    GapType(
+        name="shot_size",
+        title="Shot size",
+        measure=shot_size,
+        needs=ANGLE,
+        targets=(
+            Target("close_up", "Close-ups", ("close-up portrait, head and shoulders",)),
+            Target("medium", "Medium shots", ("medium shot, from the waist up",)),
+            Target("full", "Full shots", ("full body shot, whole figure in frame",)),
+        ),
+    ),
+    GapType(
+        name="eyes",
+        title="Eyes",
+        measure=eyes,
+        needs=EYES,
+        targets=(
+            Target("visible", "Images with visible eyes", ("eyes open, eyes visible",)),
+            Target("hidden", "Images without visible eyes", ("eyes closed", "dark sunglasses")),
+        ),
+    ),
+)
+
+for _ours in _OURS:
+    register(_ours)
 
 
 def measure_values(look: Look, types: Mapping[str, GapType]) -> dict[str, str | None]:
@@ -260,23 +281,6 @@ def _goal(given: object, field: str) -> dict[str, float | None]:
 def _is_percentage(value: object) -> bool:
     # below 1 it is most likely a share by mistake; half of the smallest goal may still be a trigger
     return isinstance(value, int | float) and not isinstance(value, bool) and 0.5 <= value <= 100
-
-
-def _check(gap: GapType) -> None:
-    """Raise ValueError for goals that no number of images reaches."""
-    goals = [target for target in gap.targets if target.goal_percent is not None]
-    for target in goals:
-        if target.trigger_percent is None or target.trigger_percent > target.goal_percent:
-            raise ValueError(f"{gap.name}.{target.name}: the trigger must be given, and not lie above the goal")
-    total = sum(_share(target.goal_percent) for target in goals)
-    if total > 1 or (total == 1 and len(goals) < len(gap.targets)):
-        room = "100%" if len(goals) == len(gap.targets) else "less than 100%, as other targets have no goal"
-        raise ValueError(f"the goals of {gap.name} add up to {float(total):.0%}; they may take {room}")
-
-
-def _share(percent: float) -> Fraction:
-    """Exact: 30 % of 10 images are 3, which floating point does not promise."""
-    return Fraction(str(percent)) / 100
 
 
 def distribution(gap: GapType, values: list[str | None]) -> Distribution:
@@ -367,7 +371,8 @@ def _reason(share: TargetShare, count: int, wanted: int, max_share: float) -> st
     reason = f"{share.label} are {share.share_percent:.1f}% (target: {share.goal_percent:g}%)"
     if count == wanted:
         return reason
-    return f"{reason}; clipped from {wanted} to {count}, as at most {max_share:.0%} of the dataset may be synthetic"
+    limit = f"at most {100 * max_share:g}% of the dataset may be synthetic"
+    return f"{reason}; clipped from {wanted} to {count}, as {limit}"
 
 
 def clipped(wanted: list[int], room: int) -> list[int]:
@@ -380,6 +385,3 @@ def clipped(wanted: list[int], room: int) -> list[int]:
     for i in by_remainder[: room - sum(counts)]:
         counts[i] += 1
     return counts
-
-
-_register_ours()
