@@ -29,6 +29,7 @@ from utils.console import EXIT_OK, UserError, print_table, run_script, say
 from utils.defaults import (
     CACHE_FILE,
     HARD_SYNTHETIC_SHARE,
+    IMAGE_EXTENSIONS,
     MAX_MEGAPIXELS,
     MAX_SYNTHETIC_SHARE,
     MODELS_FOLDER,
@@ -79,7 +80,9 @@ def collect(args: argparse.Namespace) -> Dataset:
     left_out = [] if args.recursive else [sub for sub in listing.subfolders if holds_pictures(sub)]
     hint = f"{len(left_out)} sub-folder(s) with pictures were left out; --recursive takes them in."
     if not dataset.pictures:
-        raise UserError(f"{folder} holds no pictures (jpg, jpeg, png, webp, bmp)." + (f" {hint}" if left_out else ""))
+        raise UserError(
+            f"{folder} holds no pictures ({', '.join(IMAGE_EXTENSIONS)})." + (f" {hint}" if left_out else "")
+        )
     dataset.warnings += [readable(f"{folder}: {hint}")] if left_out else []
     return dataset
 
@@ -152,9 +155,10 @@ def _not_measured(
 
 def _settings(args: argparse.Namespace) -> dict[str, str | int | float | bool | None]:
     from utils.defaults import DETECTION_SIZE
+    from utils.detectors import CONFIDENCE, OVERLAP
     from utils.files import readable
     from utils.pixels import DUPLICATE_BITS, SHARPNESS_SIDE
-    from utils.sensors import DETECTOR_CONFIDENCE, DETECTOR_IOU, sensor_choice
+    from utils.sensors import sensor_choice
 
     return sensor_choice(args).settings() | {
         "goals": None if args.goals is None else readable(str(args.goals.resolve())),
@@ -162,8 +166,8 @@ def _settings(args: argparse.Namespace) -> dict[str, str | int | float | bool | 
         "recursive": args.recursive,
         "max_megapixels": args.max_megapixels,
         "det_size": DETECTION_SIZE,
-        "detector_confidence": DETECTOR_CONFIDENCE,
-        "detector_iou": DETECTOR_IOU,
+        "detector_confidence": CONFIDENCE,
+        "detector_iou": OVERLAP,
         "sharpness_side": SHARPNESS_SIDE,
         "duplicate_bits": DUPLICATE_BITS,
     }
@@ -214,7 +218,9 @@ def doubts(report: GapReport) -> list[str]:
     }
     said += [f"In {count} of {len(seen)} images {what}." for what, count in counts.items() if count]
     if report.near_duplicates:
-        said.append(f"{len(report.near_duplicates)} pair(s) of images are near duplicates; one of each is enough.")
+        pairs = [f"{one.first} and {one.second}" for one in report.near_duplicates]
+        more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
+        said.append(f"Near duplicates, of which one is enough: {'; '.join(pairs[:3])}{more}.")
     return said
 
 
@@ -303,8 +309,11 @@ def _check_output(output: Path) -> None:
     """Find out before the work, not after it, that results cannot be written. Raises UserError."""
     import tempfile
 
+    from utils.contracts import demand_own
+
     if output.suffix.lower() != ".json":
         raise UserError(f"--output {output} is no .json file; the page goes beside it as .html.")
+    demand_own(output, "gap_analysis.py")
     if output.is_dir():
         raise UserError(f"--output {output} is a folder; it takes the name of the gap file, such as gaps.json.")
     try:
@@ -357,6 +366,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--face-model", metavar="FILE", help="face detector with five landmarks (default: yolov5l-face.pt)")
     add("--hand-model", metavar="FILE", help="hand detector (default: hand_yolov8n.pt, if it is there)")
     add("--eye-model", metavar="FILE", help="eye detector (default: eyes_yolov.pt, if it is there)")
+    add("--hand-classes", metavar="NAMES", help="its classes that are hands, as palm,fist (default: those named hand)")
+    add("--eye-classes", metavar="NAMES", help="its classes that are eyes (default: those named eye)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes an NVIDIA GPU where there is one")
     add(
         "--max-megapixels",

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections import Counter
@@ -137,11 +138,14 @@ def measure(args: argparse.Namespace, batch: Batch, cache: FaceCache) -> Measure
         missing[IDENTITY] = f"the InsightFace pack {choice.pack or PACK} is not here: faces cannot be compared"
     real = [] if batch.dataset is None else list_pictures(batch, batch.dataset, batch.recursive)
     before = approved_before(args, batch)
-    Examiner(sensors, GAP_TYPES, cache, choice.max_megapixels).examine(real + before + batch.pictures)
+    comparing = None if is_pack else measurer
+    Examiner(sensors, GAP_TYPES, cache, choice.max_megapixels, comparing).examine(real + before + batch.pictures)
     known = measure_faces(measurer, [one for one in real if is_of_person(one.file)])
     references = References(batch.dataset, real, list(known.items()))
     standard = standard_of(references, missing)
-    pool = pool_of(real, "the real photos") + pool_of(before, "the approved images")
+    own = {hash_of(one, cache) for one in batch.pictures}
+    others = [one for one in real if hash_of(one, cache) not in own]  # this batch may be merged already
+    pool = pool_of(others, "the dataset") + pool_of(before, "the approved images")
     return Measured(choice, sensors, measurer, references, standard, measure_faces(measurer, batch.pictures), pool)
 
 
@@ -174,7 +178,8 @@ def standard_of(references: References, missing: dict[str, str]) -> Standard:
         missing[REFERENCES] = "there are no real photos to compare with; --reference names their folder"
         missing[IDENTITY] = missing[REFERENCES]
     embeddings = [face.embedding for _, face in references.faces]
-    level = reference_level(np.stack(embeddings)) if embeddings else None
+    yaws = np.array([face.yaw_deg for _, face in references.faces])
+    level = reference_level(np.stack(embeddings), yaws) if embeddings else None
     if level is None and IDENTITY not in missing:
         missing[IDENTITY] = (
             f"faces were found in {len(embeddings)} real photo(s) of the person, and {FEWEST_REFERENCES} are needed"
@@ -195,7 +200,7 @@ def judge_all(args: argparse.Namespace, batch: Batch, measured: Measured, cache:
         gap_type, target = (wanted.gap_type, wanted.target) if wanted else (None, None)
         similarity, nearest = compare(measured.faces.get(picture.file))
         evidence = Evidence(record, gap_type, target, similarity, nearest, most_alike(record.picture_hash, pool))
-        image = decided(evidence, measured.standard, args.allow_unverified, _hash_of(picture, cache))
+        image = decided(evidence, measured.standard, args.allow_unverified, hash_of(picture, cache))
         if image.verdict == Verdict.APPROVED:
             pool += pool_of([picture], "this batch")
         images.append(image)
@@ -296,7 +301,8 @@ def folders_of(args: argparse.Namespace) -> dict[str, Path]:
     return {verdict: folder or args.folder / verdict for verdict, folder in given.items()}
 
 
-def _hash_of(picture: Looked, cache: FaceCache) -> str | None:
+def hash_of(picture: Looked, cache: FaceCache) -> str | None:
+    """SHA-256 of the file; None where it cannot be read."""
     try:
         return cache.hash_file(picture.path)
     except OSError:
@@ -366,7 +372,7 @@ def _limits() -> dict[str, float]:
         "darkest": pixels.BRIGHTNESS_LIMITS[0],
         "brightest": pixels.BRIGHTNESS_LIMITS[1],
         "duplicate_bits": pixels.DUPLICATE_BITS,
-        "face_confidence": checks.FACE_CONFIDENCE,
+        "face_confidence": checks.CONFIDENCE,
         "second_face_share": checks.SECOND_FACE_SHARE,
         "identity_floor": metrics.IDENTITY_FLOOR,
         "copy_similarity": checks.COPY_SIMILARITY,
@@ -391,6 +397,31 @@ def sort_files(args: argparse.Namespace, batch: Batch, report: ValidationReport)
         image.copied_to = readable(str(copy_with_caption(picture.path, folders[image.verdict])))
         if old and old.parent in set(folders.values()) - {folders[image.verdict]} and is_copy_of(old, picture.path):
             take_back_copy(old, picture.path)
+    left = [] if args.no_auto_filter else _left_behind(batch, report, folders)
+    report.warnings += left
+    for note in left:
+        say(f"Note: {note}")
+
+
+def _left_behind(batch: Batch, report: ValidationReport, folders: dict[str, Path]) -> list[str]:
+    """Copies of this batch in the folder of another verdict, which no report of here knows and nobody takes back."""
+    from utils.files import is_copy_of, readable
+
+    notes = []
+    for verdict, folder in folders.items():
+        there = sorted(folder.iterdir()) if folder.is_dir() else []
+        judged_otherwise = [
+            picture.path
+            for picture, image in zip(batch.pictures, report.images, strict=True)
+            if image.verdict != verdict
+        ]
+        names = [place.name for place in there if any(is_copy_of(place, picture) for picture in judged_otherwise)]
+        if names:
+            notes.append(
+                f"{folder} still holds {len(names)} image(s) that are not {verdict} any more, {readable(names[0])} "
+                "first: the report of the run that put them there is gone. Remove them by hand."
+            )
+    return notes
 
 
 def copies_before(args: argparse.Namespace) -> dict[str, Path]:
@@ -465,7 +496,7 @@ def run(args: argparse.Namespace) -> int:
     from utils.cache import open_cache
 
     args.report = args.report or args.folder / REPORT
-    batch = collect(args.folder, args.reference)
+    batch = collect(args.folder, args.reference, folders_of(args).values())
     _check_folders(args, batch)
     with _scratch_cache(args) as path:
         cache = open_cache(path)
@@ -505,6 +536,8 @@ def _check_folders(args: argparse.Namespace, batch: Batch) -> None:
     """Find out before the work, not after it, that results cannot be written. Raises UserError."""
     import tempfile
 
+    from utils.contracts import demand_own
+
     taken = {args.folder.resolve(): "the folder of the generated images"}
     if batch.dataset is not None:
         if batch.dataset.resolve() in taken:
@@ -516,12 +549,19 @@ def _check_folders(args: argparse.Namespace, batch: Batch) -> None:
         taken[folder.resolve()] = f"the folder of the {verdict} images"
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--{verdict} {folder} is a file; it takes a folder.")
+        if not os.access(_nearest_existing(folder), os.W_OK):
+            raise UserError(f"--{verdict} {folder} cannot be written; choose another folder.")
     if args.report.suffix.lower() != ".json":
         raise UserError(f"--report {args.report} is no .json file; the page goes beside it as .html.")
+    demand_own(args.report, "validate_synthetic.py")
     with _writing(args.report.parent):
         args.report.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=args.report.parent):
             pass
+
+
+def _nearest_existing(folder: Path) -> Path:
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -560,6 +600,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--face-model", metavar="FILE", help=f"face detector with five landmarks ({kept} yolov5l-face.pt)")
     add("--hand-model", metavar="FILE", help=f"hand detector ({kept} hand_yolov8n.pt, if it is there)")
     add("--eye-model", metavar="FILE", help=f"eye detector ({kept} eyes_yolov.pt, if it is there)")
+    add("--hand-classes", metavar="NAMES", help=f"its classes that are hands ({kept} those named hand)")
+    add("--eye-classes", metavar="NAMES", help=f"its classes that are eyes ({kept} those named eye)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes an NVIDIA GPU where there is one")
     add(
         "--max-megapixels",

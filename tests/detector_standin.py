@@ -29,7 +29,7 @@ def key_of(image: np.ndarray) -> str:
 
 class TruthDetector:
     def __init__(self, path: Path):
-        self.device, self.classes = "cpu", ["thing"]
+        self.device, self.classes, self.keypoints = "cpu", ["thing"], 5
         self._truth = json.loads(path.read_text(encoding="utf-8"))
 
     def detect(self, images, conf, iou):
@@ -63,7 +63,8 @@ COUNTS = {"decoded": 0, "batches": []}
 if __name__ == "__main__":
     module = types.ModuleType("utils.detectors")
     module.FACE, module.HAND, module.EYE = FILES
-    module.DEFAULT_FILES = FILES
+    module.DEFAULT_FILES, module.CONFIDENCE, module.OVERLAP = FILES, 0.5, 0.45
+    module.demand_safe = lambda path: None
     module.find_detector, module.load_detector = find_detector, lambda path, device="auto": TruthDetector(path)
     sys.modules["utils.detectors"] = module
     sys.path[0] = str(ROOT)

@@ -270,20 +270,52 @@ def test_a_detector_that_would_run_something_is_refused_and_runs_nothing(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("names", "chosen"),
+    ("kind", "names", "chosen"),
     [
-        (["0"], {"0"}),
-        (["left hand", "Right_Hand", "face"], {"left hand", "Right_Hand"}),
-        (["person", "bicycle"], None),
+        ("hand", ["0"], {"0"}),
+        ("hand", ["left hand", "Right_Hand", "face"], {"left hand", "Right_Hand"}),
+        ("hand", ["hands", "no_hand"], {"hands"}),
+        ("hand", ["person", "bicycle", "handbag"], None),  # COCO's
+        ("hand", ["face"], None),
+        ("eye", ["surface", "eyeglasses"], None),
+        ("eye", ["open eye", "closed eye"], {"open eye"}),
+        ("face", ["face_mask", "face"], {"face"}),
     ],
 )
-def test_of_several_classes_those_of_the_kind_are_taken(names, chosen):
+def test_of_several_classes_those_of_the_kind_are_taken(kind, names, chosen):
     path = Path("yolov8n.pt")
     if chosen is not None:
-        assert classes_of("hand", names, path) == chosen
+        assert classes_of(kind, names, path) == chosen
         return
-    with pytest.raises(UserError, match="no hand detector: it finds person, bicycle"):
-        classes_of("hand", names, path)
+    with pytest.raises(UserError, match=f"no {kind} detector: it finds {', '.join(names)}"):
+        classes_of(kind, names, path)
+
+
+def test_classes_can_be_named():
+    gestures = ["palm", "fist", "person"]
+    assert classes_of("hand", gestures, Path("g.pt"), "palm, fist") == {"palm", "fist"}
+    with pytest.raises(UserError, match=r"g\.pt has no class 'thumb': it finds palm, fist, person"):
+        classes_of("hand", gestures, Path("g.pt"), "thumb")
+
+
+def test_a_detector_of_something_else_is_refused_even_where_nothing_is_found(gaps, tmp_path, make_picture):
+    (tmp_path / "models").mkdir()
+    shutil.copy(ROOT / "models" / "demo" / "yolo" / "hands.pt", tmp_path / "models" / "yolov5l-face.pt")
+    make_picture(tmp_path / "dataset" / "1.jpg")
+    result = gaps(tmp_path / "dataset", "--angle-sensor", "detector")
+    assert result.code == 2 and "yolov5l-face.pt is no face detector: it finds hand" in result.stderr
+    assert not result.output.exists()
+
+
+def test_files_of_others_are_not_overwritten(gaps, tmp_path, make_picture, tiny_pack):
+    make_picture(tmp_path / "dataset" / "1.jpg")
+    (tmp_path / "out").mkdir()
+    foreign = {"package.json": '{"name": "mine"}', "index.html": "<p>mine</p>"}
+    for name, text in foreign.items():
+        (tmp_path / "out" / name).write_text(text, encoding="utf-8")
+        result = gaps(tmp_path / "dataset", "--pack", tiny_pack, output=Path(name).with_suffix(".json").name)
+        assert result.code == 2 and f"{name} is there already" in result.stderr
+        assert (tmp_path / "out" / name).read_text(encoding="utf-8") == text
 
 
 def test_a_picture_on_which_a_network_chokes_is_one_bad_row(gaps, heads, truth_models, tiny_pack):

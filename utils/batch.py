@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -17,10 +18,10 @@ from utils.contracts import (
     GenerationMetadata,
     read_contract,
 )
-from utils.defaults import METADATA
+from utils.defaults import IMAGE_EXTENSIONS, METADATA
 from utils.files import readable
 from utils.gaps import GAP_TYPES
-from utils.images import list_images
+from utils.images import holds_pictures, list_images
 from utils.sensors import Looked
 
 Read = TypeVar("Read", bound=Contract)
@@ -42,8 +43,11 @@ class Batch:
     warnings: list[str] = field(default_factory=list)
 
 
-def collect(folder: Path, reference: Path | None) -> Batch:
-    """List the images and follow their metadata; `reference` takes the place of the dataset. Raises UserError."""
+def collect(folder: Path, reference: Path | None, own: Iterable[Path] = ()) -> Batch:
+    """List the images and follow their metadata; `reference` takes the place of the dataset. Raises UserError.
+
+    `own` are the folders that validation writes its copies to.
+    """
     if not folder.is_dir():
         found = "is a file, not a folder" if folder.exists() else "does not exist"
         raise UserError(f"{folder} {found}. validate_synthetic.py takes the folder with the generated images.")
@@ -54,12 +58,26 @@ def collect(folder: Path, reference: Path | None) -> Batch:
     if (folder / METADATA).exists():
         _follow(batch, folder / METADATA)
     elif not batch.pictures:
-        raise UserError(f"{folder} holds no pictures (jpg, jpeg, png, webp, bmp) and no {METADATA}.")
+        kinds = ", ".join(IMAGE_EXTENSIONS)
+        raise UserError(f"{folder} holds no pictures ({kinds}) and no {METADATA}. {_left_out(folder, own)}".rstrip())
     if reference is not None:
         batch.dataset, batch.recursive = reference, False
     if batch.dataset is not None and not batch.dataset.is_dir():
         raise UserError(f"The real photos in {batch.dataset} are not there. --reference takes the folder with them.")
+    if reference is not None and not list_pictures(batch, reference):
+        hint = _left_out(reference, own)
+        raise UserError(
+            f"--reference {reference} holds no pictures; it takes the folder with real photos. {hint}".rstrip()
+        )
+    batch.warnings += [note for note in (_left_out(folder, own),) if note]
     return batch
+
+
+def _left_out(folder: Path, own: Iterable[Path]) -> str:
+    """What is said of sub-folders with pictures, apart from those that validation itself writes to; often nothing."""
+    known = {path.resolve() for path in own}
+    others = [sub for sub in list_images(folder).subfolders if sub.resolve() not in known and holds_pictures(sub)]
+    return f"{len(others)} sub-folder(s) of {folder} with pictures were left out." if others else ""
 
 
 def list_pictures(batch: Batch, folder: Path, recursive: bool = False) -> list[Looked]:
@@ -114,7 +132,12 @@ def _beside(path: Path, named: str | None) -> Path | None:
 
 
 def _demand_known_targets(path: Path, metadata: GenerationMetadata) -> None:
+    names: set[str] = set()
     for place, image in enumerate(metadata.images):
+        if "/" in image.file or "\\" in image.file or image.file in names:
+            fault = "is named twice" if image.file in names else "is no plain file name: images lie beside this file"
+            raise UserError(f"{path}: field images.{place}.file: {image.file!r} {fault}.")
+        names.add(image.file)
         if (image.gap_type is None) != (image.target is None):
             raise UserError(
                 f"{path}: field images.{place}: gap_type and target belong together; one of them is missing."

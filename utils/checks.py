@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from utils.contracts import Check, ImageRecord, Outcome, Status, Verdict
+from utils.detectors import CONFIDENCE
 from utils.gaps import GapType
 from utils.metrics import identity_limit, usual_similarity
 from utils.pixels import BRIGHTNESS_LIMITS, DUPLICATE_BITS, SHARPNESS_LIMIT, SHARPNESS_SIDE
@@ -36,7 +37,6 @@ SAID = {  # in the order in which they are judged, as people read them
     COPY: "copied face",
 }
 
-FACE_CONFIDENCE = 0.5  # as documented
 
 # A second face counts from a third of the main face's width on (a ninth of its area): smaller ones are people in the
 # background, or a pattern that a detector takes for a face. Our choice.
@@ -151,7 +151,7 @@ def quality(evidence: Evidence, standard: Standard) -> float | None:
         return None
     shares = [_clipped(record.sharpness / (standard.sharpness or 2 * SHARPNESS_LIMIT)), _exposure(record.brightness)]
     if record.face_confidence is not None:
-        shares.append(_clipped((record.face_confidence - FACE_CONFIDENCE) / (1 - FACE_CONFIDENCE)))
+        shares.append(_clipped((record.face_confidence - CONFIDENCE) / (1 - CONFIDENCE)))
     if None not in (evidence.similarity, standard.level, record.yaw_deg):
         shares.append(_likeness(evidence.similarity, record.yaw_deg, standard.level))
     return round(sum(shares) / len(shares), 4)
@@ -211,8 +211,8 @@ def _duplicate(evidence: Evidence, standard: Standard) -> Check:
 def _face(evidence: Evidence, standard: Standard) -> Check:
     value = evidence.record.face_confidence
     if value is None:
-        return _failed(FACE, None, FACE_CONFIDENCE, "no face was found")
-    return _measured(FACE, value, FACE_CONFIDENCE, value > FACE_CONFIDENCE, "the face is hard to recognise as one")
+        return _failed(FACE, None, CONFIDENCE, "no face was found")
+    return _measured(FACE, value, CONFIDENCE, value > CONFIDENCE, "the face is hard to recognise as one")
 
 
 def _one_face(evidence: Evidence, standard: Standard) -> Check:
@@ -232,7 +232,13 @@ def _target(evidence: Evidence, standard: Standard) -> Check | None:
         return _unknown(TARGET, evidence.target, standard.missing[gap.needs])
     if seen is None:
         return _unknown(TARGET, evidence.target, f"{gap.title} could not be measured")
-    return _measured(TARGET, seen, evidence.target, seen == evidence.target, f"{gap.title} is not what was asked for")
+    return _measured(
+        TARGET,
+        seen,
+        evidence.target,
+        seen == evidence.target,
+        f"{gap.target(evidence.target).label} were asked for, not {seen}",
+    )
 
 
 def _identity(evidence: Evidence, standard: Standard) -> Check:

@@ -6,12 +6,14 @@ Every contract carries `schema_version`; reading another version, a broken file 
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from utils.console import UserError
 from utils.files import write_text_atomic
 
 
@@ -226,7 +228,7 @@ class GapReport(Contract):
 class GeneratedImage(Contract):
     """One image that a generator wrote, and what it was asked to show."""
 
-    file: str  # relative to the folder of generation_metadata.json, forward slashes
+    file: str  # its name; it lies beside generation_metadata.json
     gap_type: str | None = None  # name of a gap type, see utils/gaps.py; null: made for no gap
     target: str | None = None
     prompt: str | None = None
@@ -337,10 +339,31 @@ class ValidationReport(Contract):
 
 Model = TypeVar("Model", bound=Contract)
 
+_VERSION = "schema_version"
+_PAGE_MARK = "MirrorMetrics"  # stands at the head of every page of ours
+
 
 def write_contract(path: Path, contract: Contract) -> None:
     """Write `contract` as indented UTF-8 JSON, whole or not at all."""
     write_text_atomic(path, contract.model_dump_json(indent=2) + "\n")
+
+
+def demand_own(path: Path, script: str) -> None:
+    """Raise UserError where results would overwrite a file that `script` has not written: `path`, or its page.
+
+    A damaged file is taken for the script's own: nobody else's lies under its name.
+    """
+    page = path.with_suffix(".html")
+    try:
+        if path.is_file():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            strange = None if isinstance(found, dict) and found.get("script") == script else path
+        else:
+            strange = page if page.is_file() and _PAGE_MARK not in page.read_text(encoding="utf-8") else None
+    except (OSError, ValueError):
+        return
+    if strange is not None:
+        raise UserError(f"{strange} is there already and was not written by {script}. Choose another name.")
 
 
 def read_contract(path: Path, model: type[Model], made_by: str) -> Model:
@@ -351,8 +374,11 @@ def read_contract(path: Path, model: type[Model], made_by: str) -> Model:
     except (OSError, UnicodeDecodeError) as error:
         raise ContractError(f"{path} cannot be read ({error}); {again}.") from error
     try:
-        return model.model_validate_json(text)
+        contract = model.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the whole file"
         raise ContractError(f"{path}: field {field}: {first['msg']}; {again}.") from error
+    if _VERSION in model.model_fields and _VERSION not in contract.model_fields_set:
+        raise ContractError(f"{path}: field {_VERSION} is missing; {again}.")
+    return contract

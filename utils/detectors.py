@@ -32,7 +32,7 @@ from utils.allowlist import Verdict
 from utils.checkpoints import UnfitError, import_torch, read_checkpoint
 from utils.console import UserError
 from utils.defaults import DETECTION_SIZE
-from utils.modelfiles import inspect_bytes
+from utils.modelfiles import Report, inspect_bytes
 from utils.networks import Network, find_network
 from utils.tensorfiles import read_network
 
@@ -101,6 +101,11 @@ class Detector:
     def classes(self) -> list[str]:
         """What it tells apart, by the model's own names."""
         return self._backend.output.names
+
+    @property
+    def keypoints(self) -> int:
+        """How many it gives for each box; 0: none."""
+        return self._backend.output.keypoints
 
     def detect(self, images: list[np.ndarray], conf: float = CONFIDENCE, iou: float = OVERLAP) -> list[Found]:
         """What is in each of `images` (H, W, 3) uint8 BGR. A picture's result does not depend on the others."""
@@ -227,13 +232,23 @@ def find_detector(kind: str, models_dir: Path, name: str | None = None) -> Path 
     return None
 
 
+def demand_safe(path: Path) -> None:
+    """Look into a checkpoint without loading it, which needs no torch. Raises UserError for one that is not safe."""
+    if path.suffix.lower() not in _IN_ITS_PLACE:
+        _demand_safe(path, inspect_bytes(_content(path)))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
 def load_detector(path: Path, device: str = "auto") -> Detector:
     """The detector in a file; `device` is auto, cpu or cuda. Raises UserError: one sentence naming file and finding."""
     path = Path(path)
-    try:
-        data = path.read_bytes()  # once: what is checked is what is read
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    data = _content(path)  # once: what is checked is what is read
     identity = f"{path.name}@{hashlib.sha256(data).hexdigest()[:12]}"
     if path.suffix.lower() == ".onnx":
         return Detector(path, identity, _OnnxBackend(path, data, device))
@@ -247,16 +262,21 @@ def load_detector(path: Path, device: str = "auto") -> Detector:
 def _network_of(path: Path, data: bytes) -> Network:
     """The network in a checkpoint, after a look at all that it would import. Raises UserError."""
     report = inspect_bytes(data)
-    if report.verdict is not Verdict.SAFE:
-        raise UserError(f"{path} is not loaded, nothing of it has run: {report.finding()}. {_advice(path)}")
+    _demand_safe(path, report)
     network = find_network(read_checkpoint(io.BytesIO(data), report, str(path)))
     if network is None:
         raise UnfitError("it holds no network of yolov5-face or ultralytics")
     return network
 
 
+def _demand_safe(path: Path, report: Report) -> None:
+    if report.verdict is not Verdict.SAFE:
+        raise UserError(f"{path} is not loaded, nothing of it has run: {report.finding()}. {_advice(path)}")
+
+
 def _advice(path: Path) -> str:
-    return f"To see what it holds: python inspect_pkl.py {path}"
+    name = f'"{path}"' if " " in str(path) else path
+    return f"To see what it holds: python inspect_pkl.py {name}"
 
 
 class _TorchBackend:

@@ -85,14 +85,17 @@ def copy_band(similarity: float) -> str:
     return OK if similarity >= BAND_LIMITS[OK][0] else LOW
 
 
-def reference_level(references: np.ndarray) -> float | None:
-    """Median leave-one-out cosine of reference embeddings (N, D): what the person scores in pictures like these.
+def reference_level(references: np.ndarray, yaws_deg: np.ndarray) -> float | None:
+    """What the person scores near the front, from reference embeddings (N, D) and their yaw angles (N,).
 
-    None below FEWEST_REFERENCES. The median, because a dataset may hold a few pictures of somebody else.
+    The median of the leave-one-out cosines, each divided by USUAL_SHARES at its yaw: photos in profile score less, and
+    must not lower the limit for all others. None below FEWEST_REFERENCES. The median, because a dataset may hold a few
+    pictures of somebody else.
     """
     if len(references) < FEWEST_REFERENCES:
         return None
-    return float(np.median(leave_one_out(references)))
+    usual = np.array([_share_at(yaw, USUAL_SHARES) for yaw in yaws_deg])
+    return min(1.0, float(np.median(leave_one_out(references) / usual)))
 
 
 def identity_limit(yaw_deg: float, level: float) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -25,8 +26,9 @@ from utils.cache import FaceCache
 from utils.console import UserError, say
 from utils.contracts import AngleSensor, GapSensors, ImageRecord, Status
 from utils.cores import available_cores
-from utils.defaults import MAX_MEGAPIXELS, MODELS_FOLDER, PACK
-from utils.faces import RESCUE_PADDING, RESCUED, FaceMeasurement, second_face_share
+from utils.defaults import DETECTION_SIZE, MAX_MEGAPIXELS, MODELS_FOLDER, PACK
+from utils.detectors import CONFIDENCE, DEFAULT_FILES, EYE, FACE, HAND, OVERLAP, demand_safe, find_detector
+from utils.faces import MEASUREMENT_VERSION, RESCUE_PADDING, RESCUED, FaceMeasurement, second_face_share
 from utils.files import readable
 from utils.gaps import GapType, Look, face_height_share, measure_values
 from utils.images import ImageError, check_size, decode, thumbnail
@@ -36,12 +38,11 @@ from utils.pose import angles_from_keypoints
 from utils.progress import GroupProgress
 
 if TYPE_CHECKING:
-    import argparse
-
     from utils.detectors import Found
 
-# Least score of a box, as documented for faces, and overlap above which two boxes are one.
-DETECTOR_CONFIDENCE, DETECTOR_IOU = 0.5, 0.45
+_BOXES_VERSION = 2  # of what is kept of a detector's boxes; raise it with every change of utils/detectors.py's numbers
+# Words that may stand beside a class's kind and leave it what it is: "left hand", but not "handbag" or "face mask".
+_QUALIFIERS = {"left", "right", "open", "visible", "human"}
 BATCH_IMAGES = 16  # fills a GPU at 640 pixels (our choice)
 BATCH_PIXELS = 64_000_000  # a batch of very large pictures is cut short: 192 MB decoded
 RESCUE_SIDE = 1280  # pixels; detectors shrink to about half of it, so a larger picture is not needed for a second look
@@ -76,9 +77,10 @@ class Boxes:
 class BoxSensor:
     """A detector file, loaded when the first picture needs it."""
 
-    def __init__(self, kind: str, path: Path, device: str, cache: FaceCache):
+    def __init__(self, kind: str, path: Path, device: str, cache: FaceCache, classes: str | None = None):
         self.kind = kind  # what its boxes are to show, see utils/detectors.py
         self.path = path
+        self.asked = classes  # names of the model's own, with commas between; None: those of the kind
         self.identity = f"{path.name}@{cache.hash_file(path)[:12]}"
         self._device = device
         self._cache = cache
@@ -102,15 +104,25 @@ class BoxSensor:
             from utils.detectors import load_detector
 
             self._detector = load_detector(self.path, self._device)
-            self._classes = classes_of(self.kind, self._detector.classes, self.path)
-            say(f"Detector: {self.identity} on {self._detector.device}")
+            self._demand_fit()
+            missing = ", as there is no CUDA here" if self._device == "cuda" and self._detector.device == "cpu" else ""
+            say(f"Detector: {self.identity} on {self._detector.device}{missing}")
         try:
-            found = self._detector.detect(images, DETECTOR_CONFIDENCE, DETECTOR_IOU)
+            found = self._detector.detect(images, CONFIDENCE, OVERLAP)
         except UserError:
             raise
         except Exception as error:  # whatever a network raises belongs to the pictures that it was given
             return [error] if len(images) == 1 else [one for image in images for one in self.run([image])]
         return [self._of_my_kind(one) for one in found]
+
+    def _demand_fit(self) -> None:
+        """Raises UserError for a model that cannot give what this sensor is for."""
+        self._classes = classes_of(self.kind, self._detector.classes, self.path, self.asked)
+        if self.kind == FACE and self._detector.keypoints != 5:
+            raise UserError(
+                f"{self.path} gives {self._detector.keypoints or 'no'} landmarks with each box, and angles are read "
+                f"from five. Put {DEFAULT_FILES[FACE]} in its place, or use an InsightFace pack (--pack)."
+            )
 
     def _of_my_kind(self, found: Found) -> Boxes:
         mine = [i for i, name in enumerate(found.classes) if name in self._classes]
@@ -118,7 +130,8 @@ class BoxSensor:
         return Boxes(found.boxes_xyxy[mine], found.scores[mine], points)
 
     def _key(self, content: str) -> str:
-        return f"{self.identity} {self.kind} {DETECTOR_CONFIDENCE} {DETECTOR_IOU} {content}"
+        rule = f"{self.kind}={self.asked or ''} v{_BOXES_VERSION} {DETECTION_SIZE} {CONFIDENCE} {OVERLAP}"
+        return f"{self.identity} {rule} {content}"
 
     def _recall(self, content: str) -> Boxes | None:
         kept = self._cache.get_blob("boxes", self._key(content))
@@ -134,16 +147,32 @@ class BoxSensor:
         self._cache.put_blob("boxes", self._key(content), json.dumps(row).encode())
 
 
-def classes_of(kind: str, names: list[str], path: Path) -> set[str]:
-    """Those of a detector's class `names` that are of `kind`: "left hand" is a hand. Raises UserError for none.
+def classes_of(kind: str, names: list[str], path: Path, asked: str | None = None) -> set[str]:
+    """Those of a detector's class `names` that are of `kind`, or those `asked` for. Raises UserError for none.
 
-    A detector with a single class is believed, whatever its maker called it.
+    "left hand" is a hand, "handbag" and "no hand" are not. A detector with a single class is believed, whatever its
+    maker called it, unless the name is that of another kind.
     """
-    chosen = {name for name in names if len(names) == 1 or kind in name.casefold()}
+    told = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+    if asked:
+        wanted = {name.strip() for name in asked.split(",")}
+        if unknown := sorted(wanted - set(names)):
+            raise UserError(f"{path} has no class {unknown[0]!r}: it finds {told}.")
+        return wanted
+    others = {one for one in (FACE, HAND, EYE) if one != kind}
+    alone = len(names) == 1 and not any(_is_of(one, names[0]) for one in others)
+    chosen = {name for name in names if alone or _is_of(kind, name)}
     if not chosen:
-        told = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-        raise UserError(f"{path} is no {kind} detector: it finds {told}. Put one that finds a {kind} in its place.")
+        option = "" if kind == FACE else f", or name the classes that are: --{kind}-classes"
+        raise UserError(
+            f"{path} is no {kind} detector: it finds {told}. Put one that finds a {kind} in its place{option}."
+        )
     return chosen
+
+
+def _is_of(kind: str, name: str) -> bool:
+    words = set(re.split(r"[^a-z]+", name.casefold())) - {""}
+    return bool(words & {kind, f"{kind}s"}) and words <= {kind, f"{kind}s", *_QUALIFIERS}
 
 
 @dataclass(frozen=True)
@@ -176,18 +205,18 @@ class DetectorAngles:
     """Faces and angles from a face detector with five landmarks, in batches."""
 
     def __init__(self, sensor: BoxSensor):
-        self._sensor = sensor
+        self.sensor = sensor
         self.info = AngleSensor(kind="detector", identity=sensor.identity, source="keypoints")
 
     def faces(self, contents: list[str], images: list[np.ndarray]) -> list[Face | Exception]:
         """The largest face of every picture; where none is seen, a second look with a black border around it."""
-        found = self._sensor.find(contents, images)
+        found = self.sensor.find(contents, images)
         again = [i for i, boxes in enumerate(found) if isinstance(boxes, Boxes) and not len(boxes.boxes_xyxy)]
         faces = [_failed_or_face(boxes, Status.OK) for boxes in found]
         padded = [_with_border(images[i]) for i in again]
         keys = [f"{contents[i]} with border" for i in again]
         for i, boxes, (_, corner, scale) in zip(
-            again, self._sensor.find(keys, [image for image, _, _ in padded]), padded, strict=True
+            again, self.sensor.find(keys, [image for image, _, _ in padded]), padded, strict=True
         ):
             faces[i] = _failed_or_face(boxes.moved(corner, scale) if isinstance(boxes, Boxes) else boxes)
         return faces
@@ -200,6 +229,11 @@ class Sensors:
     angle: PackAngles | DetectorAngles
     hands: BoxSensor | None = None
     eyes: BoxSensor | None = None
+
+    def detectors(self) -> list[BoxSensor]:
+        """Those that are files of their own."""
+        face = self.angle.sensor if isinstance(self.angle, DetectorAngles) else None
+        return [one for one in (face, self.hands, self.eyes) if one is not None]
 
     @property
     def info(self) -> GapSensors:
@@ -232,6 +266,8 @@ class SensorChoice:
     face_model: str | None = None
     hand_model: str | None = None
     eye_model: str | None = None
+    hand_classes: str | None = None  # class names with commas between
+    eye_classes: str | None = None
     device: str = "auto"
     max_megapixels: float = MAX_MEGAPIXELS
 
@@ -243,9 +279,9 @@ class SensorChoice:
         return values
 
 
-def sensor_choice(args: argparse.Namespace) -> SensorChoice:
-    """The options of a script that are about sensors."""
-    return SensorChoice(**{field.name: getattr(args, field.name) for field in fields(SensorChoice)})
+def sensor_choice(options: object) -> SensorChoice:
+    """Those of a script's options, attributes of one object, that are about sensors."""
+    return SensorChoice(**{field.name: getattr(options, field.name) for field in fields(SensorChoice)})
 
 
 def find_sensors(choice: SensorChoice, cache: FaceCache, deed: str) -> Sensors:
@@ -253,8 +289,8 @@ def find_sensors(choice: SensorChoice, cache: FaceCache, deed: str) -> Sensors:
 
     `deed` is what was not done then: "analysed".
     """
-    from utils.detectors import DEFAULT_FILES, EYE, FACE, HAND
-
+    if choice.models_dir != MODELS_FOLDER and not choice.models_dir.is_dir():
+        raise UserError(f"{choice.models_dir} is no folder. --models-dir takes the folder with detectors and packs.")
     measurer = None if choice.angle_sensor == "detector" else find_measurer(choice, cache)
     angle = None if measurer is None else PackAngles(measurer)
     if angle is None and choice.angle_sensor != "pack":
@@ -264,15 +300,15 @@ def find_sensors(choice: SensorChoice, cache: FaceCache, deed: str) -> Sensors:
         pack = choice.pack or PACK
         raise UserError(
             f"There is nothing to measure angles with, so nothing was {deed}. One of these is needed:\n"
-            f"  the InsightFace pack {pack}: python mirror_metrics.py downloads it once, or unzip it into "
-            f"{choice.models_dir / pack}\n"
+            f"  the InsightFace pack {pack}: python mirror_metrics.py --reference FOLDER, with the folder of your "
+            f"photos, downloads it once, or unzip it into {choice.models_dir / pack}\n"
             f"  a face detector with five landmarks: put {choice.face_model or DEFAULT_FILES[FACE]} into "
             f"{choice.models_dir}"
         )
     return Sensors(
         angle,
-        hands=_box_sensor(HAND, choice.hand_model, choice, cache),
-        eyes=_box_sensor(EYE, choice.eye_model, choice, cache),
+        hands=_box_sensor(HAND, choice.hand_model, choice, cache, choice.hand_classes),
+        eyes=_box_sensor(EYE, choice.eye_model, choice, cache, choice.eye_classes),
     )
 
 
@@ -290,33 +326,46 @@ def find_measurer(choice: SensorChoice, cache: FaceCache) -> Measurer | None:
     return Measurer(pack, cache, choice.device, max_megapixels=choice.max_megapixels)
 
 
-def _box_sensor(kind: str, name: str | None, choice: SensorChoice, cache: FaceCache) -> BoxSensor | None:
-    from utils.detectors import find_detector
-
+def _box_sensor(
+    kind: str, name: str | None, choice: SensorChoice, cache: FaceCache, classes: str | None = None
+) -> BoxSensor | None:
     path = find_detector(kind, choice.models_dir, name)
     if path is None and name:
         raise UserError(f"The {kind} detector {name} is not in {choice.models_dir}.")
     try:
-        return None if path is None else BoxSensor(kind, path, choice.device, cache)
+        return None if path is None else BoxSensor(kind, path, choice.device, cache, classes)
     except OSError as error:
         raise UserError(f"The {kind} detector {path} cannot be read: {error.strerror or error}.") from error
 
 
 class Examiner:
-    """Looks at pictures with `sensors` and sorts them into the targets of `types`."""
+    """Looks at pictures with `sensors` and sorts them into the targets of `types`.
 
-    def __init__(self, sensors: Sensors, types: Mapping[str, GapType], cache: FaceCache, max_megapixels: float):
+    `comparing` is a pack that is to see each picture as well, beside a face detector, for faces to be compared later.
+    """
+
+    def __init__(
+        self,
+        sensors: Sensors,
+        types: Mapping[str, GapType],
+        cache: FaceCache,
+        max_megapixels: float,
+        comparing: Measurer | None = None,
+    ):
         self._sensors = sensors
+        self._comparing = comparing
         self._types = types
         self._cache = cache
         self._max_megapixels = max_megapixels
-        self._settings = _settings(sensors.info, types)
+        self._settings = _settings(sensors, types)
 
     def examine(self, pictures: list[Looked]) -> None:
         """Fill in every picture, whatever happens to single ones. Ctrl-C keeps in the cache what was measured."""
         unknown = [picture for picture in pictures if not self._recall(picture)]
         if not unknown:
             return
+        for sensor in self._sensors.detectors():
+            demand_safe(sensor.path)  # before the work, not when the first batch is full
         workers = available_cores()
         with GroupProgress() as progress, ThreadPoolExecutor(workers) as pool:
             task = progress.add("Looking", len(unknown))
@@ -365,6 +414,8 @@ class Examiner:
             image = decode(data)
             picture.thumbnail = thumbnail(image)
             face = self._sensors.angle.face(content, image) if isinstance(self._sensors.angle, PackAngles) else None
+            if self._comparing and not self._comparing.known_face(content):
+                self._comparing.measure_image(content, image)
             return _decoded(picture, content, image, face)
         except ImageError as problem:
             picture.record = ImageRecord(file=picture.file, status=problem.status, reason=problem.reason)
@@ -403,10 +454,12 @@ class Examiner:
         self._cache.put_blob("thumbnail", one.content, one.picture.thumbnail)
 
 
-def _settings(info: GapSensors, types: Mapping[str, GapType]) -> str:
+def _settings(sensors: Sensors, types: Mapping[str, GapType]) -> str:
     """Changes with everything that decides a record: sensors, types, and the code that measures."""
-    digest = hashlib.sha256(f"{info.model_dump_json()} {sorted(types)}".encode())
-    for name in ("gaps.py", "pixels.py", "pose.py", "sensors.py"):
+    numbers = f"{MEASUREMENT_VERSION} {_BOXES_VERSION} {DETECTION_SIZE}"
+    classes = [one.asked for one in sensors.detectors()]
+    digest = hashlib.sha256(f"{sensors.info.model_dump_json()} {classes} {sorted(types)} {numbers}".encode())
+    for name in ("detectors.py", "gaps.py", "pixels.py", "pose.py", "sensors.py"):
         digest.update((Path(__file__).parent / name).read_bytes())
     return digest.hexdigest()
 
@@ -475,16 +528,11 @@ def _face_of_pack(found: FaceMeasurement) -> Face:
 
 
 def _failed_or_face(boxes: Boxes | Exception, status: Status = Status.RESCUED) -> Face | Exception:
-    """The largest face among the boxes of a face detector. Raises UserError where it has no five landmarks."""
+    """The largest face among the boxes of a face detector with five landmarks."""
     if isinstance(boxes, Exception):
         return boxes
     if not len(boxes.boxes_xyxy):
         return Face(0, Status.NO_FACE)
-    if boxes.keypoints is None or boxes.keypoints.shape[1] != 5:
-        raise UserError(
-            "The face detector gives no five landmarks, so angles cannot be measured with it. Put yolov5l-face.pt into "
-            "the models folder, or use an InsightFace pack (--pack)."
-        )
     sizes = boxes.boxes_xyxy[:, 2:] - boxes.boxes_xyxy[:, :2]
     largest = int(sizes.prod(axis=1).argmax())
     try:
@@ -512,11 +560,12 @@ def _face(
 
 
 def _eyes_of(face: Face, eyes: Boxes | None) -> int | None:
-    """Eyes whose centre lies in the largest face; without a face all, as its eyes may be all that is seen of it."""
+    """Eyes whose centre lies in the largest face. Without a face all, as its eyes may be all that is seen of it; where
+    there are none either, nobody is there whose eyes could be hidden, and that is None."""
     if eyes is None:
         return None
     if face.box_xyxy is None:
-        return len(eyes.boxes_xyxy)
+        return len(eyes.boxes_xyxy) or None
     centres = (eyes.boxes_xyxy[:, :2] + eyes.boxes_xyxy[:, 2:]) / 2
     inside = (centres >= face.box_xyxy[:2]) & (centres <= face.box_xyxy[2:])
     return int(inside.all(axis=1).sum())
