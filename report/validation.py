@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from markupsafe import Markup
 
 from report.colours import BACKGROUND
 from report.render import asset, number, render, shown
@@ -67,12 +70,14 @@ def _facts(report: ValidationReport) -> list[tuple[str, str]]:
     photos = "none: the person cannot be recognised"
     if real is not None:
         photos = f"{Path(real.folder).name or real.folder}, {real.faces:,} of {real.images:,} with the person's face"
-    level = "not measured" if real is None or real.level is None else f"{real.level:.2f} (median, leave-one-out)"
+    level = "not measured"
+    if real is not None and real.level is not None:
+        level = f"{real.level:.2f}: what a frontal photo scores against the others (median); the limits follow it"
     return [
         ("Created", shown(report.created).replace("T", " ", 1)),
         ("Folder", shown(Path(report.folder).name or report.folder)),
         ("Real photos", shown(photos)),
-        ("How alike they are", level),
+        ("How alike the photos are", level),
         ("Angles by", shown(report.sensors.angle.identity)),
         ("Identity by", shown(report.identity_pack or "no pack: not measured")),
         ("Hands by", shown(report.sensors.hands or "no detector: not measured")),
@@ -88,10 +93,10 @@ def _card(image: ValidatedImage, picture: bytes | None, references: Mapping[str,
     beside = references.get(image.nearest_reference) if compared and image.nearest_reference else None
     return {
         "verdict": image.verdict,
-        "file": shown(image.file),
+        "file": _breakable(shown(image.file)),
         "source": _encoded(picture),
         "beside": _encoded(beside),
-        "beside_name": shown(image.nearest_reference or ""),
+        "beside_name": _breakable(shown(image.nearest_reference or "")),
         "quality": image.quality,
         "wanted": shown(f"{image.gap_type}: {image.target}".replace("_", " ")) if image.gap_type else "no target",
         "facts": _numbers(image),
@@ -100,11 +105,16 @@ def _card(image: ValidatedImage, picture: bytes | None, references: Mapping[str,
     }
 
 
+def _breakable(name: str) -> Markup:
+    """A file name that narrow cards break after its dots, dashes and underscores before anywhere else."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._-])", name))
+
+
 def _numbers(image: ValidatedImage) -> str:
     """What was measured, in a line."""
     parts = []
     if image.yaw_deg is not None:
-        parts.append(f"yaw {image.yaw_deg:.0f}°")
+        parts.append(f"yaw {image.yaw_deg:.1f}°")
     if image.similarity is not None:
         parts.append(f"similarity {image.similarity:.2f}")
     if image.relative_sharpness is not None:
