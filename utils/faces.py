@@ -47,8 +47,8 @@ class FaceMeasurement:
     yaw_deg: float | None = None
     pitch_deg: float | None = None
     roll_deg: float | None = None
-    second_face_share: float | None = None  # see `second_face_share`
     embedding: np.ndarray | None = None  # (D,) float32, unit norm
+    second_face_share: float | None = None  # see `second_face_share`
 
     @property
     def aspect_ratio(self) -> float | None:
