@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 
 from utils.allowlist import Verdict
-from utils.checkpoints import UnfitError, import_torch, read_checkpoint
+from utils.checkpoints import UnfitError, how_to_inspect, import_torch, read_checkpoint
 from utils.console import UserError
 from utils.defaults import DETECTION_SIZE
 from utils.modelfiles import Report, inspect_bytes
@@ -275,8 +275,7 @@ def _demand_safe(path: Path, report: Report) -> None:
 
 
 def _advice(path: Path) -> str:
-    name = f'"{path}"' if " " in str(path) else path
-    return f"To see what it holds: python inspect_pkl.py {name}"
+    return f"To see what it holds: {how_to_inspect(path)}"
 
 
 class _TorchBackend:
