@@ -275,7 +275,7 @@ def _demand_safe(path: Path, report: Report) -> None:
 
 
 def _advice(path: Path) -> str:
-    return f"To see what it holds: {how_to_inspect(path)}"
+    return f"To see what it holds: {how_to_inspect(str(path))}"
 
 
 class _TorchBackend:
