@@ -135,17 +135,17 @@ def tiny_sdxl(folder: Path, seed: int = 0, prediction_type: str = "epsilon", zer
         pipeline = StableDiffusionXLPipeline(
             vae=image_vae(scaling=0.13025, force_upcast=True),
             text_encoder=clip_text_encoder(32),
-            text_encoder_2=clip_text_encoder(32, layers=10, projection=32),
+            text_encoder_2=clip_text_encoder(40, layers=2, projection=40),  # diffusers tells the two apart by width
             tokenizer=clip_tokenizer(folder / "tokenizer"),
             tokenizer_2=clip_tokenizer(folder / "tokenizer_2"),
             unet=unet(
                 (16, 32, 32),
                 (0, 1, 2),
-                64,
+                32 + 40,
                 linear=True,
                 addition_embed_type="text_time",
                 addition_time_embed_dim=8,
-                projection_class_embeddings_input_dim=32 + 6 * 8,
+                projection_class_embeddings_input_dim=40 + 6 * 8,
             ),
             scheduler=noise_schedule(prediction_type, zero_snr),
         )
@@ -168,6 +168,192 @@ def tiny_sd15(folder: Path, seed: int = 0, prediction_type: str = "epsilon", zer
             requires_safety_checker=False,
         )
     return saved(pipeline, folder)
+
+
+def t5_tokenizer(folder: Path):
+    """A real T5Tokenizer that spells every word."""
+    from transformers import T5Tokenizer
+
+    letters = [chr(code) for code in range(33, 127)]
+    words = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), ("▁", -2.0), *((letter, -3.0) for letter in letters)]
+    T5Tokenizer(vocab=words, extra_ids=0, model_max_length=512).save_pretrained(folder)
+    return T5Tokenizer.from_pretrained(folder)
+
+
+CHAT_TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }} {{ m['content'] }}<|im_end|>{% endfor %}"
+
+
+def qwen_tokenizer(folder: Path):
+    """A real Qwen2Tokenizer that spells every word, with a chat template."""
+    from transformers import Qwen2Tokenizer
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {word: place for place, word in enumerate([*byte_letters(), *special])}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], model_max_length=4096)
+    tokenizer.add_special_tokens({"additional_special_tokens": special[1:]})
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return Qwen2Tokenizer.from_pretrained(folder)
+
+
+QWEN_LANGUAGE = {
+    "vocab_size": 259,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 4096,
+    "bos_token_id": 256,
+    "eos_token_id": 256,
+}
+
+
+def qwen3(layers: int):
+    """The language model that Flux.2-Klein and Z-Image read prompts with."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    return Qwen3ForCausalLM(Qwen3Config(**QWEN_LANGUAGE, num_hidden_layers=layers, head_dim=8)).eval()
+
+
+def flow_schedule(shift: float = 1.0, **more: object):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=shift, **more)
+
+
+def tiny_flux(folder: Path, seed: int = 0) -> Path:
+    """A diffusers folder of Flux.1 [dev]: CLIP and T5, guidance embedded."""
+    from diffusers import FluxPipeline, FluxTransformer2DModel
+    from transformers import T5Config, T5EncoderModel
+
+    with seeded(seed):
+        t5 = T5Config(vocab_size=98, d_model=32, d_ff=64, d_kv=8, num_layers=2, num_heads=4)
+        pipeline = FluxPipeline(
+            vae=image_vae(4, 0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
+            text_encoder=clip_text_encoder(32),
+            tokenizer=clip_tokenizer(folder / "tokenizer"),
+            text_encoder_2=T5EncoderModel(t5).eval(),
+            tokenizer_2=t5_tokenizer(folder / "tokenizer_2"),
+            transformer=FluxTransformer2DModel(
+                in_channels=16,
+                num_layers=1,
+                num_single_layers=1,
+                attention_head_dim=16,
+                num_attention_heads=2,
+                joint_attention_dim=32,
+                pooled_projection_dim=32,
+                guidance_embeds=True,
+                axes_dims_rope=(4, 4, 8),
+            ).eval(),
+            scheduler=flow_schedule(3.0, use_dynamic_shifting=True),
+        )
+    return saved(pipeline, folder)
+
+
+def tiny_flux2_klein(folder: Path, seed: int = 0) -> Path:
+    """A diffusers folder of Flux.2-Klein, distilled: prompts are read from three layers of a Qwen3 of 28."""
+    from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
+
+    with seeded(seed):
+        vae = AutoencoderKLFlux2(
+            block_out_channels=(8, 8, 16, 16), layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=64
+        )
+        pipeline = Flux2KleinPipeline(
+            vae=with_contrast(vae.eval(), torch.randn(1, 4, 8, 8)),
+            text_encoder=qwen3(28),
+            tokenizer=qwen_tokenizer(folder / "tokenizer"),
+            transformer=Flux2Transformer2DModel(
+                in_channels=16,
+                num_layers=1,
+                num_single_layers=1,
+                attention_head_dim=16,
+                num_attention_heads=2,
+                joint_attention_dim=3 * 16,
+                timestep_guidance_channels=32,
+                axes_dims_rope=(4, 4, 4, 4),
+                guidance_embeds=False,
+            ).eval(),
+            scheduler=flow_schedule(3.0, use_dynamic_shifting=True),
+            is_distilled=True,
+        )
+    return saved(pipeline, folder)
+
+
+def tiny_z_image(folder: Path, seed: int = 0) -> Path:
+    """A diffusers folder of Z-Image."""
+    from diffusers import ZImagePipeline, ZImageTransformer2DModel
+
+    with seeded(seed):
+        transformer = ZImageTransformer2DModel(
+            in_channels=4,
+            dim=32,
+            n_layers=2,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=16,
+            axes_dims=[4, 4, 8],
+            axes_lens=[1024, 512, 512],
+        )
+        for token in (transformer.x_pad_token, transformer.cap_pad_token):  # empty memory until weights are loaded
+            torch.nn.init.normal_(token, std=0.02)
+        pipeline = ZImagePipeline(
+            vae=image_vae(4, 0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
+            text_encoder=qwen3(2),
+            tokenizer=qwen_tokenizer(folder / "tokenizer"),
+            transformer=transformer.eval(),
+            scheduler=flow_schedule(3.0),
+        )
+    return saved(pipeline, folder)
+
+
+def tiny_qwen_image(folder: Path, seed: int = 0) -> Path:
+    """A diffusers folder of Qwen-Image, whose VAE is one for video and whose text encoder could see."""
+    from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    text = QWEN_LANGUAGE | {
+        "num_hidden_layers": 2,
+        "rope_parameters": {"type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0},
+    }
+    sight = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    with seeded(seed):
+        vae = AutoencoderKLQwenImage(
+            base_dim=8,
+            z_dim=4,
+            num_res_blocks=1,
+            dim_mult=[1, 1, 1, 1],
+            latents_mean=[0.0] * 4,
+            latents_std=[1.0] * 4,
+        )
+        pipeline = QwenImagePipeline(
+            vae=with_contrast(vae.eval(), torch.randn(1, 4, 1, 8, 8)),
+            text_encoder=Qwen2_5_VLForConditionalGeneration(
+                Qwen2_5_VLConfig(text_config=text, vision_config=sight)
+            ).eval(),
+            tokenizer=qwen_tokenizer(folder / "tokenizer"),
+            transformer=QwenImageTransformer2DModel(
+                in_channels=16,
+                out_channels=4,
+                num_layers=2,
+                attention_head_dim=16,
+                num_attention_heads=2,
+                joint_attention_dim=16,
+                axes_dims_rope=(4, 4, 8),
+            ).eval(),
+            scheduler=flow_schedule(3.0, use_dynamic_shifting=True),
+        )
+    return saved(pipeline, folder)
+
+
+TINY_FOLDERS = {
+    "sdxl": tiny_sdxl,
+    "sd15": tiny_sd15,
+    "flux": tiny_flux,
+    "flux2-klein": tiny_flux2_klein,
+    "z-image": tiny_z_image,
+    "qwen-image": tiny_qwen_image,
+}
 
 
 def saved(pipeline, folder: Path) -> Path:
