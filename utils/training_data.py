@@ -130,7 +130,9 @@ def _add_folder(
         dataset.images.append(TrainingImage(file, path, caption, repeats, size, hashlib.sha256(data).hexdigest()))
     if without_caption:
         said = f'"{with_trigger(words, trigger)}"'
-        dataset.warnings.append(f"{without_caption} picture(s) in {readable(folder.name)} have no caption: {said} is it.")
+        dataset.warnings.append(
+            f"{without_caption} picture(s) in {readable(folder.name)} have no caption: {said} is it."
+        )
     if longer:
         dataset.warnings.append(f"{longer} caption(s) in {readable(folder.name)} have several lines: the first counts.")
 
@@ -243,7 +245,7 @@ def place_all(dataset: TrainingSet, faces: dict[str, Box | None] | None, resolut
 
 
 def find_faces(dataset: TrainingSet, measurer: Measurer) -> dict[str, Box | None]:
-    """Box of the largest face by file, None where there is none; takes pictures that cannot be decoded out of the set."""
+    """Box of the largest face by file, None where there is none; what cannot be decoded is taken out of the set."""
     pictures = [Picture(REFERENCE, "Faces", image.file, image.path) for image in dataset.images]
     measurer.measure(pictures)
     broken = {one.filename: one.reason for one in pictures if not one.measured and one.status != Status.NO_FACE}
