@@ -538,9 +538,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="generate_synthetic.py",
         description=__doc__.split("\n\n")[0],
-        epilog="'ZIT' means two things: some documents call Animagine so, which is an SDXL model (--family sdxl); others "
-        "Z-Image-Turbo (--family z-image). Exit codes: 0 done, also where there is nothing to generate; 2 something to "
-        "change (one sentence says what), 1 our fault, 130 interrupted.",
+        epilog="'ZIT' means two things: some documents call Animagine so, which is an SDXL model (--family sdxl); "
+        "others Z-Image-Turbo (--family z-image). Exit codes: 0 done, also where there is nothing to generate; 2 "
+        "something to change (one sentence says what), 1 our fault, 130 interrupted.",
         formatter_class=_Help,
     )
     add = parser.add_argument

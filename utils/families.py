@@ -1,12 +1,13 @@
 """Families of text-to-image models: how each is recognised, and what it is run with where the user says nothing.
 
-A family is one entry of `FAMILIES`. It is found from the `model_index.json` of a diffusers folder or hub id, or from the
-key names in the header of a single `.safetensors` file. Nothing heavy is imported, and no weight is read.
+A family is one entry of `FAMILIES`. It is found from the `model_index.json` of a diffusers folder or hub id, or from
+the key names in the header of a single `.safetensors` file. Nothing heavy is imported, and no weight is read.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,6 +163,7 @@ OTHER_FILE_KEYS = (
 )
 FLUX2_DEV_TEXT_WIDTH = 15360  # of three layers of Mistral Small (diffusers, Flux2Transformer2DModel)
 INPAINTING_CHANNELS = 9
+MODEL_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin", ".gguf")
 SD2_TEXT_WIDTH = 1024  # stabilityai/stable-diffusion-2-1, unet/config.json
 
 
@@ -266,9 +268,9 @@ def find_family(base_model: str, given: str | None) -> Family | None:
                 "take the model as safetensors."
             )
         return FAMILIES[given] if given else family_of_file(path)
-    if path.suffix or path.is_absolute() or base_model.count("/") != 1 or base_model.startswith("."):
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", base_model) or path.suffix in MODEL_SUFFIXES:
         raise UserError(
-            f"{base_model} does not exist. --base-model takes a diffusers folder, a .safetensors checkpoint or a hub id "
-            "such as stabilityai/stable-diffusion-xl-base-1.0."
+            f"{base_model} does not exist. --base-model takes a diffusers folder, a .safetensors checkpoint or a hub "
+            "id such as stabilityai/stable-diffusion-xl-base-1.0."
         )
     return FAMILIES[given] if given else None

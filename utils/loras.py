@@ -1,9 +1,9 @@
 """LoRA files: load one into a pipeline, and prove that it acts.
 
-diffusers reads the formats (its own, kohya's, ai-toolkit's) and renames their keys, but it may load none of them with no
-more than a warning. So each module of the file is followed into the pipeline: a copy of the file in which every module
-holds a number of its own is loaded first, and what arrives in the adapters tells which keys were matched. Then the file
-itself is loaded, and each layer's effect is held against up x down x alpha / rank of the file.
+diffusers reads the formats (its own, kohya's, ai-toolkit's) and renames their keys, but it may load none of them with
+no more than a warning. So each module of the file is followed into the pipeline: a copy of the file in which every
+module holds a number of its own is loaded first, and what arrives in the adapters tells which keys were matched. Then
+the file itself is loaded, and each layer's effect is held against up x down x alpha / rank of the file.
 """
 
 from __future__ import annotations
@@ -183,10 +183,10 @@ def load_lora(loaded: Loaded, path: Path, scale: float) -> LoraFacts:
     unmatched = strangers + [key for i, module in enumerate(modules) if i not in arrived for key in module.keys]
     matched = len(tensors) - len(unmatched)
     if matched < NEEDED_SHARE * len(tensors):
-        first = ", ".join(sorted(unmatched)[:SHOWN_KEYS])
+        first = ", ".join(sorted(unmatched)[:SHOWN_KEYS]) + (" ..." if len(unmatched) > SHOWN_KEYS else "")
         raise UserError(
-            f"{path}: {matched} of {len(tensors)} keys matched {loaded.name} ({loaded.family.title}): was it trained for "
-            f"another base model? Not matched are {first}{' ...' if len(unmatched) > SHOWN_KEYS else ''}"
+            f"{path}: {matched} of {len(tensors)} keys matched: was it trained for another base model? This is "
+            f"{loaded.name} ({loaded.family.title}). Not matched: {first}"
         )
     _load_file(loaded.pipeline, path, {key: tensor for key, tensor in tensors.items() if key not in set(unmatched)})
     set_scale(loaded, 1.0)
@@ -287,12 +287,12 @@ def _effect(layer: Layer, source: Any) -> Any:
     return layer.scaling * (up @ (down @ source))
 
 
-class _Seen(Exception):
+class _SeenError(Exception):
     """Thrown out of a pipeline once its denoiser has worked for the first time."""
 
 
 def demand_difference(loaded: Loaded, lora: LoraFacts, prompt: str, drawing: Drawing) -> None:
-    """Hold the denoiser's first output at scale 0 against that at the chosen scale. Raises UserError where it is equal."""
+    """Hold the denoiser's first output at scale 0 against that at the chosen scale. Raises UserError for no change."""
     without, with_it = (_first_output(loaded, scale, prompt, drawing) for scale in (0.0, lora.scale))
     set_scale(loaded, lora.scale)
     lora.difference = float((with_it - without).norm() / without.norm().clamp_min(1e-12))
@@ -313,7 +313,7 @@ def _first_output(loaded: Loaded, scale: float, prompt: str, drawing: Drawing) -
         while not isinstance(output, torch.Tensor):
             output = output[0]
         seen.append(output.float().cpu())
-        raise _Seen
+        raise _SeenError
 
     set_scale(loaded, scale)
     hook = loaded.denoiser.register_forward_hook(catch)
@@ -322,7 +322,7 @@ def _first_output(loaded: Loaded, scale: float, prompt: str, drawing: Drawing) -
         generator = torch.Generator("cpu").manual_seed(PROBE_SEED)
         with quiet(), torch.inference_mode():
             loaded.pipeline(**arguments, generator=generator)
-    except _Seen:
+    except _SeenError:
         pass
     finally:
         hook.remove()

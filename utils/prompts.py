@@ -63,10 +63,6 @@ class Shot:
     target: str | None = None
     negative: str | None = None  # None: the run's
 
-    @property
-    def gap(self) -> str:
-        return self.gap_type or "-"
-
 
 def plan_gaps(
     recommendations: Sequence[Recommendation],
