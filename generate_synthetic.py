@@ -137,8 +137,6 @@ def open_studio(args: argparse.Namespace, plan: Plan) -> Studio:
     say(f"Loading {args.base_model} ...")
     loaded = pipelines.load(args.base_model, args.family, args.base_config, device, args.dtype)
     drawing = drawing_of(args, loaded)
-    if args.width is None and args.height is None and drawing.width != 1024:
-        say(f"{loaded.family.title} is at home at {drawing.width} x {drawing.height} pixels.")
     lora = None if args.lora is None else load_lora(loaded, args.lora, args.lora_scale)
     free, weights = pipelines.free_bytes(device), pipelines.weight_bytes(loaded.pipeline)
     low_vram = args.low_vram
@@ -228,13 +226,24 @@ def read_earlier(args: argparse.Namespace, plan: Plan) -> GenerationMetadata | N
 
     path = args.output / METADATA
     if not path.exists():
+        stray = [
+            file.name for shot in plan.shots for file in args.output.glob(f"{shot.name}*") if is_file_of(file, shot)
+        ]
+        if stray:
+            raise UserError(
+                f"{args.output} holds {stray[0]}, and no {METADATA} that says how it was made; "
+                "--output takes another folder."
+            )
         return None
     try:
         earlier = read_contract(path, GenerationMetadata, "generate_synthetic.py in another folder")
     except ContractError as error:
         raise UserError(str(error)) from error
     if earlier.plan != plan.hash:
-        raise UserError(f"{args.output} holds images of another plan; --output takes another folder, or the same plan.")
+        raise UserError(
+            f"{args.output} holds images of another plan; --output takes another folder, or give the same gap file, "
+            "prompts, --person, --seed and --num-per-gap as then."
+        )
     return earlier
 
 
@@ -497,15 +506,22 @@ def _make(args: argparse.Namespace, plan: Plan, studio: Studio, metadata: Genera
 
 
 def is_complete(args: argparse.Namespace, plan: Plan, earlier: GenerationMetadata) -> bool:
-    """Whether nothing is left to do, by what can be known without loading a model."""
-    from utils.pipelines import file_hash
+    """Whether nothing is left to do, by what can be known without loading a model; what differs is found after it."""
+    from utils.pipelines import file_hash, local_identity
 
     there = all((args.output / image.file).is_file() for image in earlier.images)
     if not there or {shot.name for shot in plan.shots} != shots_done(plan, earlier):
         return False
-    if args.lora is None or not args.lora.is_file():
+    given = {
+        name: getattr(args, name) for name in ("steps", "guidance", "width", "height", "negative", "dtype", "family")
+    }
+    kept = earlier.settings | {"family": earlier.family}
+    if any(value is not None and value != kept.get(name) for name, value in given.items()):
         return False
-    return earlier.lora == f"{args.lora.stem}@{file_hash(args.lora)[:12]}" and earlier.lora_scale == args.lora_scale
+    lora = args.lora and f"{args.lora.stem}@{file_hash(args.lora)[:12]}"
+    scale = args.lora_scale if lora else None
+    same_lora = (earlier.lora, earlier.lora_scale) == (lora, scale)
+    return same_lora and earlier.base_model == local_identity(args.base_model) and kept["batch"] == args.batch
 
 
 def _check_options(args: argparse.Namespace) -> None:

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from utils.console import UserError
 from utils.families import read_header
-from utils.pipelines import Drawing, Loaded, call_arguments, file_hash, networks, quiet
+from utils.pipelines import UNFIT, Drawing, Loaded, call_arguments, file_hash, networks, quiet
 
 ADAPTER, TRACER = "lora", "tracer"
 NEEDED_SHARE = 0.9  # of the file's keys that must be matched: below that it was made for something else (our choice)
 SHOWN_KEYS = 5
-# What diffusers and peft raise for keys that they cannot rename, or that fit no layer.
-UNFIT = (ValueError, RuntimeError, KeyError, IndexError, AttributeError, TypeError, NotImplementedError)
 PROBE_SEED = 0
+PROBE_SIDE = 256  # pixels, at most: whether the output differs does not depend on the size
 SAME_TO = 0.02  # relative difference of a layer's effect to the file's, where weights may be rounded to bfloat16
 
 # kohya's and ComfyUI's; peft's, as diffusers and ai-toolkit write it; two older ones of diffusers
@@ -154,7 +153,7 @@ def trace(pipeline: Any, tensors: dict[str, Any], modules: list[Module]) -> dict
         for layer in adapted_layers(pipeline, TRACER):
             for number in numbers_in(layer.down) & numbers_in(layer.up):
                 arrived[number].append(layer.name)
-    except UNFIT:
+    except UNFIT:  # keys that cannot be renamed, or that fit no layer
         arrived.clear()
     finally:
         with quiet():
@@ -191,6 +190,7 @@ def load_lora(loaded: Loaded, path: Path, scale: float) -> LoraFacts:
     _load_file(loaded.pipeline, path, {key: tensor for key, tensor in tensors.items() if key not in set(unmatched)})
     set_scale(loaded, 1.0)
     _demand_effect(loaded.pipeline, path, tensors, modules, arrived)
+    _convert_like_base(loaded.pipeline)
     set_scale(loaded, scale)
     return LoraFacts(path, f"{path.stem}@{file_hash(path)[:12]}", len(tensors), sorted(unmatched), scale, 0.0)
 
@@ -236,6 +236,14 @@ def _load_file(pipeline: Any, path: Path, fitting: dict[str, Any]) -> None:
             pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
     except UNFIT as error:
         raise UserError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
+def _convert_like_base(pipeline: Any) -> None:
+    """Adapters in the dtype of the network that they are in: otherwise every layer would convert back and forth."""
+    for part in networks(pipeline).values():
+        for name, weight in part.named_parameters():
+            if f".{ADAPTER}." in name:
+                weight.data = weight.data.to(part.dtype)
 
 
 def set_scale(loaded: Loaded, scale: float) -> None:
@@ -318,7 +326,8 @@ def _first_output(loaded: Loaded, scale: float, prompt: str, drawing: Drawing) -
     set_scale(loaded, scale)
     hook = loaded.denoiser.register_forward_hook(catch)
     try:
-        arguments = call_arguments(loaded, [prompt], None, drawing)
+        small = replace(drawing, width=min(drawing.width, PROBE_SIDE), height=min(drawing.height, PROBE_SIDE))
+        arguments = call_arguments(loaded, [prompt], None, small)
         generator = torch.Generator("cpu").manual_seed(PROBE_SEED)
         with quiet(), torch.inference_mode():
             loaded.pipeline(**arguments, generator=generator)

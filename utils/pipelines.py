@@ -23,6 +23,9 @@ from utils.families import Family, family_of_class, find_family
 GIB = 1 << 30
 HASH_BLOCK = 1 << 22  # bytes
 DTYPES = ("float32", "float16", "bfloat16")
+LIBRARIES = ("diffusers", "transformers", "peft", "accelerate", "huggingface_hub")
+# What these raise for files that are damaged, incomplete, or of another model.
+UNFIT = (OSError, ValueError, RuntimeError, KeyError, IndexError, AttributeError, TypeError, NotImplementedError)
 SINGLE_FILES_WITH_ALL = ("sdxl", "sd15")  # the other families' single files hold the denoiser alone
 
 
@@ -68,23 +71,21 @@ def quiet() -> Iterator[None]:
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
-    libraries = (of_diffusers, of_transformers)
-    before = [library.get_verbosity() for library in libraries]
-    peft_logger = logging.getLogger("peft")
-    peft_before = peft_logger.level
+    loggers = [logging.getLogger(name) for name in LIBRARIES]
+    before = [logger.level for logger in loggers]
     try:
-        for library in libraries:
-            library.set_verbosity(logging.CRITICAL)
-            library.disable_progress_bar()
-        peft_logger.setLevel(logging.CRITICAL)
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        of_diffusers.disable_progress_bar()
+        of_transformers.disable_progress_bar()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        peft_logger.setLevel(peft_before)
-        for library, level in zip(libraries, before, strict=True):
-            library.set_verbosity(level)
-            library.enable_progress_bar()
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+        of_diffusers.enable_progress_bar()
+        of_transformers.enable_progress_bar()
 
 
 def choose_device(asked: str) -> str:
@@ -162,7 +163,7 @@ def _from_folder(source: str, family: Family, kind: Any) -> Any:
     for place, one in enumerate(variants):
         try:
             return of_file(source, **options, **one)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        except UNFIT as error:
             if place == len(variants) - 1:
                 raise UserError(f"{source} cannot be loaded as {family.title}: {_first_line(error)}") from error
     raise AssertionError("one of the variants is always tried")
@@ -189,7 +190,7 @@ def _from_file(path: Path, family: Family, base_config: Path | None, kind: Any) 
         part = getattr(diffusers, part if isinstance(part, str) else part.__name__)
         denoiser = part.from_single_file(str(path), subfolder="transformer", dtype=kind, **local)
         return whole.from_pretrained(str(base_config), transformer=denoiser, dtype=kind, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SingleFileComponentError) as error:
+    except (*UNFIT, SingleFileComponentError) as error:
         hint = "" if base_config else " Without a network, --base-config takes a diffusers folder of the same family."
         raise UserError(f"{path} cannot be loaded as {family.title}: {_first_line(error)}{hint}") from error
 
@@ -222,19 +223,19 @@ def variant(family: Family, pipeline: Any) -> Family:
     return family
 
 
-def identity_of(base_model: str, pipeline: Any) -> str:
-    """name@hash: SHA-256 of the weight files, or the hub's own commit."""
+def local_identity(base_model: str) -> str | None:
+    """name@hash of a model that lies here: SHA-256 of its files. None for a hub id."""
     path = Path(base_model).expanduser()
     if path.is_file():
         return f"{path.stem}@{file_hash(path)[:12]}"
-    if path.is_dir():
-        return f"{path.resolve().name}@{folder_hash(path)[:12]}"
-    commit = next((part.config._commit_hash for part in networks(pipeline).values() if _commit(part)), None)
-    return f"{base_model}@{commit[:12]}" if commit else base_model
+    return f"{path.resolve().name}@{folder_hash(path)[:12]}" if path.is_dir() else None
 
 
-def _commit(part: Any) -> str | None:
-    return getattr(getattr(part, "config", None), "_commit_hash", None)
+def identity_of(base_model: str, pipeline: Any) -> str:
+    """name@hash; for a hub id the hash is the hub's own of the commit, as far as the pipeline knows it."""
+    commits = (getattr(getattr(part, "config", None), "_commit_hash", None) for part in networks(pipeline).values())
+    commit = next(filter(None, commits), None)
+    return local_identity(base_model) or (f"{base_model}@{commit[:12]}" if commit else base_model)
 
 
 def file_hash(path: Path) -> str:
