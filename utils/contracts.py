@@ -423,7 +423,6 @@ class TrainingLog(Contract):
     samples_per_epoch: int  # pictures seen, repeats counted
     buckets: dict[str, int]  # width x height -> pictures
     base_model: str  # name@hash
-    family: str
     settings: dict[str, str | int | float | bool | None]
     versions: dict[str, str]
     steps: int  # made so far

@@ -1,4 +1,4 @@
-"""LoRA files: written so that diffusers, ComfyUI and A1111 load them, and looked into without a base model.
+"""LoRA files as trainers write them: names that diffusers, ComfyUI and A1111 load, and a check without a base model.
 
 Kohya's names are read by all three: `lora_unet_<module>.lora_down.weight`, `.lora_up.weight` and `.alpha`, where SDXL's
 modules are named as in Stability's own code (`input_blocks_4_1_...`) and those of Stable Diffusion 1.5 as in diffusers.
@@ -21,11 +21,6 @@ KOHYA, DIFFUSERS = "kohya", "diffusers"
 FORMATS = (KOHYA, DIFFUSERS)
 
 Layers = dict[str, tuple["torch.Tensor", "torch.Tensor"]]  # module of the U-Net -> (down (R, in ...), up (out, R ...))
-
-# How files name the two halves of a layer.
-_PAIRS = ((".lora_down.weight", ".lora_up.weight"), (".lora_A.weight", ".lora_B.weight"))
-_PAIRS += ((".lora.down.weight", ".lora.up.weight"), ("_lora.down.weight", "_lora.up.weight"))
-_BESIDE = (".alpha", ".dora_scale", ".lora_magnitude_vector")
 
 
 def kohya_module(module: str, family: str, layers_per_block: int) -> str:
@@ -79,44 +74,21 @@ def safetensors_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]
 
 def check_lora(path: Path) -> int:
     """How many layers the LoRA in `path` has. Raises UserError where it is none that would load and act."""
-    tensors = _read(path)
-    layers, used = 0, set()
-    for name, down in tensors.items():
-        for first, second in _PAIRS:
-            if not name.endswith(first):
-                continue
-            up = tensors.get(name.removesuffix(first) + second)
-            if up is None or down.dim() < 2 or up.dim() < 2 or down.shape[0] != up.shape[1]:
-                raise UserError(f"{path} is no whole LoRA: {name} has no counterpart of its rank.")
-            layers += 1
-            used |= {name, name.removesuffix(first) + second}
-    others = [name for name in tensors if name not in used and not name.endswith(_BESIDE)]
-    if not layers or others:
-        found = f"{len(others)} of its {len(tensors)} tensors are none ({others[0]})" if others else "it has no layers"
-        raise UserError(f"{path} is no LoRA: {found}.")
-    if not all(bool(tensors[name].isfinite().all()) for name in used):
-        raise UserError(f"{path} holds values that are not numbers (NaN): the training failed.")
-    if not any(bool(tensors[name].any()) for name in used if name.endswith(tuple(second for _, second in _PAIRS))):
+    from utils.loras import read_lora, sort_keys
+
+    tensors = read_lora(path)
+    modules, strangers = sort_keys(list(tensors))
+    if strangers or not modules:
+        example = f" (such as {strangers[0]})" if strangers else ""
+        raise UserError(
+            f"{path} is no LoRA: {len(strangers)} of its {len(tensors)} tensors are no part of one{example}."
+        )
+    for module in modules:
+        down, up = tensors[module.down], tensors[module.up]
+        if min(down.dim(), up.dim()) < 2 or down.shape[0] != up.shape[1]:
+            raise UserError(f"{path} is no LoRA: the two halves of {module.name} are not of one rank.")
+        if not bool(down.isfinite().all() and up.isfinite().all()):
+            raise UserError(f"{path} holds values that are no numbers (NaN): its training failed.")
+    if not any(bool(tensors[module.up].any()) for module in modules):
         raise UserError(f"{path} changes nothing: all its up weights are zero.")
-    return layers
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """What the header says beside the tensors. Raises UserError."""
-    import safetensors
-
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} cannot be read as safetensors: {error}.") from error
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    import safetensors
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} cannot be read as safetensors: {error}.") from error
+    return len(modules)

@@ -5,16 +5,15 @@ Text encoders and VAE run once, before the training: their results are kept in m
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.console import UserError
-from utils.families import Family, family_of_class, find_family, read_header, read_json
+from utils.families import Family, find_family, read_header, read_json
 from utils.noising import EPSILON, PREDICTIONS, V_PREDICTION
+from utils.pipelines import family_of_hub
 from utils.training_data import TrainingImage, pixels_of
 
 if TYPE_CHECKING:
@@ -36,9 +35,6 @@ class BaseFacts:
     family: Family
     prediction: str
     zero_snr: bool
-    weights: tuple[
-        Path, ...
-    ]  # files of networks that training reads; empty for a model of the hub that is not here yet
 
 
 @dataclass(frozen=True)
@@ -65,100 +61,44 @@ def look_at_base(model: str, prediction: str | None, zero_snr: bool | None) -> B
     Raises UserError for a model that is not there, or that is not to be trained here.
     """
     path = Path(model).expanduser()
-    family = find_family(model, None) or _family_on_hub(model)
+    family = find_family(model, None) or family_of_hub(model)
     if family.name not in TRAINED_HERE:
         raise UserError(
             f"{model} is {family.title}, and train_lora.py itself trains SDXL and SD 1.5: "
             f"--trainer hands {family.title} to a trainer that can."
         )
     if path.is_file():
-        keys, weights = read_header(path).keys(), (path,)
+        keys = read_header(path).keys()
         found = V_PREDICTION if _V_PREDICTION_KEY in keys else EPSILON, _ZERO_SNR_KEY in keys
     else:
-        schedule, weights = _schedule_of(model, path), _weights(path)
+        schedule = _schedule_of(model, path)
         found = schedule.get("prediction_type", EPSILON), bool(schedule.get("rescale_betas_zero_snr"))
     kind, zero = prediction or found[0], found[1] if zero_snr is None else zero_snr
     if kind not in PREDICTIONS:
         raise UserError(f"{model} predicts {kind!r}; {' and '.join(PREDICTIONS)} can be trained.")
     if zero and kind == EPSILON:
         raise UserError("Zero terminal SNR needs a model that predicts velocity: --prediction v_prediction.")
-    return BaseFacts(model if not path.exists() else path.resolve().name, family, kind, zero, weights)
-
-
-def _family_on_hub(model: str) -> Family:
-    from diffusers import DiffusionPipeline
-
-    with _from_hub(model):
-        return family_of_class(str(DiffusionPipeline.load_config(model).get("_class_name")), model)
+    return BaseFacts(model, family, kind, zero)
 
 
 def _schedule_of(model: str, folder: Path) -> dict:
-    from diffusers.schedulers import SchedulerMixin
-
     if folder.is_dir():
         return read_json(folder / "scheduler" / "scheduler_config.json", f"{folder} is no whole diffusers folder")
-    with _from_hub(model):
+    from diffusers.schedulers import SchedulerMixin
+
+    try:
         return SchedulerMixin.load_config(model, subfolder="scheduler")
-
-
-@contextmanager
-def _from_hub(model: str) -> Iterator[None]:
-    try:
-        yield
     except (OSError, ValueError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{model} is neither on this computer nor to be had from the hub: {first}") from error
+        raise UserError(f"The scheduler's configuration of {model} is not to be had: {error}") from error
 
 
-def _weights(folder: Path) -> tuple[Path, ...]:
-    parts = ("unet", "vae", "text_encoder", "text_encoder_2")
-    found = (path for part in parts for path in (folder / part).glob("*") if path.suffix in (".safetensors", ".bin"))
-    return tuple(sorted(found))
-
-
-def identity_of(facts: BaseFacts, hash_file: Callable[[Path], str]) -> tuple[str, str]:
-    """(`name@` and 12 hexadecimal digits, the whole SHA-256) over the model's weights."""
-    weights = facts.weights or _weights(_snapshot(facts.name))
-    if len(weights) == 1:  # the hash that others publish for this file
-        whole = hash_file(weights[0])
-    else:
-        digest = hashlib.sha256()
-        for path in weights:
-            digest.update(f"{path.parent.name}/{path.name}\0{hash_file(path)}\0".encode())
-        whole = digest.hexdigest()
-    return f"{facts.name}@{whole[:12]}", whole
-
-
-def _snapshot(model: str) -> Path:
-    """Where the hub's files of a model lie once it was loaded."""
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(model, local_files_only=True))
-
-
-def load_base(facts: BaseFacts, model: str, config: Path | None, dtype: torch.dtype) -> Any:
-    """The pipeline with its networks in `dtype`, on the CPU. Raises UserError."""
-    import diffusers
-
-    pipeline = getattr(diffusers, facts.family.pipeline)
-    options: dict[str, Any] = {"torch_dtype": dtype}
-    if facts.family.name == "sd15":
-        options["safety_checker"] = None
+def bytes_in_files(model: str) -> int:
+    """Weights of a model on this disk; 0 for one that is not here yet."""
     path = Path(model).expanduser()
-    try:
-        if path.is_file():
-            if config is not None:
-                options |= {"config": str(config), "local_files_only": True}
-            return pipeline.from_single_file(str(path), **options)
-        source = str(path) if path.is_dir() else model
-        try:
-            return pipeline.from_pretrained(source, **options)
-        except (OSError, ValueError):  # some are kept in half precision only
-            return pipeline.from_pretrained(source, variant="fp16", **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        advice = " Without a network, --base-config names a folder with its configuration." if path.is_file() else ""
-        raise UserError(f"The base model {model} cannot be loaded: {first}{advice}") from error
+    if path.is_file():
+        return path.stat().st_size
+    parts = ("unet", "vae", "text_encoder", "text_encoder_2")
+    return sum(one.stat().st_size for part in parts for one in (path / part).glob("*.safetensors"))
 
 
 def refuse_unusual(pipeline: Any, model: str) -> None:
@@ -190,13 +130,13 @@ def memory_needed(unet: Any, batch: int, resolution: int, checkpointing: bool, s
     )
 
 
-def memory_free(device: torch.device) -> int | None:
-    """Free bytes where the training will run; None where that cannot be asked."""
+def memory_free(device: str) -> int | None:
+    """Free bytes where the training will run (cuda or cpu); None where that cannot be asked."""
     import torch
 
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type == "cpu":
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    if device == "cpu":
         import psutil  # comes with accelerate
 
         return psutil.virtual_memory().available

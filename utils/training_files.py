@@ -1,11 +1,11 @@
-"""What a training leaves in its output folder: checkpoints, the state to resume from, the log; and whose files these are.
+"""What a training leaves in its output folder: checkpoints, the state to resume from, and the log.
 
-    lora.safetensors                 the LoRA, once it is finished
-    <name>-000005.safetensors        the LoRA after epoch 5, as kohya's trainers name it
-    <name>-step00000123.safetensors  the LoRA where Ctrl-C stopped the training
-    samples/<name>-000005/           pictures made with it
-    training_log.json                see utils/contracts.py
-    training_state.pt                all that --resume needs; gone when the training is finished
+lora.safetensors                 the LoRA, once it is finished
+<name>-000005.safetensors        the LoRA after epoch 5, as kohya's trainers name it
+<name>-step00000123.safetensors  the LoRA where Ctrl-C stopped the training
+samples/<name>-000005/           pictures made with it
+training_log.json                see utils/contracts.py
+training_state.pt                all that --resume needs; gone when the training is finished
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def lora_bytes(layers: Layers, how: LoraFormat, metadata: dict[str, str]) -> byt
     return safetensors_bytes(tensors, metadata)
 
 
-def header_of(log: TrainingLog, how: LoraFormat, base_sha256: str, name: str) -> dict[str, str]:
+def header_of(log: TrainingLog, how: LoraFormat, name: str) -> dict[str, str]:
     """Metadata as kohya's trainers write them (ss_*), and as ModelSpec wants them.
 
     Times are left out, so that the same training gives the same bytes; the log has them.
@@ -146,7 +146,6 @@ def header_of(log: TrainingLog, how: LoraFormat, base_sha256: str, name: str) ->
     facts = {
         "ss_base_model_version": _BASE_VERSION[how.family],
         "ss_sd_model_name": log.base_model,
-        "ss_new_sd_model_hash": base_sha256,
         "ss_v2": False,
         "ss_network_module": "networks.lora",
         "ss_network_dim": rank,
