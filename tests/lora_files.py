@@ -50,11 +50,13 @@ def kohya_sdxl(pipeline, text_encoders: bool = False, seed: int = 0) -> dict[str
     return tensors
 
 
-def kohya_sd15(pipeline, seed: int = 0) -> dict[str, torch.Tensor]:
+def kohya_sd15(pipeline, seed: int = 0, only: str = "") -> dict[str, torch.Tensor]:
     """As sd-scripts writes it for SD 1.5: diffusers' names with underscores."""
     torch.manual_seed(seed)
     tensors = {}
     for name, layer in attention_layers(pipeline.unet).items():
+        if only not in name:
+            continue
         tensors |= kohya_keys("lora_unet_" + name.replace(".", "_"), *matrices(layer))
     return tensors
 

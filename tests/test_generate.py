@@ -52,7 +52,7 @@ class Studio:
         if family == "sdxl":
             tensors = lora_files.kohya_sdxl(pipeline, text_encoders=True)
         elif family == "sd15":
-            tensors = lora_files.kohya_sd15(pipeline)
+            tensors = lora_files.kohya_sd15(pipeline, only="up_blocks.2")  # fewer layers load faster
         else:
             tensors = lora_files.peft_format(pipeline, "transformer.")
         return lora_files.write(path, tensors)

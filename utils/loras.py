@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -133,15 +134,22 @@ class Layer:
 
 def adapted_layers(pipeline: Any, adapter: str) -> list[Layer]:
     """All layers of a pipeline that have this adapter, with what they multiply."""
+    return [
+        Layer(
+            name, layer.lora_A[adapter].weight.detach(), layer.lora_B[adapter].weight.detach(), layer.scaling[adapter]
+        )
+        for name, layer in tuner_layers(pipeline, adapter)
+    ]
+
+
+def tuner_layers(pipeline: Any, adapter: str) -> Iterator[tuple[str, Any]]:
+    """(name, peft's layer) of all layers of a pipeline that have this adapter."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = []
     for part_name, part in networks(pipeline).items():
         for name, layer in part.named_modules():
             if isinstance(layer, BaseTunerLayer) and adapter in getattr(layer, "lora_A", {}):
-                down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-                layers.append(Layer(f"{part_name}.{name}", down.detach(), up.detach(), layer.scaling[adapter]))
-    return layers
+                yield f"{part_name}.{name}", layer
 
 
 def trace(pipeline: Any, tensors: dict[str, Any], modules: list[Module]) -> dict[int, list[str]]:
@@ -239,11 +247,10 @@ def _load_file(pipeline: Any, path: Path, fitting: dict[str, Any]) -> None:
 
 
 def _convert_like_base(pipeline: Any) -> None:
-    """Adapters in the dtype of the network that they are in: otherwise every layer would convert back and forth."""
-    for part in networks(pipeline).values():
-        for name, weight in part.named_parameters():
-            if f".{ADAPTER}." in name:
-                weight.data = weight.data.to(part.dtype)
+    """Adapters in the dtype of the layer that they belong to: otherwise every layer would convert back and forth."""
+    for _, layer in tuner_layers(pipeline, ADAPTER):
+        for matrix in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
+            matrix.to(layer.get_base_layer().weight.dtype)
 
 
 def set_scale(loaded: Loaded, scale: float) -> None:
