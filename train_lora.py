@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ from typing import TYPE_CHECKING, Any
 
 from utils.console import EXIT_OK, EXIT_USER, UserError, print_table, run_script, say
 from utils.defaults import CACHE_FILE, MAX_MEGAPIXELS, MODELS_FOLDER, PACK
+from utils.families import FAMILIES
+from utils.files import write_bytes_atomic
 from utils.presets import PRESETS, REPEATS, Preset, recommended_epochs
 from utils.processes import PRECISIONS
 
@@ -44,6 +47,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
 
     from utils.contracts import TrainingLog
     from utils.processes import StopRequests
+    from utils.trainers import Order
     from utils.training_base import BaseFacts, Example
     from utils.training_data import TrainingSet
     from utils.training_files import LoraFormat, OutputFolder
@@ -56,7 +60,7 @@ LARGEST_GRADIENT = 1.0  # norm to which gradients are clipped, kohya's default (
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of the schedule at which held-out pictures are looked at
 
 OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2}  # kept for each trained number
-TRAINERS = ("sd-scripts", "ai-toolkit", "command")
+TRAINERS = ("sd-scripts", "ai-toolkit", "command")  # of utils/trainers.py
 
 VERSION = "0.1.0"
 BOOTSTRAP = "requirements/bootstrap.txt"
@@ -530,7 +534,6 @@ def layers_of(job: Job) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 
 def write_lora(job: Job, path: Path) -> None:
     """The LoRA as it is now. Raises UserError."""
-    from utils.files import write_bytes_atomic
     from utils.training_files import header_of, lora_bytes
 
     header = header_of(job.log, job.how, job.output.name)
@@ -658,6 +661,86 @@ def finish(job: Job) -> None:
     from_main(job.accelerator, save)
 
 
+# Trainers that others made
+
+
+def train_elsewhere(args: argparse.Namespace) -> int:
+    """--trainer: write its configuration, start it where its path is given, and look at what it made."""
+    from utils.trainers import COMMAND, run_trainer, set_up
+    from utils.training_files import OutputFolder
+
+    output = OutputFolder(args.output, args.name)
+    order = order_of(args)
+    output.prepare(False, args.overwrite)
+    start = set_up(order)
+    for file in start.files:
+        print(f"written: {file}")
+    if args.trainer != COMMAND and order.place is None:
+        print(f"Nothing is trained yet. In the folder where {args.trainer} lies:\n{shlex.join(start.command)}")
+        return EXIT_OK
+    log = new_log(args, order.dataset, local_identity_of(args.base_model), order.settings)
+    layers = run_trainer(start, args.output)
+    with _writing(output.lora):
+        write_bytes_atomic(output.lora, start.lora.read_bytes())
+        log.finished, log.lora, log.trainer, log.steps = True, output.lora.name, args.trainer, order.settings["steps"]
+        output.write_log(log)
+    print(f"layers: {layers}\nlora: {output.lora}\nlog: {output.log}")
+    return EXIT_OK
+
+
+def order_of(args: argparse.Namespace) -> Order:
+    """What the trainer is asked for. Raises UserError."""
+    from utils.families import find_family
+    from utils.pipelines import family_of_hub
+    from utils.trainers import Order
+    from utils.training_base import TRAINED_HERE, look_at_base
+    from utils.training_data import read_dataset
+
+    if args.resume:
+        raise UserError("--resume belongs to train_lora.py's own training; other trainers resume in ways of their own.")
+    family = find_family(args.base_model, args.family) or family_of_hub(args.base_model)
+    preset = PRESETS[args.preset or ("sd15" if family.name == "sd15" else "sdxl")]
+    options = options_of(args, preset)
+    prediction, zero_snr = args.prediction or "epsilon", bool(args.zero_terminal_snr)
+    if family.name in TRAINED_HERE and Path(args.base_model).expanduser().exists():
+        facts = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr)
+        prediction, zero_snr = facts.prediction, facts.zero_snr
+    dataset = read_dataset(args.dataset, args.trigger, args.repeats, args.max_megapixels)
+    for warning in dataset.warnings:
+        say(f"Note: {warning}")
+    epochs = args.epochs or recommended_epochs(len(dataset.images), dataset.samples)
+    steps = epochs * math.ceil(math.ceil(dataset.samples / options["batch"]) / options["accumulate"])
+    settings = options | {
+        "epochs": epochs,
+        "steps": steps,
+        "warmup_steps": round(options["warmup"] * steps),
+        "prediction": prediction,
+        "zero_terminal_snr": zero_snr,
+        "save_precision": args.save_precision,
+    }
+    place = args.trainer_path.resolve() if args.trainer_path else None
+    return Order(
+        trainer=args.trainer,
+        dataset=dataset,
+        base_model=args.base_model,
+        family=family,
+        trigger=args.trigger,
+        output=args.output,
+        name=args.name,
+        settings=settings,
+        place=place,
+        command=args.trainer_command,
+        extra=dict(args.trainer_option or []),
+    )
+
+
+def local_identity_of(model: str) -> str:
+    """name@hash of a model on this disk, else its name."""
+    from utils.pipelines import local_identity
+
+    return local_identity(model) or model
+
+
 # The story
 
 
@@ -665,6 +748,8 @@ def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
     if args.dry_run:
         return show_plan(args)
+    if args.trainer:
+        return train_elsewhere(args)
     from utils.pipelines import quiet
     from utils.processes import from_main, start_accelerator
 
@@ -783,6 +868,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--resume", action="store_true", help="go on with the training in --output, or begin one")
     add("--overwrite", action="store_true", help="delete an earlier training in --output")
     add("--dry-run", action="store_true", help="print the plan and load nothing; faces are not looked for")
+    elsewhere = parser.add_argument_group("trainers that others made")
+    add = elsewhere.add_argument
+    add("--trainer", choices=TRAINERS, help="write its configuration, and run it where its path is given")
+    add("--trainer-path", type=_path, metavar="DIR", help="where sd-scripts or ai-toolkit was installed")
+    add(
+        "--trainer-command",
+        metavar="COMMAND",
+        help="for --trainer command; {dataset}, {base_model}, {lora}, {config} ... are filled in",
+    )
+    add(
+        "--trainer-option",
+        type=_option,
+        action="append",
+        metavar="KEY=VALUE",
+        help="an option of the trainer's own: clip_l=clip_l.safetensors; may be repeated",
+    )
+    add("--family", choices=tuple(FAMILIES), help="what the base model is (default: as its files say)")
     others = parser.add_argument_group("pictures and machine")
     add = others.add_argument
     add("--models-dir", type=_path, default=MODELS_FOLDER, metavar="DIR", help="where model packs lie")
@@ -801,6 +903,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.name = args.name or _name(args.trigger)
     if args.resume and args.overwrite:
         parser.error("--resume and --overwrite exclude each other")
+    if args.family and not args.trainer:
+        parser.error("--family belongs to --trainer")
     return args
 
 
@@ -821,6 +925,13 @@ def _words(text: str) -> str:
     if not words:
         raise argparse.ArgumentTypeError("it is empty")
     return words
+
+
+def _option(text: str) -> tuple[str, str]:
+    key, sign, value = text.partition("=")
+    if not sign or not key.replace("_", "").isalnum():
+        raise argparse.ArgumentTypeError(f"{text!r} is not like key=value")
+    return key, value
 
 
 def _name(text: str) -> str:

@@ -79,8 +79,8 @@ class TrainingSet:
 
     @property
     def bucket_counts(self) -> dict[tuple[int, int], int]:
-        """Bucket -> pictures in it, without repeats; the smallest first."""
-        return dict(sorted(Counter(image.placement.bucket_wh for image in self.images).items()))
+        """Bucket -> pictures placed in it, without repeats; the narrowest first."""
+        return dict(sorted(Counter(image.placement.bucket_wh for image in self.images if image.placement).items()))
 
 
 def read_dataset(folder: Path, trigger: str, repeats: int, max_megapixels: float) -> TrainingSet:
