@@ -72,6 +72,25 @@ def peft_format(pipeline, prefix: str, seed: int = 0) -> dict[str, torch.Tensor]
     return tensors
 
 
+def kohya_flux(pipeline, seed: int = 0) -> dict[str, torch.Tensor]:
+    """As sd-scripts writes it for Flux.1: the original's names, query, key and value in one module."""
+    torch.manual_seed(seed)
+    joined = {"qkv": ("to_q", "to_k", "to_v"), "txt_qkv": ("add_q_proj", "add_k_proj", "add_v_proj")}
+    tensors = {}
+    for block, module in enumerate(pipeline.transformer.transformer_blocks):
+        start = f"lora_unet_double_blocks_{block}"
+        for side, names in (("img", joined["qkv"]), ("txt", joined["txt_qkv"])):
+            wide = torch.nn.Linear(32, 3 * 32)
+            assert all(getattr(module.attn, name).weight.shape == (32, 32) for name in names)
+            tensors |= kohya_keys(f"{start}_{side}_attn_qkv", *matrices(wide))
+        tensors |= kohya_keys(f"{start}_img_attn_proj", *matrices(module.attn.to_out[0]))
+        tensors |= kohya_keys(f"{start}_img_mlp_0", *matrices(module.ff.net[0].proj))
+    for block, module in enumerate(pipeline.transformer.single_transformer_blocks):
+        # linear1, the joined one, is split by diffusers at the real model's width alone
+        tensors |= kohya_keys(f"lora_unet_single_blocks_{block}_linear2", *matrices(module.proj_out))
+    return tensors
+
+
 def write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> Path:
     from safetensors.torch import save_file
 

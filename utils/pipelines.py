@@ -25,7 +25,17 @@ HASH_BLOCK = 1 << 22  # bytes
 DTYPES = ("float32", "float16", "bfloat16")
 LIBRARIES = ("diffusers", "transformers", "peft", "accelerate", "huggingface_hub")
 # What these raise for files that are damaged, incomplete, or of another model.
-UNFIT = (OSError, ValueError, RuntimeError, KeyError, IndexError, AttributeError, TypeError, NotImplementedError)
+UNFIT = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    NotImplementedError,
+)
 SINGLE_FILES_WITH_ALL = ("sdxl", "sd15")  # the other families' single files hold the denoiser alone
 
 
