@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -583,3 +584,38 @@ def test_folder_that_cannot_be_written(studio, tmp_path):
     (tmp_path / "closed").mkdir(mode=0o500)
     with pytest.raises(UserError, match="cannot be written"):
         generate(studio.arguments(tmp_path / "closed" / "out"))
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("python generate_synthetic.py")
+]
+
+
+def test_commands_of_the_readme_run(studio, tmp_path, monkeypatch):
+    """Each line as written, with tiny models where it looks for them; only the size and the steps are ours."""
+    single = tiny_models.tiny_sdxl_single_file(tmp_path / "animagine.safetensors")
+    for name, source in (
+        ("gaps.json", studio.gaps),
+        ("sdxl_base", studio.model("sdxl")),
+        ("alice.safetensors", studio.lora("sdxl")),
+    ):
+        (tmp_path / name).symlink_to(source)
+    (plan,) = re.findall(r'```\n(\{"images".*?)```', README, re.DOTALL)
+    (tmp_path / "plan.json").write_text(plan)
+    monkeypatch.chdir(tmp_path)
+    for line in COMMANDS:
+        args = generate_synthetic.parse_args([*shlex.split(line)[2:], *map(str, QUICK)])
+        assert generate_synthetic.run(args) == 0
+    assert single.exists() and len(COMMANDS) == 4
+    assert (len(pictures(tmp_path / "synthetic_iter1")), len(pictures(tmp_path / "synthetic_iter2"))) == (4, 4)
+    assert set(pictures(tmp_path / "Lora_Candidates" / "alice")) == {"smile", "profile"}
+
+
+def test_families_of_the_readme_are_those_of_the_table():
+    told = re.findall(r"^\| `([\w-]+)` \|.*\| (\d+) \| ([\d.]+) \| (\d+) \| (?:yes|no|above)", README, re.MULTILINE)
+    known = [(one.name, str(one.steps), f"{one.guidance:g}", str(one.size)) for one in families.FAMILIES.values()]
+    assert told == known

@@ -103,9 +103,9 @@ def test_inspecting_commands_run(line, tmp_path):
 
 
 def test_options_named_are_options_that_exist():
-    modules = ("mirror_metrics", "gap_analysis", "validate_synthetic", "inspect_pkl")
+    modules = ("mirror_metrics", "gap_analysis", "generate_synthetic", "validate_synthetic", "inspect_pkl")
     modules += ("demo.make_world", "demo.train_face", "demo.train_yolo")
-    benches = ("mirror_metrics_bench", "truth_bench", "demo_models_bench", "identity_by_yaw")
+    benches = ("mirror_metrics_bench", "truth_bench", "demo_models_bench", "identity_by_yaw", "generate_bench")
     modules += tuple(f"benchmarks.{name}" for name in benches)
     known = "".join(
         subprocess.run(
