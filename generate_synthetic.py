@@ -131,7 +131,7 @@ def drawing_of(args: argparse.Namespace, loaded: Loaded) -> Drawing:
 def open_studio(args: argparse.Namespace, plan: Plan) -> Studio:
     """Load model and LoRA, prove that the LoRA acts, and bring both to the device. Raises UserError."""
     from utils import pipelines
-    from utils.loras import demand_difference, load_lora
+    from utils.loras import load_lora
 
     device = pipelines.choose_device(args.device)
     say(f"Loading {args.base_model} ...")
@@ -145,12 +145,31 @@ def open_studio(args: argparse.Namespace, plan: Plan) -> Studio:
         if low_vram:
             gib = f"{free / pipelines.GIB:.1f} GiB are free, the weights take {weights / pipelines.GIB:.1f}"
             say(f"Low-memory mode, as with --low-vram: {gib}.")
-    pipelines.place(loaded, device, low_vram)
+    settle(loaded, lora, device, low_vram, plan.shots[0].prompt, drawing)
     if lora is not None:
-        demand_difference(loaded, lora, plan.shots[0].prompt, drawing)
         tell_lora(lora)
     tell_studio(loaded, drawing, plan)
     return Studio(loaded, lora, drawing, args.batch, args.allow_smaller)
+
+
+def settle(loaded: Loaded, lora: LoraFacts | None, device: str, low_vram: bool, prompt: str, drawing: Drawing) -> None:
+    """Bring everything to the device and let the denoiser work once, with low memory if it must be. Raises UserError."""
+    import torch
+
+    from utils.loras import demand_difference
+    from utils.pipelines import place
+
+    for saving in (True,) if low_vram else (False, True):
+        try:
+            place(loaded, device, saving)
+            if lora is not None:
+                demand_difference(loaded, lora, prompt, drawing)
+            return
+        except torch.OutOfMemoryError:
+            pass
+        if not saving:
+            say("Out of GPU memory: going on with --low-vram.")
+    raise UserError(f"The GPU's memory is not enough for {loaded.name}: close other programs, or take --device cpu.")
 
 
 def tell_lora(lora: LoraFacts) -> None:
@@ -473,7 +492,7 @@ def run(args: argparse.Namespace) -> int:
         print_plan(plan)
         return EXIT_OK
     _check_options(args)
-    _open_folder(args.output)
+    _open_folder(args.output, plan)
     earlier = read_earlier(args, plan)
     if earlier and is_complete(args, plan, earlier):
         say("All images of this plan are there already.")
@@ -536,12 +555,13 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UserError(f"--lora {args.lora} is not there; it takes a .safetensors file.")
 
 
-def _open_folder(folder: Path) -> None:
+def _open_folder(folder: Path, plan: Plan) -> None:
     """Make the folder; remove what a killed run left half-written. Raises UserError."""
+    ours = tuple(f".{name}" for name in (SYNTHETIC_PREFIX, METADATA, *(f"{shot.name}.png" for shot in plan.shots)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for prefix in (SYNTHETIC_PREFIX, METADATA):
-            for rest in folder.glob(f".{prefix}*.tmp"):
+        for rest in folder.glob(".*.tmp"):
+            if rest.name.startswith(ours):
                 rest.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"Images cannot be written to {folder}: {error.strerror or error}.") from error

@@ -5,9 +5,9 @@
     python -m benchmarks.generate_bench --cuda --low-vram
 
 Both load the same model and LoRA and make the same images with the same seeds, each in a process of its own, in turns.
-The bare loop calls the pipeline and saves the pictures, and does nothing else. Seconds per image are the median from one
-picture to the next, without loading, of which the script does more; of each way the fastest run counts, as others may
-use the machine. The memory is the process's peak, and on a GPU what PyTorch reserved at most. Runs on Linux and macOS.
+The bare loop calls the pipeline and saves the pictures, and does nothing else. Seconds per image are the median from
+one picture to the next, without loading, of which the script does more; of each way the fastest run counts, as others
+may use the machine. The memory is the process's peak, and on a GPU what PyTorch reserved at most. Runs on Linux and macOS.
 """
 
 from __future__ import annotations

@@ -469,6 +469,32 @@ def test_low_vram_on_a_cpu_uses_the_vae_in_pieces(studio):
     assert loaded.pipeline.vae.use_slicing and loaded.pipeline.vae.use_tiling
 
 
+def test_little_free_memory_switches_low_vram_on(studio, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pipelines, "free_bytes", lambda device: 1 << 20)
+    facts = generate(studio.arguments(tmp_path / "out", "sd15", "--num-per-gap", 1))
+    assert len(facts.images) == 2
+    talk = capsys.readouterr().err
+    assert "Low-memory mode, as with --low-vram: 0.0 GiB are free" in talk and ", low memory." in talk
+
+
+def test_memory_that_ends_while_the_model_is_placed(studio, tmp_path, monkeypatch, capsys):
+    real, tried = pipelines.place, []
+
+    def place(loaded, device, low_vram):
+        tried.append(low_vram)
+        if len(tried) in failing:
+            raise out_of_memory()
+        real(loaded, device, low_vram)
+
+    monkeypatch.setattr(pipelines, "place", place)
+    failing = {1}
+    generate(studio.arguments(tmp_path / "out", "sd15", "--num-per-gap", 1))
+    assert tried == [False, True] and "with --low-vram" in capsys.readouterr().err
+    failing = {3, 4}
+    with pytest.raises(UserError, match="not enough for sd15"):
+        generate(studio.arguments(tmp_path / "other", "sd15"))
+
+
 def test_offload_is_chosen_by_free_memory():
     drawing = pipelines.Drawing(30, 7.5, 1024, 1024, None)
     sdxl, weights = families.FAMILIES["sdxl"], 7 * pipelines.GIB
