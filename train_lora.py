@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import shlex
 import sys
 import time
@@ -79,6 +80,7 @@ class Job:
     examples: list[Example]  # one a picture
     samples: list[int]  # the pictures of an epoch, repeats included: indices of examples
     held_out: list[Example]
+    dtype: torch.dtype  # of the frozen weights
     sampler: Sampler | None
     output: OutputFolder
     log: TrainingLog
@@ -114,21 +116,24 @@ def options_of(args: argparse.Namespace, preset: Preset) -> dict[str, Any]:
     }
 
 
-def read_pictures(args: argparse.Namespace, resolution: int, look_for_faces: bool) -> TrainingSet:
-    """The dataset with every picture in its bucket, placed so that no face is cut. Raises UserError."""
-    from utils.training_data import find_faces, place_all, read_dataset
+def read_pictures(args: argparse.Namespace) -> TrainingSet:
+    """The dataset as it lies there. Raises UserError."""
+    from utils.training_data import read_dataset
 
-    dataset = read_dataset(args.dataset, args.trigger, args.repeats, args.max_megapixels)
-    faces = None
-    if look_for_faces:
-        with _measurer(args) as measurer:
-            if measurer is None:
-                dataset.warnings.append(
-                    f"The model pack {args.pack or PACK} is not here, so faces were not looked for: what overhangs a "
-                    "picture's bucket is cut evenly from both sides."
-                )
-            else:
-                faces = find_faces(dataset, measurer)
+    return read_dataset(args.dataset, args.trigger, args.repeats, args.max_megapixels)
+
+
+def place_pictures(args: argparse.Namespace, dataset: TrainingSet, resolution: int) -> TrainingSet:
+    """Every picture in its bucket, so that no face is cut where a pack can find it. Raises UserError."""
+    from utils.training_data import find_faces, place_all
+
+    with _measurer(args) as measurer:
+        faces = find_faces(dataset, measurer) if measurer else None
+    if faces is None:
+        dataset.warnings.append(
+            f"The model pack {args.pack or PACK} is not here, so faces were not looked for: what overhangs a picture's "
+            "bucket is cut evenly from both sides."
+        )
     return place_all(dataset, faces, resolution)
 
 
@@ -161,6 +166,7 @@ def steps_an_epoch(dataset: TrainingSet, batch: int, accumulate: int, processes:
 def show_plan(args: argparse.Namespace) -> int:
     """--dry-run: what would be trained, on stdout. No network is loaded."""
     from utils.training_base import look_at_base
+    from utils.training_data import place_all
 
     if args.preset is None:
         family = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr).family.name
@@ -168,7 +174,7 @@ def show_plan(args: argparse.Namespace) -> int:
     else:
         preset = preset_of(args, None)
     options = options_of(args, preset)
-    dataset = read_pictures(args, options["resolution"], look_for_faces=False)
+    dataset = place_all(read_pictures(args), None, options["resolution"])
     for warning in dataset.warnings:
         say(f"Note: {warning}")
     epochs = args.epochs or recommended_epochs(len(dataset.images), dataset.samples)
@@ -185,20 +191,21 @@ def show_plan(args: argparse.Namespace) -> int:
 # Building the job
 
 
-def build_job(args: argparse.Namespace, accelerator: Accelerator) -> Job:
-    """Look at everything, refuse what cannot work, load, encode, put the LoRA in. Raises UserError."""
+def build_job(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFacts, found: TrainingSet) -> Job:
+    """Refuse what cannot work, load, encode, put the LoRA in. Raises UserError."""
+    import torch
+
     from utils.noising import noise_schedule
     from utils.pipelines import load
     from utils.processes import from_main
-    from utils.training_base import bytes_in_files, demand_memory, look_at_base, memory_free, refuse_unusual
+    from utils.training_base import bytes_in_files, demand_memory, memory_free, refuse_unusual
     from utils.training_files import LoraFormat, OutputFolder
 
-    facts = from_main(accelerator, lambda: look_at_base(args.base_model, args.prediction, args.zero_terminal_snr))
     options = options_of(args, preset_of(args, facts.family.name))
     if facts.zero_snr and args.noise_offset is None:
         options["noise_offset"] = 0.0  # such bases see pure noise, and learn dark and bright without it
     output = OutputFolder(args.output, args.name)
-    dataset, held_out = from_main(accelerator, lambda: prepare(args, options, output))
+    dataset, held_out = from_main(accelerator, lambda: prepare(args, found, options, output))
     settings = options | settings_of_run(args, accelerator, facts, dataset, options)
     room = memory_free("cpu")
     demand_memory(bytes_in_files(args.base_model), room, f"Loading {args.base_model}", "Close other programs.")
@@ -224,6 +231,7 @@ def build_job(args: argparse.Namespace, accelerator: Accelerator) -> Job:
         examples=examples,
         samples=[place for place, image in enumerate(dataset.images) for _ in range(image.repeats)],
         held_out=held_examples,
+        dtype=getattr(torch, dtype),
         sampler=sampler,
         output=output,
         log=log,
@@ -232,13 +240,13 @@ def build_job(args: argparse.Namespace, accelerator: Accelerator) -> Job:
 
 
 def prepare(
-    args: argparse.Namespace, options: dict[str, Any], output: OutputFolder
+    args: argparse.Namespace, found: TrainingSet, options: dict[str, Any], output: OutputFolder
 ) -> tuple[TrainingSet, TrainingSet | None]:
-    """Output folder and pictures, in the main process. Raises UserError."""
+    """Output folder, and every picture in its bucket, in the main process. Raises UserError."""
     from utils.training_data import place_all, read_dataset
 
     output.prepare(args.resume, args.overwrite)
-    dataset = read_pictures(args, options["resolution"], look_for_faces=True)
+    dataset = place_pictures(args, found, options["resolution"])
     for warning in dataset.warnings:
         say(f"Note: {warning}")
     if args.validation is None:
@@ -329,7 +337,8 @@ def encode(
     sampler = None
     if args.sample_prompts is not None:
         seeds = [args.seed + number for number in range(args.sample_seeds)]
-        sampler = make_sampler(pipeline, read_prompts(args.sample_prompts), seeds, settings["resolution"], device)
+        drawing = settings["resolution"], args.sample_steps
+        sampler = make_sampler(pipeline, read_prompts(args.sample_prompts), seeds, *drawing, device)
     with progress_in_main(accelerator) as (add, step):
         task = add("Captions", len(captions))
         prompts = encode_captions(pipeline, captions, device, lambda: step(task))
@@ -476,14 +485,14 @@ def predict(job: Job, unet: Any, examples: list[Example], noisy: torch.Tensor, a
     import torch
 
     device = noisy.device
-    embeds = torch.stack([one.prompt.embeds for one in examples]).to(device, unet.dtype)
+    embeds = torch.stack([one.prompt.embeds for one in examples]).to(device, job.dtype)
     added = None
     if examples[0].time_ids is not None:
         added = {
-            "text_embeds": torch.stack([one.prompt.pooled for one in examples]).to(device, unet.dtype),
-            "time_ids": torch.stack([one.time_ids for one in examples]).to(device, unet.dtype),
+            "text_embeds": torch.stack([one.prompt.pooled for one in examples]).to(device, job.dtype),
+            "time_ids": torch.stack([one.time_ids for one in examples]).to(device, job.dtype),
         }
-    return unet(noisy.to(unet.dtype), at, embeds, added_cond_kwargs=added, return_dict=False)[0]
+    return unet(noisy.to(job.dtype), at, embeds, added_cond_kwargs=added, return_dict=False)[0]
 
 
 def validation_loss(job: Job) -> float:
@@ -639,7 +648,7 @@ def finish_epoch(job: Job, epoch: int, losses: list[float], seconds: float) -> N
         write_lora(job, output.checkpoint(epoch))
         if job.sampler:
             with _writing(output.samples(epoch)):
-                job.sampler.draw(job.accelerator, job.bare_unet, output.samples(epoch))
+                job.sampler.draw(job.accelerator, job.bare_unet, job.dtype, output.samples(epoch))
         save_state(job, epoch, [])
         held = "" if record.validation_loss is None else f", held-out pictures {record.validation_loss:.4f}"
         say(f"Epoch {epoch}: loss {record.loss:.4f}{held}, {output.checkpoint(epoch).name}")
@@ -694,7 +703,6 @@ def order_of(args: argparse.Namespace) -> Order:
     from utils.pipelines import family_of_hub
     from utils.trainers import Order
     from utils.training_base import TRAINED_HERE, look_at_base
-    from utils.training_data import read_dataset
 
     if args.resume:
         raise UserError("--resume belongs to train_lora.py's own training; other trainers resume in ways of their own.")
@@ -705,7 +713,7 @@ def order_of(args: argparse.Namespace) -> Order:
     if family.name in TRAINED_HERE and Path(args.base_model).expanduser().exists():
         facts = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr)
         prediction, zero_snr = facts.prediction, facts.zero_snr
-    dataset = read_dataset(args.dataset, args.trigger, args.repeats, args.max_megapixels)
+    dataset = read_pictures(args)
     for warning in dataset.warnings:
         say(f"Note: {warning}")
     epochs = args.epochs or recommended_epochs(len(dataset.images), dataset.samples)
@@ -745,28 +753,38 @@ def local_identity_of(model: str) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The whole job, top to bottom."""
+    """What the options ask for."""
     if args.dry_run:
         return show_plan(args)
     if args.trainer:
         return train_elsewhere(args)
+    try:
+        return train_here(args)
+    except UserError:
+        if os.environ.get("RANK", "0") != "0":  # of several processes, which all find the same, the first one says it
+            return EXIT_USER
+        raise
+
+
+def train_here(args: argparse.Namespace) -> int:
+    """The whole job, top to bottom; what can be refused before the libraries are loaded comes first."""
+    from utils.training_base import look_at_base
+
+    facts = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr)
+    preset_of(args, facts.family.name)
+    dataset = read_pictures(args)
     from utils.pipelines import quiet
     from utils.processes import from_main, start_accelerator
 
     with quiet():
         accelerator = start_accelerator(args.device, args.precision)
         finished = from_main(accelerator, lambda: _finished_before(args))
-        try:
-            if not finished:
-                with _enough_memory():
-                    job = build_job(args, accelerator)
-                    train(job)
-        except UserError:
-            if accelerator.is_main_process:  # the others would only say the same
-                raise
-            return EXIT_USER
+        if finished is None:
+            with _enough_memory():
+                job = build_job(args, accelerator, facts, dataset)
+                train(job)
         if accelerator.is_main_process:
-            tell(job) if not finished else print(f"lora: {finished}")
+            print(f"lora: {finished}") if finished else tell(job)
         accelerator.end_training()
     return EXIT_OK
 
@@ -858,6 +876,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = results.add_argument
     add("--sample-prompts", type=_path, metavar="FILE", help="one prompt a line, drawn after every epoch")
     add("--sample-seeds", type=_count, default=1, metavar="N", help="pictures of each prompt, seeds from --seed on")
+    add("--sample-steps", type=_count, default=30, metavar="N", help="of denoising")
     add(
         "--format",
         choices=("kohya", "diffusers"),

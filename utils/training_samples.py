@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
-SAMPLE_STEPS = 30  # as documented for generating
-
 
 @dataclass
 class Sampler:
@@ -27,8 +25,9 @@ class Sampler:
     nothing: Prompt  # what is to be avoided: the empty prompt
     seeds: list[int]
     size: int  # pixels, width and height
+    steps: int  # of denoising
 
-    def draw(self, accelerator: Accelerator, unet: Any, folder: Path) -> None:
+    def draw(self, accelerator: Accelerator, unet: Any, dtype: torch.dtype, folder: Path) -> None:
         """One PNG a prompt and seed into `folder`, a candidate for mirror_metrics.py."""
         import torch
 
@@ -38,7 +37,7 @@ class Sampler:
             self.pipeline.unet = unet
             for place, prompt in enumerate(self.prompts, start=1):
                 for seed in self.seeds:
-                    latents = self._latents(prompt, seed, accelerator.device, unet.dtype)
+                    latents = self._latents(prompt, seed, accelerator.device, dtype)
                     self._picture(latents).save(folder / f"prompt{place:02d}_seed{seed}.png")
         self.pipeline.vae.to("cpu")
 
@@ -50,7 +49,7 @@ class Sampler:
             embeds |= {"pooled_prompt_embeds": prompt.pooled, "negative_pooled_prompt_embeds": self.nothing.pooled}
         return self.pipeline(
             **{name: one[None].to(device, dtype) for name, one in embeds.items()},
-            num_inference_steps=SAMPLE_STEPS,
+            num_inference_steps=self.steps,
             height=self.size,
             width=self.size,
             generator=torch.Generator().manual_seed(seed),
@@ -70,10 +69,12 @@ def _looking(unet: Any) -> Iterator[None]:
     unet.train()
 
 
-def make_sampler(pipeline: Any, texts: list[str], seeds: list[int], size: int, device: torch.device) -> Sampler:
+def make_sampler(
+    pipeline: Any, texts: list[str], seeds: list[int], size: int, steps: int, device: torch.device
+) -> Sampler:
     """Encodes the prompts; the pipeline must have its text encoders still."""
     encoded = encode_captions(pipeline, ["", *texts], device, lambda: None)
-    return Sampler(pipeline, [encoded[text] for text in texts], encoded[""], seeds, size)
+    return Sampler(pipeline, [encoded[text] for text in texts], encoded[""], seeds, size, steps)
 
 
 def read_prompts(path: Path) -> list[str]:
