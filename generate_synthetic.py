@@ -153,7 +153,7 @@ def open_studio(args: argparse.Namespace, plan: Plan) -> Studio:
 
 
 def settle(loaded: Loaded, lora: LoraFacts | None, device: str, low_vram: bool, prompt: str, drawing: Drawing) -> None:
-    """Bring everything to the device and let the denoiser work once, with low memory if it must be. Raises UserError."""
+    """Bring everything to the device and let the denoiser work once; in low-memory mode if needed. Raises UserError."""
     import torch
 
     from utils.loras import demand_difference
@@ -173,13 +173,16 @@ def settle(loaded: Loaded, lora: LoraFacts | None, device: str, low_vram: bool, 
 
 
 def tell_lora(lora: LoraFacts) -> None:
+    from utils.loras import SHOWN_KEYS
+
     matched = lora.keys - len(lora.unmatched)
     say(
         f"LoRA {lora.identity}: {matched} of {lora.keys} keys matched; at scale {lora.scale:g} it changes the model's "
         f"output by {lora.difference:.2%}."
     )
     if lora.unmatched:
-        say(f"Not matched, and left out: {', '.join(lora.unmatched)}")
+        first = ", ".join(lora.unmatched[:SHOWN_KEYS])
+        say(f"Not matched, and left out: {first}{' ... (all in the metadata)' if lora.unmatched[SHOWN_KEYS:] else ''}")
 
 
 def tell_studio(loaded: Loaded, drawing: Drawing, plan: Plan) -> None:
@@ -486,7 +489,7 @@ def run(args: argparse.Namespace) -> int:
     for sentence in plan.passed_over:
         say(f"Note: no image for {sentence}")
     if not plan.shots:
-        print("Nothing to generate: the gap file asks for no image.")
+        (say if args.json else print)("Nothing to generate: the gap file asks for no image.")
         return EXIT_OK
     if args.dry_run:
         print_plan(plan)
@@ -540,7 +543,7 @@ def is_complete(args: argparse.Namespace, plan: Plan, earlier: GenerationMetadat
     lora = args.lora and f"{args.lora.stem}@{file_hash(args.lora)[:12]}"
     scale = args.lora_scale if lora else None
     same_lora = (earlier.lora, earlier.lora_scale) == (lora, scale)
-    return same_lora and earlier.base_model == local_identity(args.base_model) and kept["batch"] == args.batch
+    return same_lora and earlier.base_model == local_identity(args.base_model) and kept.get("batch") == args.batch
 
 
 def _check_options(args: argparse.Namespace) -> None:

@@ -256,6 +256,20 @@ def test_single_file_makes_the_same_pictures_as_the_folder(studio, first_run, tm
         assert np.array_equal(one, other), data
 
 
+def test_single_file_that_predicts_velocity_says_so_with_a_mark(studio, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    single = tiny_models.tiny_sdxl_single_file(tmp_path / "plain.safetensors")
+    marks = {"v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}
+    save_file(load_file(single) | marks, tmp_path / "velocity.safetensors")
+    schedulers = [
+        pipelines.load(str(path), None, studio.model("sdxl"), "cpu", None).pipeline.scheduler.config
+        for path in (single, tmp_path / "velocity.safetensors")
+    ]
+    assert [one.prediction_type for one in schedulers] == ["epsilon", "v_prediction"]
+    assert [one.rescale_betas_zero_snr for one in schedulers] == [False, True]
+
+
 def test_single_file_of_a_transformer_takes_the_rest_from_a_folder(studio, tmp_path):
     from safetensors.torch import save_file
 

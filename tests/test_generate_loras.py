@@ -112,11 +112,11 @@ def test_joined_matrices_of_kohya_for_flux(opened, tmp_path):
 
 def test_alpha_in_the_header_is_read(opened, tmp_path):
     """diffusers writes alpha and rank into the header of its files; without them the same tensors act at full scale."""
-    tensors, effects = lora_files.peft_format(opened("sd15").pipeline, "unet."), []
-    told = {"unet.r": 4, "unet.lora_alpha": 1, "unet.target_modules": ["to_q", "to_k", "to_v", "to_out.0"]}
-    told |= {"unet.target_modules": sorted({key.split(".lora_")[0].removeprefix("unet.") for key in tensors})}
+    tensors, effects = lora_files.peft_format(opened("qwen-image").pipeline, "transformer."), []
+    layers = sorted({key.split(".lora_")[0].removeprefix("transformer.") for key in tensors})
+    told = {"transformer.r": 4, "transformer.lora_alpha": 1, "transformer.target_modules": layers}
     for metadata in ({}, {"lora_adapter_metadata": json.dumps(told)}):
-        loaded = opened("sd15")
+        loaded = opened("qwen-image")
         loras.load_lora(loaded, lora_files.write(tmp_path / "a.safetensors", tensors, metadata), 1.0)
         effects.append({layer.scaling for layer in loras.adapted_layers(loaded.pipeline, loras.ADAPTER)})
     assert effects == [{1.0}, {0.25}]
@@ -145,8 +145,8 @@ def renamed(tensors: dict, some: slice) -> dict:
 
 
 def test_half_foreign_is_refused_and_a_few_keys_are_listed(opened, tmp_path):
-    loaded = opened("sd15")
-    tensors = lora_files.peft_format(loaded.pipeline, "unet.")
+    loaded = opened("qwen-image")
+    tensors = lora_files.peft_format(loaded.pipeline, "transformer.")
     half = lora_files.write(tmp_path / "half.safetensors", renamed(tensors, slice(None, None, 2)))
     with pytest.raises(UserError, match=rf"{len(tensors) // 2} of {len(tensors)} keys matched"):
         loras.load_lora(loaded, half, 1.0)

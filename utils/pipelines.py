@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from utils.console import UserError
-from utils.families import Family, family_of_class, find_family
+from utils.families import Family, family_of_class, find_family, read_header
 
 GIB = 1 << 30
 HASH_BLOCK = 1 << 22  # bytes
@@ -129,6 +129,7 @@ def load(base_model: str, given_family: str | None, base_config: Path | None, de
     with quiet():
         if path.is_file():
             pipeline = _from_file(path, family, base_config, kind)
+            _follow_marks(pipeline, read_header(path).keys())
         else:
             pipeline = _from_folder(str(path) if path.is_dir() else base_model, family, kind)
     pipeline.set_progress_bar_config(disable=True)
@@ -203,6 +204,15 @@ def _from_file(path: Path, family: Family, base_config: Path | None, kind: Any) 
     except (*UNFIT, SingleFileComponentError) as error:
         hint = "" if base_config else " Without a network, --base-config takes a diffusers folder of the same family."
         raise UserError(f"{path} cannot be loaded as {family.title}: {_first_line(error)}{hint}") from error
+
+
+def _follow_marks(pipeline: Any, keys: Collection[str]) -> None:
+    """A single file cannot hold a scheduler's configuration. Fine-tunes that predict velocity carry an empty tensor
+    "v_pred" instead, and "ztsnr" where the last step is pure noise; ComfyUI reads them too (comfy/supported_models.py)."""
+    if "v_pred" in keys:
+        pure_noise = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in keys else {}
+        changed = {"prediction_type": "v_prediction"} | pure_noise
+        pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **changed)
 
 
 def networks(pipeline: Any) -> dict[str, Any]:
