@@ -207,8 +207,11 @@ def _from_file(path: Path, family: Family, base_config: Path | None, kind: Any) 
 
 
 def _follow_marks(pipeline: Any, keys: Collection[str]) -> None:
-    """A single file cannot hold a scheduler's configuration. Fine-tunes that predict velocity carry an empty tensor
-    "v_pred" instead, and "ztsnr" where the last step is pure noise; ComfyUI reads them too (comfy/supported_models.py)."""
+    """Set the scheduler as the marks in a single file say, which cannot hold its configuration.
+
+    Fine-tunes that predict velocity carry an empty tensor "v_pred", and "ztsnr" where the last step is pure noise;
+    ComfyUI reads them too (comfy/supported_models.py).
+    """
     if "v_pred" in keys:
         pure_noise = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in keys else {}
         changed = {"prediction_type": "v_prediction"} | pure_noise
