@@ -645,6 +645,7 @@ def finish_epoch(job: Job, epoch: int, losses: list[float], seconds: float) -> N
             samples=output.samples(epoch).relative_to(output.folder).as_posix() if job.sampler else None,
         )
         job.log.epochs.append(record)
+        job.log.gpu_memory_bytes = most_gpu_memory()
         write_lora(job, output.checkpoint(epoch))
         if job.sampler:
             with _writing(output.samples(epoch)):
@@ -654,6 +655,13 @@ def finish_epoch(job: Job, epoch: int, losses: list[float], seconds: float) -> N
         say(f"Epoch {epoch}: loss {record.loss:.4f}{held}, {output.checkpoint(epoch).name}")
 
     from_main(job.accelerator, save)
+
+
+def most_gpu_memory() -> int | None:
+    """Bytes that PyTorch reserved at most on this process's GPU; None on the CPU."""
+    import torch
+
+    return torch.cuda.max_memory_reserved() if torch.cuda.is_initialized() else None
 
 
 def finish(job: Job) -> None:
@@ -830,6 +838,12 @@ def tell(job: Job) -> None:
     print(f"lora: {job.output.lora}\nlog: {job.output.log}")
 
 
+_PRESET_HELP = (
+    "settings (default: those of the base model's family). zit is Animagine XL, an SDXL model; Z-Image, which others "
+    "call ZIT, is trained by --trainer ai-toolkit"
+)
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default."""
     parser = argparse.ArgumentParser(
@@ -846,7 +860,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=_path, required=True, metavar="DIR", help="gets LoRA, checkpoints and log")
     add("--trigger", type=_words, required=True, metavar="WORDS", help='what calls the person: "ohwx alice"')
     add("--name", type=_name, metavar="NAME", help="of the checkpoints (default: the trigger, ohwx_alice)")
-    add("--preset", choices=tuple(PRESETS), help="settings (default: those of the base model's family)")
+    add("--preset", choices=tuple(PRESETS), help=_PRESET_HELP)
     training = parser.add_argument_group("training (defaults: the preset's)")
     add = training.add_argument
     add("--epochs", type=_count, metavar="N", help="(default: recommended by the size of the dataset)")

@@ -271,7 +271,12 @@ def test_word_test_runs_pytest_with_all_requirements(checkout, tmp_path):
 
 @pytest.mark.parametrize(
     ("word", "script"),
-    [("gaps", "gap_analysis.py"), ("generate", "generate_synthetic.py"), ("validate", "validate_synthetic.py")],
+    [
+        ("gaps", "gap_analysis.py"),
+        ("generate", "generate_synthetic.py"),
+        ("validate", "validate_synthetic.py"),
+        ("train", "train_lora.py"),
+    ],
 )
 def test_words_of_the_bootstrap_steps_run_with_both_requirements(checkout, tmp_path, word, script):
     (checkout.folder / script).write_text(SCRIPT)

@@ -148,7 +148,7 @@ def test_no_face_box_is_cut_over_a_portrait_set(photos, mini_pack, tmp_path):
 
 
 def test_pixels_are_those_of_the_crop(tmp_path):
-    """A face at the right edge of a panorama: its colour is in the training picture, and turned pictures are upright."""
+    """A face at the right edge of a panorama stays in the training picture; turned pictures are upright."""
     from PIL import Image
 
     array = np.zeros((100, 400, 3), np.uint8)
@@ -217,3 +217,18 @@ def test_steps_of_the_plan_are_those_of_the_loop(dataset):
         assert {len(share) for share in shares} == {planned}
         seen = {sample for share in shares for group in share for one in group for sample in one}
         assert seen == set(range(len(samples)))
+
+
+def test_commands_of_the_readme(tmp_path, make_picture):
+    """All of them are understood, and the plan is printed as written."""
+    import re
+    import shlex
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^(?:python|accelerate launch .*) (train_lora\.py .*)$", text, re.MULTILINE)
+    asked = [train_lora.parse_args(shlex.split(line)[1:]) for line in lines]
+    assert len(asked) == 8 and {args.trainer for args in asked} == {None, "sd-scripts", "ai-toolkit", "command"}
+    make_picture(tmp_path / "dataset" / "1.jpg")
+    (dry,) = (line for line in lines if "--dry-run" in line)
+    done = run_script(*shlex.split(dry), cwd=tmp_path)
+    assert done.returncode == 0 and "epochs: 150 (recommended)" in done.stdout, done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import textwrap
 import tomllib
@@ -184,7 +183,6 @@ def test_no_success_that_did_not_happen(dataset, tmp_path, monkeypatch, mode, se
         order(dataset, base(tmp_path / "flux", "FluxPipeline"), "--trainer", "command", "--trainer-command", command)
     out = tmp_path / "out"
     assert not (out / "lora.safetensors").exists() and not (out / "training_log.json").exists()
-    assert os.listdir(out / "dataset") == ["10_ohwx alice", "2_more"] or set(os.listdir(out / "dataset"))
 
 
 def test_a_command_is_filled_in(dataset, tmp_path):

@@ -426,6 +426,7 @@ class TrainingLog(Contract):
     settings: dict[str, str | int | float | bool | None]
     versions: dict[str, str]
     steps: int  # made so far
+    gpu_memory_bytes: int | None = None  # the most that PyTorch reserved; null on the CPU
     validation_loss_before: float | None = None  # of the base model without the LoRA
     epochs: list[EpochLog] = []  # none where another program trained
     warnings: list[str] = []
