@@ -209,10 +209,19 @@ def build_job(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
     settings = options | settings_of_run(args, accelerator, facts, dataset, options)
     room = memory_free("cpu")
     demand_memory(bytes_in_files(args.base_model), room, f"Loading {args.base_model}", "Close other programs.")
-    dtype = PRECISIONS[settings["precision"]]
-    loaded = load(args.base_model, facts.family.name, args.base_config, accelerator.device.type, dtype)
+    dtype, on_cpu = getattr(torch, PRECISIONS[settings["precision"]]), accelerator.device.type == "cpu"
+    # never in bfloat16, whose few digits the VAE would keep when it goes back to float32
+    loaded = load(args.base_model, facts.family.name, args.base_config, "cpu", "float32" if on_cpu else "float16")
     pipeline = loaded.pipeline
     refuse_unusual(pipeline, args.base_model)
+    for part in (pipeline.unet, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)):
+        if part is not None:
+            part.to(dtype)
+    if accelerator.is_main_process:
+        say(
+            f"{loaded.identity}: {settings['epochs']} epochs, {settings['steps']} steps, rank {settings['rank']}, "
+            f"on {settings['processes']} x {settings['device']} in {settings['precision']}, {settings['optimizer']}"
+        )
     log = new_log(args, dataset, loaded.identity, settings)
     examples, held_examples, sampler = encode(args, accelerator, pipeline, dataset, held_out, settings)
     unet = with_lora(pipeline.unet, settings)
@@ -231,7 +240,7 @@ def build_job(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
         examples=examples,
         samples=[place for place, image in enumerate(dataset.images) for _ in range(image.repeats)],
         held_out=held_examples,
-        dtype=getattr(torch, dtype),
+        dtype=dtype,
         sampler=sampler,
         output=output,
         log=log,

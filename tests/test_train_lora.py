@@ -113,7 +113,7 @@ def trained(tmp_path_factory, sdxl):
     """One training with everything switched on, by accelerate launch."""
     root = tmp_path_factory.mktemp("trained")
     make_dataset(root / "dataset")
-    make_dataset(root / "held out", seed=50)
+    make_dataset(root / "held out", [(64, 64)] * 2, seed=50)
     (root / "prompts.txt").write_text("# what to draw\na photo of ohwx alice\n")
     options = ("--epochs", 3, "--validation", root / "held out", "--sample-prompts", root / "prompts.txt")
     options += ("--sample-steps", 2, "--learning-rate", 0.05, "--rank", 16, "--alpha", 12)
@@ -291,7 +291,7 @@ def test_weights_and_rates_in_closed_form():
 
 
 def test_ctrl_c_then_a_kill_then_resume_gives_the_weights_of_an_undisturbed_run(sd15_velocity, tmp_path):
-    dataset, options = make_dataset(tmp_path / "dataset", [(64, 64)] * 8), ("--epochs", 3, "--batch", 1)
+    dataset, options = make_dataset(tmp_path / "dataset", [(64, 64)] * 5), ("--epochs", 3, "--batch", 1)
     undisturbed = train(dataset, sd15_velocity, tmp_path / "undisturbed", *options)
     out = tmp_path / "disturbed"
     process = start(dataset, sd15_velocity, out, *options)
@@ -301,7 +301,7 @@ def test_ctrl_c_then_a_kill_then_resume_gives_the_weights_of_an_undisturbed_run(
     assert process.returncode == 130, talk
     stopped = list(out.glob("ohwx_alice-step*.safetensors"))
     assert len(stopped) == 1 and "--resume goes on" in talk
-    assert 16 < int(stopped[0].stem[-8:]) < 32, "in the middle of the second epoch"
+    assert 10 < int(stopped[0].stem[-8:]) < 20, "in the middle of the second epoch"
     process = start(dataset, sd15_velocity, out, *options, "--resume")
     wait_for(out / "ohwx_alice-000002.safetensors", process)
     process.kill()
@@ -310,7 +310,7 @@ def test_ctrl_c_then_a_kill_then_resume_gives_the_weights_of_an_undisturbed_run(
     resumed = train(dataset, sd15_velocity, out, *options, "--resume")
     assert (out / "lora.safetensors").read_bytes() == (tmp_path / "undisturbed" / "lora.safetensors").read_bytes()
     assert [one.losses for one in resumed.epochs] == [one.losses for one in undisturbed.epochs]
-    assert resumed.finished and resumed.steps == 48 and not (out / "training_state.pt").exists()
+    assert resumed.finished and resumed.steps == 30 and not (out / "training_state.pt").exists()
     before = (out / "lora.safetensors").stat().st_mtime_ns
     train(dataset, sd15_velocity, out, *options, "--resume")
     assert (out / "lora.safetensors").stat().st_mtime_ns == before, "finished: nothing is left to do"
