@@ -2,7 +2,9 @@
 
     ./run.sh [options]             mirror_metrics.py with these options; results go to the current folder
     ./run.sh gaps DATASET          gap_analysis.py: what does a dataset lack?
+    ./run.sh generate GAPS         generate_synthetic.py: make the images that it lacks
     ./run.sh validate FOLDER       validate_synthetic.py: which generated images may enter the dataset?
+    ./run.sh train DATASET         train_lora.py: a LoRA of the person, for the next round of images
     ./run.sh inspect [FILE ...]    inspect_pkl.py: what would these model files do when they are loaded?
     ./run.sh test [options]        everything is installed, then pytest runs with these options
 
@@ -60,7 +62,9 @@ class Word(NamedTuple):
 WORDS = {
     "": Word("mirror_metrics.py", (ANALYSIS,), "about 1 GB"),
     "gaps": Word("gap_analysis.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
+    "generate": Word("generate_synthetic.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
     "validate": Word("validate_synthetic.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
+    "train": Word("train_lora.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
     "inspect": Word("inspect_pkl.py", (ANALYSIS,), "about 1 GB"),  # --convert alone needs more, and says what
     "test": Word("tests", (ANALYSIS, BOOTSTRAP, TEST), "about 7 GB"),
 }

@@ -269,7 +269,15 @@ def test_word_test_runs_pytest_with_all_requirements(checkout, tmp_path):
     assert checkout.run("test").stderr == "", "what the tests need was kept in step"
 
 
-@pytest.mark.parametrize(("word", "script"), [("gaps", "gap_analysis.py"), ("validate", "validate_synthetic.py")])
+@pytest.mark.parametrize(
+    ("word", "script"),
+    [
+        ("gaps", "gap_analysis.py"),
+        ("generate", "generate_synthetic.py"),
+        ("validate", "validate_synthetic.py"),
+        ("train", "train_lora.py"),
+    ],
+)
 def test_words_of_the_bootstrap_steps_run_with_both_requirements(checkout, tmp_path, word, script):
     (checkout.folder / script).write_text(SCRIPT)
     checkout.require("second\n", "requirements/bootstrap.txt")

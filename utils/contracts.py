@@ -236,14 +236,43 @@ class GeneratedImage(Contract):
     seed: int | None = None
     steps: int | None = None
     guidance: float | None = None
+    size_wh: tuple[int, int] | None = None  # pixels
     created: str | None = None
+
+
+class FailedImage(Contract):
+    """One planned image that came out black, blown or not a number, twice; no file was written."""
+
+    name: str
+    gap_type: str | None
+    target: str | None
+    prompt: str
+    seeds: list[int]
+    reason: str
+
+
+class PlannedPrompt(Contract):
+    """One image of a fixed plan; its file gets `name`, or its number in the plan."""
+
+    prompt: str = Field(min_length=1)
+    seed: int = Field(ge=0, le=2**32 - 1)
+    name: str | None = None
+    negative_prompt: str | None = None
+
+
+class PromptPlan(Contract):
+    """A JSON file for `generate_synthetic.py --prompts-file`: the same pictures with every model and LoRA."""
+
+    schema_version: Literal[1] = 1
+    images: list[PlannedPrompt]
 
 
 class GenerationMetadata(Contract):
     """`generation_metadata.json`: who made the images of a folder, for which gaps of which dataset.
 
     Another generator may write it too: all that validation needs is `images` with their targets, and either `gaps_file`
-    or `dataset` and `sensors`. Paths are absolute, or relative to the file's own folder.
+    or `dataset` and `sensors`. Paths are absolute, or relative to the file's own folder. generate_synthetic.py writes
+    it after every image; `planned` says how many there will be.
     """
 
     schema_version: Literal[1] = 1
@@ -255,8 +284,15 @@ class GenerationMetadata(Contract):
     base_model: str | None = None  # name@hash
     lora: str | None = None  # name@hash
     lora_scale: float | None = None
+    lora_keys: int | None = None  # of the LoRA's file
+    lora_unmatched: list[str] = []  # those of them that the base model has no place for
+    family: str | None = None  # name of utils/families.py
     settings: dict[str, str | int | float | bool | None] = {}
+    versions: dict[str, str] = {}
+    plan: str | None = None  # hash of all prompts, seeds and names
+    planned: int | None = None
     images: list[GeneratedImage]
+    failed: list[FailedImage] = []
 
 
 class Outcome(StrEnum):
@@ -335,6 +371,44 @@ class ValidationReport(Contract):
     ignored_files: dict[str, int]
     warnings: list[str]
     images: list[ValidatedImage]
+
+
+class EpochLog(Contract):
+    """One epoch of a training. `losses` has one value a step, as it was minimised (weighted)."""
+
+    epoch: int  # from 1
+    losses: list[float]
+    loss: float  # their mean
+    learning_rate: float  # of the last step
+    validation_loss: float | None = None  # unweighted, see train_lora.py; null: no held-out pictures
+    seconds: float
+    checkpoint: str  # file, relative to the log
+    samples: str | None = None  # folder, relative to the log; null: no --sample-prompts
+
+
+class TrainingLog(Contract):
+    """`training_log.json`: what a LoRA learned from, on which base model, how, and how the loss went."""
+
+    schema_version: Literal[1] = 1
+    script: Literal["train_lora.py"] = "train_lora.py"
+    created: str
+    finished: bool
+    lora: str | None  # file, relative to the log; null until it is finished
+    trainer: str  # train_lora.py, or the program that it started
+    trigger: str
+    dataset: str  # folder, absolute
+    dataset_hash: str  # SHA-256 over pictures, captions and repeats
+    images: int
+    samples_per_epoch: int  # pictures seen, repeats counted
+    buckets: dict[str, int]  # width x height -> pictures
+    base_model: str  # name@hash
+    settings: dict[str, str | int | float | bool | None]
+    versions: dict[str, str]
+    steps: int  # made so far
+    gpu_memory_bytes: int | None = None  # the most that PyTorch reserved; null on the CPU
+    validation_loss_before: float | None = None  # of the base model without the LoRA
+    epochs: list[EpochLog] = []  # none where another program trained
+    warnings: list[str] = []
 
 
 Model = TypeVar("Model", bound=Contract)

@@ -69,3 +69,42 @@ class GroupProgress:
     def print(self, message: str) -> None:
         """A line above the bars."""
         self._bars.console.print(printable(message), soft_wrap=True)
+
+
+class ImageProgress:
+    """Bars over images and over the steps of the image in work; off a terminal one line an image."""
+
+    def __init__(self, images: int, steps: int):
+        self._groups = GroupProgress()
+        self._images, self._steps = images, steps
+        self._done, self._last = 0, time.monotonic()
+        bars = self._groups._bars
+        self._image_bar = bars.add_task("Images", total=images)
+        self._step_bar = bars.add_task("Steps of this one", total=steps)
+
+    def __enter__(self) -> ImageProgress:
+        self._groups.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._groups.__exit__()
+
+    def begin(self) -> None:
+        """The next image, or the next images at once."""
+        self._groups._bars.reset(self._step_bar, total=self._steps)
+
+    def step(self) -> None:
+        """One more denoising step."""
+        self._groups._bars.advance(self._step_bar)
+
+    def done(self, what: str) -> None:
+        """One more image, with what became of it."""
+        self._done += 1
+        self._groups._bars.advance(self._image_bar)
+        seconds, self._last = time.monotonic() - self._last, time.monotonic()
+        if not self._groups._live:
+            self.print(f"{self._done} of {self._images}: {what}, {seconds:.1f} s")
+
+    def print(self, message: str) -> None:
+        """A line above the bars."""
+        self._groups.print(message)

@@ -1,0 +1,676 @@
+#!/usr/bin/env python3
+"""Generate what a dataset lacks: images of the person, by a base model with a LoRA, for every gap of a gap file.
+
+    python generate_synthetic.py gaps.json --base-model sdxl_base --lora alice.safetensors --person "ohwx person" \\
+        --output synthetic_iter1
+    python generate_synthetic.py gaps.json --person "ohwx person" --dry-run
+
+reads   gaps.json                   from gap_analysis.py: what is missing, and how many images of it
+        base model and LoRA         a diffusers folder, a .safetensors checkpoint or a hub id; a .safetensors LoRA
+writes  DIR/synthetic_face_angle_profile_001_20241226_143022.png ...   with the prompt inside, as A1111 writes it
+        DIR/generation_metadata.json   every image with prompt, seed and gap, for validate_synthetic.py
+
+The metadata are written after every image; the same command goes on where an earlier run stopped. Prompts and seeds
+come from --seed alone. Families: SDXL (and Animagine, Pony, Illustrious), SD 1.5, Flux.1, Flux.2-Klein, Z-Image,
+Qwen-Image. Everything stays on this computer; only a hub id is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.console import EXIT_OK, UserError, print_table, run_script, say
+from utils.defaults import METADATA, SYNTHETIC_PREFIX
+
+if TYPE_CHECKING:  # imported where they are used, so that --help is instant
+    import numpy as np
+
+    from utils.contracts import GapReport, GeneratedImage, GenerationMetadata
+    from utils.loras import LoraFacts
+    from utils.pipelines import Drawing, Loaded
+    from utils.progress import ImageProgress
+    from utils.prompts import Shot
+
+# Settings. Each is also an option of the command line, which wins.
+NUM_PER_GAP = 5  # images for each gap at most, as documented
+LORA_SCALE = 1.0
+SEED = 0
+
+SMALLEST = 256  # pixels: --allow-smaller does not go below
+SIZE_STEP = 16  # pixels: all families take sizes of such steps
+
+VERSION = "0.1.0"
+BOOTSTRAP = "requirements/bootstrap.txt"
+
+
+@dataclass
+class Plan:
+    """What to make, and where it comes from."""
+
+    shots: list[Shot]
+    passed_over: list[str]  # sentences about gaps that get no image
+    gaps: GapReport | None = None
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(json.dumps([asdict(shot) for shot in self.shots]).encode()).hexdigest()[:12]
+
+
+@dataclass
+class Studio:
+    """Everything that images are made with. Batch, memory and size give way where the GPU's memory ends."""
+
+    loaded: Loaded
+    lora: LoraFacts | None
+    drawing: Drawing
+    batch: int
+    allow_smaller: bool
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """The images to make. Needs no model. Raises UserError."""
+    from utils.prompts import plan_gaps, read_prompts
+
+    prompts = () if args.prompts_file is None else read_prompts(args.prompts_file)
+    gaps = read_gaps(args.gaps)
+    if isinstance(prompts, list):
+        return Plan(prompts, [], gaps)
+    if gaps is None:
+        raise UserError("A gap file is needed, or a plan: --prompts-file plan.json. gap_analysis.py writes a gap file.")
+    if args.person is None:
+        raise UserError('--person says who is to be seen, in the words that the LoRA was trained with: "ohwx person".')
+    shots, passed_over = plan_gaps(gaps.recommendations, args.person, args.num_per_gap, args.seed, prompts)
+    return Plan(shots, passed_over, gaps)
+
+
+def read_gaps(path: Path | None) -> GapReport | None:
+    from utils.contracts import ContractError, GapReport, read_contract
+
+    try:
+        return None if path is None else read_contract(path, GapReport, "gap_analysis.py")
+    except ContractError as error:
+        raise UserError(str(error)) from error
+
+
+def print_plan(plan: Plan) -> None:
+    """The plan as a table on stdout."""
+    rows = [[shot.gap_type or "-", shot.target or "-", shot.prompt, str(shot.seed)] for shot in plan.shots]
+    print_table(f"{len(rows)} image(s) to generate", ["Gap", "Target", "Prompt", "Seed"], rows, numbers=False)
+
+
+def drawing_of(args: argparse.Namespace, loaded: Loaded) -> Drawing:
+    """The options, and where they are not given the defaults of the family."""
+    from utils.pipelines import Drawing
+    from utils.prompts import NEGATIVE
+
+    family = loaded.family
+    guidance = family.guidance if args.guidance is None else args.guidance
+    guided = family.takes_negative and guidance > family.guided_above
+    if args.negative and not guided:
+        reason = f"at guidance {guidance:g}" if family.takes_negative else "at all"
+        say(f"Note: {family.title} uses no negative prompt {reason}; --negative is left out.")
+    return Drawing(
+        steps=args.steps or family.steps,
+        guidance=guidance,
+        width=args.width or family.size,
+        height=args.height or family.size,
+        negative=(NEGATIVE if args.negative is None else args.negative) if guided else None,
+    )
+
+
+def open_studio(args: argparse.Namespace, plan: Plan) -> Studio:
+    """Load model and LoRA, prove that the LoRA acts, and bring both to the device. Raises UserError."""
+    from utils import pipelines
+    from utils.loras import load_lora
+
+    device = pipelines.choose_device(args.device)
+    say(f"Loading {args.base_model} ...")
+    loaded = pipelines.load(args.base_model, args.family, args.base_config, device, args.dtype)
+    drawing = drawing_of(args, loaded)
+    lora = None if args.lora is None else load_lora(loaded, args.lora, args.lora_scale)
+    free, weights = pipelines.free_bytes(device), pipelines.weight_bytes(loaded.pipeline)
+    low_vram = args.low_vram
+    if not low_vram and free is not None:
+        low_vram = pipelines.needs_low_vram(free, weights, loaded.family, drawing, args.batch)
+        if low_vram:
+            gib = f"{free / pipelines.GIB:.1f} GiB are free, the weights take {weights / pipelines.GIB:.1f}"
+            say(f"Low-memory mode, as with --low-vram: {gib}.")
+    settle(loaded, lora, device, low_vram, plan.shots[0].prompt, drawing)
+    if lora is not None:
+        tell_lora(lora)
+    tell_studio(loaded, drawing, plan)
+    return Studio(loaded, lora, drawing, args.batch, args.allow_smaller)
+
+
+def settle(loaded: Loaded, lora: LoraFacts | None, device: str, low_vram: bool, prompt: str, drawing: Drawing) -> None:
+    """Bring everything to the device and let the denoiser work once; in low-memory mode if needed. Raises UserError."""
+    import torch
+
+    from utils.loras import demand_difference
+    from utils.pipelines import place
+
+    for saving in (True,) if low_vram else (False, True):
+        try:
+            place(loaded, device, saving)
+            if lora is not None:
+                demand_difference(loaded, lora, prompt, drawing)
+            return
+        except torch.OutOfMemoryError:
+            pass
+        if not saving:
+            say("Out of GPU memory: going on with --low-vram.")
+    raise UserError(f"The GPU's memory is not enough for {loaded.name}: close other programs, or take --device cpu.")
+
+
+def tell_lora(lora: LoraFacts) -> None:
+    from utils.loras import SHOWN_KEYS
+
+    matched = lora.keys - len(lora.unmatched)
+    say(
+        f"LoRA {lora.identity}: {matched} of {lora.keys} keys matched; at scale {lora.scale:g} it changes the model's "
+        f"output by {lora.difference:.2%}."
+    )
+    if lora.unmatched:
+        first = ", ".join(lora.unmatched[:SHOWN_KEYS])
+        say(f"Not matched, and left out: {first}{' ... (all in the metadata)' if lora.unmatched[SHOWN_KEYS:] else ''}")
+
+
+def tell_studio(loaded: Loaded, drawing: Drawing, plan: Plan) -> None:
+    """What is really used."""
+    from utils.pipelines import prompt_is_cut
+
+    where = "the CPU, slowly" if loaded.device == "cpu" else _gpu_name()
+    say(
+        f"{loaded.family.title}: {loaded.identity}, {loaded.dtype} on {where}; {drawing.steps} steps, guidance "
+        f"{drawing.guidance:g}, {drawing.width} x {drawing.height} pixels{', low memory' if loaded.low_vram else ''}."
+    )
+    cut = sum(prompt_is_cut(loaded, shot.prompt) for shot in plan.shots)
+    if cut:
+        say(f"Note: {cut} of {len(plan.shots)} prompts are longer than this model reads; their ends do not count.")
+
+
+def _gpu_name() -> str:
+    import torch
+
+    return torch.cuda.get_device_name()
+
+
+def metadata_of(args: argparse.Namespace, plan: Plan, studio: Studio) -> GenerationMetadata:
+    """What the run will be, without images yet."""
+    import diffusers
+    import torch
+    import transformers
+
+    from utils.contracts import GenerationMetadata
+    from utils.files import readable
+
+    loaded, lora, drawing, gaps = studio.loaded, studio.lora, studio.drawing, plan.gaps
+    return GenerationMetadata(
+        created=_now(),
+        gaps_file=readable(str(args.gaps.resolve())) if args.gaps else None,
+        dataset=gaps.dataset if gaps else None,
+        sensors=gaps.sensors if gaps else None,
+        base_model=loaded.identity,
+        lora=lora.identity if lora else None,
+        lora_scale=lora.scale if lora else None,
+        lora_keys=lora.keys if lora else None,
+        lora_unmatched=lora.unmatched if lora else [],
+        family=loaded.family.name,
+        settings=asdict(drawing)
+        | {"batch": studio.batch, "dtype": loaded.dtype, "person": args.person, "seed": args.seed},
+        versions={
+            "generate_synthetic": VERSION,
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "transformers": transformers.__version__,
+            "device": loaded.device if loaded.device == "cpu" else _gpu_name(),
+        },
+        plan=plan.hash,
+        planned=len(plan.shots),
+        images=[],
+    )
+
+
+def read_earlier(args: argparse.Namespace, plan: Plan) -> GenerationMetadata | None:
+    """The metadata of an earlier run of the same plan, None for a new folder. Raises UserError for another plan."""
+    from utils.contracts import ContractError, GenerationMetadata, read_contract
+
+    path = args.output / METADATA
+    if not path.exists():
+        stray = [
+            file.name for shot in plan.shots for file in args.output.glob(f"{shot.name}*") if is_file_of(file, shot)
+        ]
+        if stray:
+            raise UserError(
+                f"{args.output} holds {stray[0]}, and no {METADATA} that says how it was made; "
+                "--output takes another folder."
+            )
+        return None
+    try:
+        earlier = read_contract(path, GenerationMetadata, "generate_synthetic.py in another folder")
+    except ContractError as error:
+        raise UserError(str(error)) from error
+    if earlier.plan != plan.hash:
+        raise UserError(
+            f"{args.output} holds images of another plan; --output takes another folder, or give the same gap file, "
+            "prompts, --person, --seed and --num-per-gap as then."
+        )
+    return earlier
+
+
+def demand_same_run(earlier: GenerationMetadata, now: GenerationMetadata, folder: Path) -> None:
+    """Images of two models or settings must not mix in one folder. Raises UserError."""
+    before, after = ({**one.settings, **one.model_dump(include=SAME)} for one in (earlier, now))
+    changed = [
+        f"{name} {before.get(name)} instead of {after[name]}" for name in after if before.get(name) != after[name]
+    ]
+    if changed:
+        raise UserError(
+            f"{folder} holds images of another run ({', '.join(changed)}). Give the same options, or another --output."
+        )
+
+
+SAME = {"base_model", "lora", "lora_scale", "family"}
+
+
+def take_over(folder: Path, plan: Plan, earlier: GenerationMetadata | None) -> list[GeneratedImage]:
+    """Images of the plan that lie in the folder already, also one that was written just before a run was killed."""
+    from utils.a1111 import read_ours
+    from utils.prompts import other_seed
+
+    known = {image.file: image for image in earlier.images} if earlier else {}
+    images = []
+    for shot in plan.shots:
+        for path in sorted(folder.glob(f"{shot.name}*.png")):
+            if not is_file_of(path, shot):
+                continue
+            written = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(path.stat().st_mtime))
+            image = known.get(path.name) or read_ours(path.read_bytes(), path.name, written)
+            if image and image.prompt == shot.prompt and image.seed in (shot.seed, other_seed(shot.seed)):
+                images.append(image)
+                break
+    return images
+
+
+def is_file_of(path: Path, shot: Shot) -> bool:
+    """Whether a file has the name of a shot: with a time stamp, or, of a fixed plan, as it is."""
+    import re
+
+    stamp = r"_\d{8}_\d{6}" if shot.gap_type else ""
+    return re.fullmatch(re.escape(shot.name) + stamp, path.stem) is not None
+
+
+def file_name(shot: Shot) -> str:
+    return f"{shot.name}{time.strftime('_%Y%m%d_%H%M%S') if shot.gap_type else ''}.png"
+
+
+def shots_done(plan: Plan, metadata: GenerationMetadata) -> set[str]:
+    """Names of the shots that need no work: made, or failed twice."""
+    files = [Path(image.file) for image in metadata.images]
+    made = {shot.name for shot in plan.shots for file in files if is_file_of(file, shot)}
+    return made | {one.name for one in metadata.failed}
+
+
+def generate(args: argparse.Namespace, plan: Plan, studio: Studio, metadata: GenerationMetadata) -> None:
+    """Make what is not there yet, chunk by chunk; a chunk has the same images in every run, so that they come out
+    the same after an interruption."""
+    from utils.progress import ImageProgress
+
+    done = shots_done(plan, metadata)
+    chunks = [plan.shots[i : i + args.batch] for i in range(0, len(plan.shots), args.batch)]
+    with ImageProgress(sum(shot.name not in done for shot in plan.shots), studio.drawing.steps) as progress:
+        for chunk in chunks:
+            if all(shot.name in done for shot in chunk):
+                continue
+            pictures = draw_chunk(studio, chunk, [shot.seed for shot in chunk], progress)
+            for shot, picture in zip(chunk, pictures, strict=True):
+                if shot.name not in done:
+                    finish(args.output, shot, picture, studio, metadata, progress)
+
+
+def draw_chunk(studio: Studio, shots: list[Shot], seeds: list[int], progress: ImageProgress) -> list[np.ndarray | None]:
+    """Pictures of some shots at once, or in as many goes as memory asks for. Raises UserError where none is enough."""
+    import torch
+
+    from utils.pipelines import draw
+
+    pictures: list[np.ndarray | None] = []
+    while len(pictures) < len(shots):
+        here = slice(len(pictures), len(pictures) + studio.batch)
+        part = shots[here]
+        negatives = None
+        if studio.drawing.negative is not None:
+            negatives = [studio.drawing.negative if shot.negative is None else shot.negative for shot in part]
+        progress.begin()
+        try:
+            prompts = [shot.prompt for shot in part]
+            pictures += draw(studio.loaded, prompts, negatives, seeds[here], studio.drawing, progress.step)
+            continue
+        except torch.OutOfMemoryError:
+            pass  # from here on its traceback does not hold what filled the memory
+        step_down(studio)
+    return pictures
+
+
+def step_down(studio: Studio) -> None:
+    """After the GPU's memory ended: a smaller batch, then offload, then, if allowed, a smaller size; said aloud."""
+    import torch
+
+    from utils.pipelines import place
+
+    drawing = studio.drawing
+    smaller = tuple(
+        max(SMALLEST, int(side * 0.75) // SIZE_STEP * SIZE_STEP) for side in (drawing.width, drawing.height)
+    )
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if studio.batch > 1:
+        studio.batch //= 2
+        say(f"Out of GPU memory: going on with {studio.batch} image(s) at once.")
+    elif not studio.loaded.low_vram:
+        place(studio.loaded, studio.loaded.device, low_vram=True)
+        say("Out of GPU memory: going on with --low-vram.")
+    elif studio.allow_smaller and smaller != (drawing.width, drawing.height) and min(smaller) >= SMALLEST:
+        studio.drawing = replace(drawing, width=smaller[0], height=smaller[1])
+        say(f"Out of GPU memory: going on with {smaller[0]} x {smaller[1]} pixels.")
+    else:
+        hint = "" if studio.allow_smaller else "; --allow-smaller lets it go on with smaller images"
+        raise UserError(
+            f"The GPU's memory is not enough for {drawing.width} x {drawing.height} pixels, even in low-memory mode: "
+            f"close other programs, or take a smaller --width and --height{hint}."
+        )
+
+
+def finish(
+    folder: Path,
+    shot: Shot,
+    picture: np.ndarray | None,
+    studio: Studio,
+    metadata: GenerationMetadata,
+    progress: ImageProgress,
+) -> None:
+    """Write one image and the metadata; a black one gets a second try, and is reported if that is black too."""
+    from utils.contracts import FailedImage, write_contract
+    from utils.prompts import other_seed
+
+    seeds, reason = [shot.seed], fault(picture)
+    if reason:
+        progress.print(f"{shot.name} came out as {reason}: trying once more with another seed.")
+        seeds.append(other_seed(shot.seed))
+        (picture,) = draw_chunk(studio, [shot], seeds[-1:], progress)
+        reason = fault(picture)
+    if reason:
+        metadata.failed.append(
+            FailedImage(
+                name=shot.name,
+                gap_type=shot.gap_type,
+                target=shot.target,
+                prompt=shot.prompt,
+                seeds=seeds,
+                reason=reason,
+            )
+        )
+        progress.done(f"{shot.name}: {reason} twice, not written")
+    else:
+        image = write_image(folder, shot, seeds[-1], picture, studio)
+        metadata.images.append(image)
+        progress.done(image.file)
+    write_contract(folder / METADATA, metadata)
+
+
+def fault(picture: np.ndarray | None) -> str | None:
+    """What is wrong with a picture (H, W, 3) uint8 RGB that shows nothing; None for a good one."""
+    from utils.pixels import grey_of, histogram, spoiled
+
+    if picture is None:
+        return "not a number"
+    return spoiled(histogram(grey_of(picture[:, :, ::-1].copy())))
+
+
+def write_image(folder: Path, shot: Shot, seed: int, picture: np.ndarray, studio: Studio) -> GeneratedImage:
+    """One PNG, whole or not at all, and its line for the metadata."""
+    from utils.a1111 import parameters, png
+    from utils.contracts import GeneratedImage
+    from utils.files import write_bytes_atomic
+
+    loaded, lora, drawing = studio.loaded, studio.lora, studio.drawing
+    negative = drawing.negative if shot.negative is None or drawing.negative is None else shot.negative
+    image = GeneratedImage(
+        file=file_name(shot),
+        gap_type=shot.gap_type,
+        target=shot.target,
+        prompt=shot.prompt,
+        negative_prompt=negative,
+        seed=seed,
+        steps=drawing.steps,
+        guidance=drawing.guidance,
+        size_wh=(picture.shape[1], picture.shape[0]),
+        created=_now(),
+    )
+    scheduler = type(loaded.pipeline.scheduler).__name__
+    text = parameters(image, scheduler, loaded.identity, lora and lora.identity, lora and lora.scale)
+    write_bytes_atomic(folder / image.file, png(picture, text, image))
+    return image
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def tell(args: argparse.Namespace, metadata: GenerationMetadata) -> None:
+    """The end of a run: what there is for each gap, or the metadata alone with --json. Raises UserError without any."""
+    if args.json:
+        print(metadata.model_dump_json(indent=2))
+    else:
+        made = Counter((image.gap_type or "-", image.target or "-") for image in metadata.images)
+        rows = [[gap, target, str(count)] for (gap, target), count in made.items()]
+        print_table(f"Images in {args.output}", ["Gap", "Target", "Images"], rows, numbers=False)
+        for one in metadata.failed:
+            print(f"Not generated: {one.name} ({one.reason}, with seeds {', '.join(map(str, one.seeds))}).")
+        print(f"{len(metadata.images)} of {metadata.planned} image(s)\nmetadata: {args.output / METADATA}")
+    if not metadata.images:
+        raise UserError("Every image came out spoiled; try --dtype float32, and look whether the base model is whole.")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The whole job, top to bottom."""
+    plan = make_plan(args)
+    for sentence in plan.passed_over:
+        say(f"Note: no image for {sentence}")
+    if not plan.shots:
+        (say if args.json else print)("Nothing to generate: the gap file asks for no image.")
+        return EXIT_OK
+    if args.dry_run:
+        print_plan(plan)
+        return EXIT_OK
+    _check_options(args)
+    _open_folder(args.output, plan)
+    earlier = read_earlier(args, plan)
+    if earlier and is_complete(args, plan, earlier):
+        say("All images of this plan are there already.")
+        tell(args, earlier)
+        return EXIT_OK
+    studio = open_studio(args, plan)
+    metadata = metadata_of(args, plan, studio)
+    if earlier:
+        demand_same_run(earlier, metadata, args.output)
+        metadata.created, metadata.failed = earlier.created, earlier.failed
+    metadata.images = take_over(args.output, plan, earlier)
+    if metadata.images or metadata.failed:
+        say(f"{len(metadata.images) + len(metadata.failed)} of {len(plan.shots)} images are there from an earlier run.")
+    _make(args, plan, studio, metadata)
+    tell(args, metadata)
+    return EXIT_OK
+
+
+def _make(args: argparse.Namespace, plan: Plan, studio: Studio, metadata: GenerationMetadata) -> None:
+    from utils.contracts import write_contract
+
+    try:
+        write_contract(args.output / METADATA, metadata)
+        generate(args, plan, studio, metadata)
+    except OSError as error:
+        raise UserError(f"Images cannot be written to {args.output}: {error.strerror or error}.") from error
+    except KeyboardInterrupt:
+        say("What was generated so far is kept; the same command goes on from there.")
+        raise
+
+
+def is_complete(args: argparse.Namespace, plan: Plan, earlier: GenerationMetadata) -> bool:
+    """Whether nothing is left to do, by what can be known without loading a model; what differs is found after it."""
+    from utils.pipelines import file_hash, local_identity
+
+    there = all((args.output / image.file).is_file() for image in earlier.images)
+    if not there or {shot.name for shot in plan.shots} != shots_done(plan, earlier):
+        return False
+    given = {
+        name: getattr(args, name) for name in ("steps", "guidance", "width", "height", "negative", "dtype", "family")
+    }
+    kept = earlier.settings | {"family": earlier.family}
+    if any(value is not None and value != kept.get(name) for name, value in given.items()):
+        return False
+    lora = args.lora and f"{args.lora.stem}@{file_hash(args.lora)[:12]}"
+    scale = args.lora_scale if lora else None
+    same_lora = (earlier.lora, earlier.lora_scale) == (lora, scale)
+    return same_lora and earlier.base_model == local_identity(args.base_model) and kept.get("batch") == args.batch
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """What a dry run does without. Raises UserError."""
+    if args.base_model is None:
+        raise UserError("--base-model is needed: a diffusers folder, a .safetensors checkpoint or a hub id.")
+    if (args.lora is None) != args.no_lora:
+        raise UserError("--lora takes the LoRA of the person; --no-lora generates with the base model alone.")
+    if args.output is None:
+        raise UserError("--output is needed: the folder for the images.")
+    if args.lora is not None and not args.lora.is_file():
+        raise UserError(f"--lora {args.lora} is not there; it takes a .safetensors file.")
+
+
+def _open_folder(folder: Path, plan: Plan) -> None:
+    """Make the folder; remove what a killed run left half-written. Raises UserError."""
+    ours = tuple(f".{name}" for name in (SYNTHETIC_PREFIX, METADATA, *(f"{shot.name}.png" for shot in plan.shots)))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for rest in folder.glob(".*.tmp"):
+            if rest.name.startswith(ours):
+                rest.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"Images cannot be written to {folder}: {error.strerror or error}.") from error
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Options, each with its default."""
+    from utils.families import FAMILIES
+
+    parser = argparse.ArgumentParser(
+        prog="generate_synthetic.py",
+        description=__doc__.split("\n\n")[0],
+        epilog="'ZIT' means two things: some documents call Animagine so, which is an SDXL model (--family sdxl); "
+        "others Z-Image-Turbo (--family z-image). Exit codes: 0 done, also where there is nothing to generate; 2 "
+        "something to change (one sentence says what), 1 our fault, 130 interrupted.",
+        formatter_class=_Help,
+    )
+    add = parser.add_argument
+    add(
+        "gaps",
+        type=_path,
+        nargs="?",
+        metavar="GAPS",
+        help="gap file from gap_analysis.py (not with a plan of your own)",
+    )
+    add("--base-model", metavar="MODEL", help="diffusers folder, .safetensors checkpoint or hub id")
+    add("--lora", type=_path, metavar="FILE", help="LoRA of the person: .safetensors by kohya, diffusers or ai-toolkit")
+    add("--no-lora", action="store_true", help="generate with the base model alone")
+    add("--lora-scale", type=_scale, default=LORA_SCALE, metavar="SCALE", help="strength of the LoRA")
+    add("--person", metavar="WORDS", help='who is to be seen, as in the training captions: "ohwx person"')
+    add("--output", type=_path, metavar="DIR", help="folder for images and metadata")
+    add("--num-per-gap", type=_count, default=NUM_PER_GAP, metavar="N", help="most images for one gap")
+    add("--seed", type=_seed, default=SEED, metavar="N", help="all prompts and the seeds of all images come from it")
+    add("--steps", type=_count, metavar="N", help="denoising steps (default: by family; SDXL 30)")
+    add("--guidance", type=_guidance, metavar="X", help="guidance scale (default: by family; SDXL 7.5)")
+    add("--width", type=_side, metavar="PIXELS", help="(default: by family; SDXL 1024)")
+    add("--height", type=_side, metavar="PIXELS", help="(default: by family; SDXL 1024)")
+    add("--negative", metavar="WORDS", help="negative prompt, where the family has one (default: common faults)")
+    add(
+        "--prompts-file",
+        type=_path,
+        metavar="FILE",
+        help="text: a prompt a line in place of ours, with {person} and {target}; .json: a plan of prompts, seeds and "
+        "names, which needs no gap file",
+    )
+    add("--dry-run", action="store_true", help="only print the plan: gap, target, prompt, seed; needs no model")
+    add("--family", choices=tuple(FAMILIES), help="what the base model is (default: found out from its files)")
+    add(
+        "--base-config",
+        type=_path,
+        metavar="DIR",
+        help="diffusers folder of the family, for a checkpoint without network",
+    )
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes an NVIDIA GPU where there is one")
+    add("--dtype", choices=("float32", "float16", "bfloat16"), help="(default: float32 on a CPU, else by family)")
+    add("--batch", type=_count, default=1, metavar="N", help="images at once")
+    add("--low-vram", action="store_true", help="less GPU memory, slower (default: where free memory is too little)")
+    add("--allow-smaller", action="store_true", help="out of memory, go on with smaller images")
+    add("--json", action="store_true", help="print the metadata to stdout at the end, and nothing else there")
+    add("--debug", action="store_true", help="show the traceback of an unexpected error")
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
+    return parser.parse_args(argv)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but no `None`: those options say in words what happens without them."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()  # not every shell does it
+
+
+def _number(what: str, good: Callable[[float], bool], whole: bool = False) -> Callable[[str], float]:
+    """A reader of numbers for argparse."""
+
+    def read(text: str) -> float:
+        try:
+            value = int(text) if whole else float(text)
+        except ValueError:
+            value = math.nan
+        if not good(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+
+    return read
+
+
+_count = _number("a whole number from 1 on", lambda value: value >= 1, whole=True)
+_seed = _number("a whole number from 0 on", lambda value: value >= 0, whole=True)
+_guidance = _number("a number from 0 to 100", lambda value: 0 <= value <= 100)
+_scale = _number("a number from -10 to 10 other than 0", lambda value: -10 <= value <= 10 and value != 0)
+_side = _number(
+    f"a whole number of pixels, a multiple of {SIZE_STEP} from 64 to 8192",
+    lambda value: 64 <= value <= 8192 and value % SIZE_STEP == 0,
+    whole=True,
+)
+
+
+def main() -> int:
+    """Exit code of the script."""
+    args = parse_args()
+    return run_script(lambda: run(args), args.debug, BOOTSTRAP)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""Families of text-to-image models: how each is recognised, and what it is run with where the user says nothing.
+
+A family is one entry of `FAMILIES`. It is found from the `model_index.json` of a diffusers folder or hub id, or from
+the key names in the header of a single `.safetensors` file. Nothing heavy is imported, and no weight is read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.console import UserError
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family and its defaults. `guidance_argument` is the name under which its pipeline takes the guidance."""
+
+    name: str
+    title: str
+    pipeline: str  # class in diffusers
+    also: tuple[str, ...]  # classes of other tasks over the same weights
+    denoiser: str  # component of the pipeline
+    steps: int
+    guidance: float
+    guidance_argument: str
+    gpu_dtype: str
+    size: int  # pixels, width and height
+    takes_negative: bool
+    guided_above: float  # with less guidance the negative prompt is not used at all
+    working_gib: float  # memory beside the weights for one image of `size`: our estimate, for the choice of offload
+
+
+# Sources: the model cards on huggingface.co named at each entry; sdxl's steps and guidance as documented for this
+# project. `working_gib` is our estimate.
+FAMILIES = {
+    one.name: one
+    for one in (
+        # stabilityai/stable-diffusion-xl-base-1.0 (float16 variant, 1024 pixels); kin: Animagine, Pony, Illustrious
+        Family(
+            name="sdxl",
+            title="SDXL",
+            pipeline="StableDiffusionXLPipeline",
+            also=("StableDiffusionXLImg2ImgPipeline",),
+            denoiser="unet",
+            steps=30,
+            guidance=7.5,
+            guidance_argument="guidance_scale",
+            gpu_dtype="float16",
+            size=1024,
+            takes_negative=True,
+            guided_above=1.0,
+            working_gib=5.0,
+        ),
+        # stable-diffusion-v1-5/stable-diffusion-v1-5: 512 pixels; steps and guidance as for SDXL
+        Family(
+            name="sd15",
+            title="Stable Diffusion 1.5",
+            pipeline="StableDiffusionPipeline",
+            also=("StableDiffusionImg2ImgPipeline",),
+            denoiser="unet",
+            steps=30,
+            guidance=7.5,
+            guidance_argument="guidance_scale",
+            gpu_dtype="float16",
+            size=512,
+            takes_negative=True,
+            guided_above=1.0,
+            working_gib=2.0,
+        ),
+        # black-forest-labs/FLUX.1-dev: 50 steps, guidance 3.5; 28 steps are the default of its pipeline in diffusers
+        Family(
+            name="flux",
+            title="Flux.1",
+            pipeline="FluxPipeline",
+            also=("FluxImg2ImgPipeline",),
+            denoiser="transformer",
+            steps=28,
+            guidance=3.5,
+            guidance_argument="guidance_scale",
+            gpu_dtype="bfloat16",
+            size=1024,
+            takes_negative=False,
+            guided_above=1.0,
+            working_gib=3.0,
+        ),
+        # black-forest-labs/FLUX.2-klein-base-4B; the distilled one: `utils.pipelines.variant`
+        Family(
+            name="flux2-klein",
+            title="Flux.2-Klein",
+            pipeline="Flux2KleinPipeline",
+            also=(),
+            denoiser="transformer",
+            steps=50,
+            guidance=4.0,
+            guidance_argument="guidance_scale",
+            gpu_dtype="bfloat16",
+            size=1024,
+            takes_negative=False,
+            guided_above=1.0,
+            working_gib=3.0,
+        ),
+        # Tongyi-MAI/Z-Image-Turbo: 9 steps, guidance 0. Nothing in the files tells Z-Image itself from it.
+        Family(
+            name="z-image",
+            title="Z-Image",
+            pipeline="ZImagePipeline",
+            also=("ZImageImg2ImgPipeline",),
+            denoiser="transformer",
+            steps=9,
+            guidance=0.0,
+            guidance_argument="guidance_scale",
+            gpu_dtype="bfloat16",
+            size=1024,
+            takes_negative=True,
+            guided_above=0.0,
+            working_gib=3.0,
+        ),
+        # Qwen/Qwen-Image: 50 steps, true_cfg_scale 4, 1328 pixels
+        Family(
+            name="qwen-image",
+            title="Qwen-Image",
+            pipeline="QwenImagePipeline",
+            also=("QwenImageImg2ImgPipeline",),
+            denoiser="transformer",
+            steps=50,
+            guidance=4.0,
+            guidance_argument="true_cfg_scale",
+            gpu_dtype="bfloat16",
+            size=1328,
+            takes_negative=True,
+            guided_above=1.0,
+            working_gib=5.0,
+        ),
+    )
+}
+
+# Key in a single file -> the family. All of an entry's keys must be there (`diffusers.loaders.single_file_utils`
+# recognises its models in the same way). Keys of a file that holds the denoiser alone may lack `MODEL_PREFIX`.
+MODEL_PREFIX = "model.diffusion_model."
+FILE_KEYS = (
+    ("sdxl", ("label_emb.0.0.weight", "conditioner.embedders.1.model.positional_embedding")),
+    (
+        "sd15",
+        ("input_blocks.0.0.weight", "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight"),
+    ),
+    ("flux2-klein", ("double_stream_modulation_img.lin.weight", "single_stream_modulation.lin.weight")),
+    ("flux", ("double_blocks.0.img_attn.norm.key_norm.scale", "txt_in.weight")),
+    ("z-image", ("layers.0.adaLN_modulation.0.weight", "cap_embedder.1.weight")),
+    ("qwen-image", ("transformer_blocks.0.img_mod.1.weight", "txt_norm.weight")),
+)
+# Others that people try, so that they are refused by name.
+OTHER_FILE_KEYS = (
+    ("the SDXL refiner", "conditioner.embedders.0.model.text_projection"),
+    ("Stable Diffusion 2", "cond_stage_model.model.token_embedding.weight"),
+    ("Stable Diffusion 3", "joint_blocks.0.context_block.adaLN_modulation.1.bias"),
+    ("Wan", "head.modulation"),
+    ("Lumina 2", "layers.0.adaLN_modulation.1.weight"),
+    ("HunyuanVideo", "txt_in.individual_token_refiner.blocks.0.adaLN_modulation.1.bias"),
+    ("AuraFlow", "double_layers.0.attn.w2q.weight"),
+)
+FLUX2_DEV_TEXT_WIDTH = 15360  # of three layers of Mistral Small (diffusers, Flux2Transformer2DModel)
+INPAINTING_CHANNELS = 9
+MODEL_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin", ".gguf")
+SD2_TEXT_WIDTH = 1024  # stabilityai/stable-diffusion-2-1, unet/config.json
+
+
+def supported() -> str:
+    return ", ".join(f"{family.title} ({family.name})" for family in FAMILIES.values())
+
+
+def family_of_class(class_name: str, what: object) -> Family:
+    """The family whose pipeline a `model_index.json` names. Raises UserError for one that is not supported."""
+    for family in FAMILIES.values():
+        if class_name == family.pipeline or class_name in family.also:
+            return family
+    raise UserError(f"{what} is a {class_name}, which is not supported; supported: {supported()}.")
+
+
+def family_of_folder(folder: Path) -> Family:
+    """The family of a diffusers folder. Raises UserError."""
+    index = read_json(folder / "model_index.json", f"{folder} is no diffusers folder")
+    family = family_of_class(str(index.get("_class_name")), folder)
+    if family.name == "sd15" and (folder / "unet" / "config.json").exists():
+        unet = read_json(folder / "unet" / "config.json", f"{folder} cannot be used")
+        if unet.get("cross_attention_dim") == SD2_TEXT_WIDTH:
+            raise UserError(f"{folder} is Stable Diffusion 2, which is not supported; supported: {supported()}.")
+        _refuse_inpainting(unet.get("in_channels"), folder)
+    return family
+
+
+def read_json(path: Path, problem: str) -> dict:
+    """A JSON object. Raises UserError that begins with `problem`."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{problem}: {path.name} cannot be read ({error}).") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{problem}: {path.name} is no JSON object.")
+    return content
+
+
+def read_header(path: Path) -> dict[str, dict]:
+    """Tensor name -> {"dtype", "shape", ...} of a `.safetensors` file, and "__metadata__". Raises UserError.
+
+    The file begins with the length of its JSON header, 8 bytes, little-endian (safetensors' README).
+    """
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= path.stat().st_size - 8:
+                raise ValueError("its header is cut off")
+            header = json.loads(file.read(length))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as safetensors: {error}. Fetch it again.") from error
+    if not isinstance(header, dict):
+        raise UserError(f"{path} cannot be read as safetensors: its header is no JSON object. Fetch it again.")
+    return header
+
+
+def family_of_file(path: Path) -> Family:
+    """The family of a single checkpoint, from its key names. Raises UserError."""
+    shapes = {
+        name.removeprefix(MODEL_PREFIX): entry.get("shape", [])
+        for name, entry in read_header(path).items()
+        if name != "__metadata__"
+    }
+    for name, keys in FILE_KEYS:
+        if all(key in shapes for key in keys):
+            _refuse_relatives(name, shapes, path)
+            return FAMILIES[name]
+    other = next((title for title, key in OTHER_FILE_KEYS if key in shapes), None)
+    if other is None and any("lora" in name for name in shapes):
+        raise UserError(f"{path} is a LoRA, not a base model; --lora takes it.")
+    found = f"is {other}, which is not supported" if other else "holds no model that is known here"
+    raise UserError(f"{path} {found}; supported: {supported()}. --family says which one it is all the same.")
+
+
+def _refuse_relatives(name: str, shapes: dict[str, list[int]], path: Path) -> None:
+    if name == "flux2-klein" and shapes.get("txt_in.weight", [0, 0])[-1] == FLUX2_DEV_TEXT_WIDTH:
+        raise UserError(f"{path} is Flux.2 [dev], which is not supported; supported: {supported()}.")
+    if name in ("sd15", "sdxl"):
+        first = shapes.get("input_blocks.0.0.weight", [0, 0])
+        _refuse_inpainting(first[1] if len(first) > 1 else 0, path)
+
+
+def _refuse_inpainting(channels: int | None, what: object) -> None:
+    if channels == INPAINTING_CHANNELS:
+        raise UserError(f"{what} is an inpainting model; take the one that makes pictures from text alone.")
+
+
+def find_family(base_model: str, given: str | None) -> Family | None:
+    """The family of a base model that lies on this computer, or the `given` one; None for a hub id.
+
+    Raises UserError for what cannot be a base model.
+    """
+    path = Path(base_model).expanduser()
+    if path.is_dir():
+        if not (path / "model_index.json").is_file():
+            raise UserError(f"{path} is no diffusers folder: it has no model_index.json.")
+        return FAMILIES[given] if given else family_of_folder(path)
+    if path.is_file():
+        if path.suffix.lower() != ".safetensors":
+            raise UserError(
+                f"{path} is no .safetensors file. Other checkpoints can run code when they are loaded; "
+                "take the model as safetensors."
+            )
+        return FAMILIES[given] if given else family_of_file(path)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", base_model) or path.suffix in MODEL_SUFFIXES:
+        raise UserError(
+            f"{base_model} does not exist. --base-model takes a diffusers folder, a .safetensors checkpoint or a hub "
+            "id such as stabilityai/stable-diffusion-xl-base-1.0."
+        )
+    return FAMILIES[given] if given else None

@@ -1,0 +1,180 @@
+"""What to ask a generator for: prompts and seeds for the images of each gap, the same again for the same seed.
+
+A prompt is made of parts: who, what the gap asks (texts of `utils.gaps`), expression, setting, composition, quality.
+Parts that would contradict the gap are left out.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.console import UserError
+from utils.contracts import ContractError, PromptPlan, Recommendation, read_contract
+from utils.defaults import SYNTHETIC_PREFIX
+from utils.gaps import GAP_TYPES
+
+# Our choice of everyday variety; what matters is that no two images of a gap are asked for in the same words.
+EXPRESSIONS = (
+    "neutral expression",
+    "gentle smile",
+    "laughing",
+    "serious expression",
+    "thoughtful expression",
+    "slightly surprised",
+    "confident look",
+    "relaxed expression",
+)
+SETTINGS = (
+    "plain studio background",
+    "in a park",
+    "in a cafe",
+    "on a city street",
+    "in a library",
+    "in a living room",
+    "in an office",
+    "by the sea",
+    "in a garden",
+    "in front of a brick wall",
+)
+COMPOSITIONS = ("head and shoulders portrait", "upper body shot", "medium close-up")
+QUALITY = ("photorealistic, sharp focus, detailed skin", "high quality photo, natural colours, sharp focus")
+NEGATIVE = "lowres, blurry, deformed, bad anatomy, extra fingers, extra limbs, watermark, text, cartoon"
+
+# Parts that say the same thing as a gap, or the opposite.
+EXPRESSION, SETTING, COMPOSITION = "expression", "setting", "composition"
+LEAVE_OUT = {"lighting": (SETTING,), "shot_size": (COMPOSITION,), "hands": (COMPOSITION,), "eyes": (EXPRESSION,)}
+
+MAX_SEED = 2**32 - 1  # what A1111 and ComfyUI take too
+PLACEHOLDERS = ("{person}", "{target}")
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One image to make. `name` is its file name without time stamp and suffix."""
+
+    name: str
+    prompt: str
+    seed: int
+    gap_type: str | None = None
+    target: str | None = None
+    negative: str | None = None  # None: the run's
+
+
+def plan_gaps(
+    recommendations: Sequence[Recommendation],
+    person: str,
+    num_per_gap: int,
+    seed: int,
+    templates: tuple[str, ...] = (),
+) -> tuple[list[Shot], list[str]]:
+    """(the images of all gaps, sentences about gaps that get none). At most `num_per_gap` images a gap."""
+    shots, passed_over, taken = [], [], set()
+    for gap in recommendations:
+        why_not = _why_not(gap)
+        if why_not:
+            passed_over.append(why_not)
+            continue
+        texts = GAP_TYPES[gap.type].target(gap.target).prompts
+        first = sum(shot.gap_type == gap.type and shot.target == gap.target for shot in shots)
+        for index in range(first, first + min(gap.count, num_per_gap)):
+            source = random.Random(f"{seed}/{gap.type}/{gap.target}/{index}")  # of its own: no image shifts another's
+            text = texts[index % len(texts)]
+            template = _template(templates, index, source) if templates else None
+            prompt = filled(template, person, text) if template else composed(person, gap.type, text, source)
+            own_seed = _free_seed(source, taken)
+            name = f"{SYNTHETIC_PREFIX}{_word(gap.type)}_{_word(gap.target)}_{index + 1:03d}"
+            shots.append(Shot(name, prompt, own_seed, gap.type, gap.target))
+    return shots, passed_over
+
+
+def _why_not(gap: Recommendation) -> str | None:
+    """Why a gap gets no image; None where it gets some."""
+    here = f"{gap.type} {gap.target}"
+    if gap.type not in GAP_TYPES:
+        return f"{here}: this gap type is not in utils/gaps.py; known: {', '.join(GAP_TYPES)}."
+    targets = {target.name: target for target in GAP_TYPES[gap.type].targets}
+    if gap.target not in targets:
+        return f"{here}: {gap.type} has no such target; known: {', '.join(targets)}."
+    if not gap.count:
+        return f"{here}: no image is asked for ({gap.reason})."
+    if not targets[gap.target].prompts:
+        return f"{here}: its entry in utils/gaps.py has no prompt texts."
+    return None
+
+
+def composed(person: str, gap_type: str, text: str, source: random.Random) -> str:
+    """A prompt from our parts."""
+    parts = {EXPRESSION: EXPRESSIONS, SETTING: SETTINGS, COMPOSITION: COMPOSITIONS}
+    drawn = {name: source.choice(choices) for name, choices in parts.items()}
+    kept = [part for name, part in drawn.items() if name not in LEAVE_OUT.get(gap_type, ())]
+    return ", ".join([f"photo of {person}", text, *kept, source.choice(QUALITY)])
+
+
+def filled(template: str, person: str, text: str) -> str:
+    """A line of a prompts file with person and target put in; a target that it has no place for comes last."""
+    if "{target}" not in template:
+        template += ", {target}"
+    return template.replace("{person}", person).replace("{target}", text)
+
+
+def _template(templates: tuple[str, ...], index: int, source: random.Random) -> str:
+    """Each line once before any comes again; then at random."""
+    return templates[index] if index < len(templates) else source.choice(templates)
+
+
+def _free_seed(source: random.Random, taken: set[int]) -> int:
+    while True:
+        seed = source.randint(0, MAX_SEED)
+        if seed not in taken:
+            taken.add(seed)
+            return seed
+
+
+def other_seed(seed: int) -> int:
+    """The seed of the second try for an image that came out black: the same every time."""
+    return random.Random(f"{seed}/again").randint(0, MAX_SEED)
+
+
+def _word(name: str) -> str:
+    """Part of a file name on every system."""
+    return re.sub(r"[^\w-]+", "_", name)
+
+
+def read_prompts(path: Path) -> tuple[str, ...] | list[Shot]:
+    """A prompts file: lines of text are templates for the gaps, JSON is a plan of its own. Raises UserError."""
+    if path.suffix.lower() == ".json":
+        return _read_plan(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The prompts {path} cannot be read: {error}.") from error
+    lines = tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
+    if not lines:
+        raise UserError(f"{path} holds no prompts; it takes one a line, or a plan as .json.")
+    for line in lines:
+        unknown = [word for word in re.findall(r"\{[^}]*\}", line) if word not in PLACEHOLDERS]
+        if unknown:
+            raise UserError(f"{path}: {unknown[0]} is not known in a prompt; known: {', '.join(PLACEHOLDERS)}.")
+    return lines
+
+
+def _read_plan(path: Path) -> list[Shot]:
+    try:
+        plan = read_contract(path, PromptPlan, "what wrote it")
+    except ContractError as error:
+        raise UserError(str(error)) from error
+    shots = [
+        Shot(one.name or f"{place + 1:03d}", one.prompt, one.seed, negative=one.negative_prompt)
+        for place, one in enumerate(plan.images)
+    ]
+    names = [shot.name.casefold() for shot in shots]  # Windows takes A.png and a.png for one
+    for shot in shots:
+        if shot.name != _word(shot.name) or names.count(shot.name.casefold()) > 1:
+            raise UserError(f"{path}: the name {shot.name!r} is not a file name of its own (letters, digits, _ and -).")
+    if not shots:
+        raise UserError(f"{path}: the plan is empty.")
+    return shots

@@ -1,0 +1,217 @@
+"""The base model of a training: what it is, loading it, and what its frozen parts make of pictures and captions.
+
+Text encoders and VAE run once, before the training: their results are kept in main memory, and the networks let go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.console import UserError
+from utils.families import Family, find_family, read_header, read_json
+from utils.noising import EPSILON, PREDICTIONS, V_PREDICTION
+from utils.pipelines import family_of_hub
+from utils.training_data import TrainingImage, pixels_of
+
+if TYPE_CHECKING:
+    import torch
+
+TRAINED_HERE = ("sdxl", "sd15")
+_V_PREDICTION_KEY, _ZERO_SNR_KEY = "v_pred", "ztsnr"  # empty tensors with which v-prediction checkpoints say so
+
+# What holds the activations of one pixel of latents, in multiples of the U-Net's first width: our estimate, high enough
+# that a training that starts does not end for want of memory.
+_ACTIVATIONS = {True: 240, False: 2000}  # with and without gradient checkpointing
+
+
+@dataclass(frozen=True)
+class BaseFacts:
+    """What is known of a base model before it is loaded."""
+
+    name: str
+    family: Family
+    prediction: str
+    zero_snr: bool
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A caption as the U-Net gets it: `embeds` (77, D), `pooled` (P,) for SDXL."""
+
+    embeds: torch.Tensor
+    pooled: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture as the U-Net gets it: `latents` (C, H / 8, W / 8) float32; `time_ids` (6,) for SDXL."""
+
+    latents: torch.Tensor
+    prompt: Prompt
+    time_ids: torch.Tensor | None
+    bucket_wh: tuple[int, int]
+
+
+def look_at_base(model: str, prediction: str | None, zero_snr: bool | None) -> BaseFacts:
+    """Family and kind of prediction, from configuration files or the keys of a single file; the options go before.
+
+    Raises UserError for a model that is not there, or that is not to be trained here.
+    """
+    path = Path(model).expanduser()
+    family = find_family(model, None) or family_of_hub(model)
+    if family.name not in TRAINED_HERE:
+        raise UserError(
+            f"{model} is {family.title}, and train_lora.py itself trains SDXL and SD 1.5: "
+            f"--trainer hands {family.title} to a trainer that can."
+        )
+    if path.is_file():
+        keys = read_header(path).keys()
+        found = V_PREDICTION if _V_PREDICTION_KEY in keys else EPSILON, _ZERO_SNR_KEY in keys
+    else:
+        schedule = _schedule_of(model, path)
+        found = schedule.get("prediction_type", EPSILON), bool(schedule.get("rescale_betas_zero_snr"))
+    kind, zero = prediction or found[0], found[1] if zero_snr is None else zero_snr
+    if kind not in PREDICTIONS:
+        raise UserError(f"{model} predicts {kind!r}; {' and '.join(PREDICTIONS)} can be trained.")
+    if zero and kind == EPSILON:
+        raise UserError("Zero terminal SNR needs a model that predicts velocity: --prediction v_prediction.")
+    return BaseFacts(model, family, kind, zero)
+
+
+def _schedule_of(model: str, folder: Path) -> dict:
+    if folder.is_dir():
+        return read_json(folder / "scheduler" / "scheduler_config.json", f"{folder} is no whole diffusers folder")
+    from diffusers.schedulers import SchedulerMixin
+
+    try:
+        return SchedulerMixin.load_config(model, subfolder="scheduler")
+    except (OSError, ValueError) as error:
+        raise UserError(f"The scheduler's configuration of {model} is not to be had: {error}") from error
+
+
+def bytes_in_files(model: str) -> int:
+    """Weights of a model on this disk; 0 for one that is not here yet."""
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path.stat().st_size
+    parts = ("unet", "vae", "text_encoder", "text_encoder_2")
+    return sum(one.stat().st_size for part in parts for one in (path / part).glob("*.safetensors"))
+
+
+def refuse_unusual(pipeline: Any, model: str) -> None:
+    """Raise UserError for models of a known pipeline that are not for text to image: inpainting, refiners."""
+    channels = pipeline.unet.config.in_channels
+    if channels != 4:
+        raise UserError(f"{model} takes {channels} channels where 4 are usual: it is made for inpainting or editing.")
+    if pipeline.text_encoder is None:
+        raise UserError(f"{model} has no first text encoder: a refiner is not trained; take the base model.")
+
+
+# Memory
+
+
+def memory_needed(unet: Any, batch: int, resolution: int, checkpointing: bool, state_bytes: int) -> int:
+    """Bytes that a training takes: frozen weights, LoRA with gradients and optimizer, activations (our estimate).
+
+    `state_bytes` is what the optimizer keeps of each trained number.
+    """
+    width = unet.config.block_out_channels[0]
+    trained = sum(one.numel() for one in unet.parameters() if one.requires_grad)
+    frozen = [one for one in unet.parameters() if not one.requires_grad]
+    bytes_each = frozen[0].element_size()
+    pixels = batch * (resolution // 8) ** 2
+    return (
+        sum(one.numel() for one in frozen) * bytes_each
+        + trained * (4 + 4 + state_bytes)
+        + pixels * width * bytes_each * _ACTIVATIONS[checkpointing]
+    )
+
+
+def memory_free(device: str) -> int | None:
+    """Free bytes where the training will run (cuda or cpu); None where that cannot be asked."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    if device == "cpu":
+        import psutil  # comes with accelerate
+
+        return psutil.virtual_memory().available
+    return None
+
+
+def demand_memory(needed: int, free: int | None, for_what: str, advice: str) -> None:
+    """Raise UserError where `free` bytes are known not to suffice."""
+    if free is not None and needed > free:
+        raise UserError(f"{for_what} takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. {advice}")
+
+
+# What the frozen networks make of the dataset
+
+
+def encode_captions(
+    pipeline: Any, captions: Iterable[str], device: torch.device, progress: Callable[[], object]
+) -> dict[str, Prompt]:
+    """Each caption once, as diffusers' own pipeline encodes it."""
+    import torch
+
+    encoders = [one for one in (pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)) if one is not None]
+    for encoder in encoders:
+        encoder.to(device)
+    encoded = {}
+    with torch.inference_mode():
+        for caption in dict.fromkeys(captions):
+            made = pipeline.encode_prompt(
+                prompt=caption, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            )
+            pooled = made[2][0].cpu().clone() if len(made) == 4 else None  # SDXL's is (prompt, negative, pooled, ...)
+            encoded[caption] = Prompt(made[0][0].cpu().clone(), pooled)
+            progress()
+    for encoder in encoders:
+        encoder.to("cpu")
+    return encoded
+
+
+def too_long(pipeline: Any, captions: Iterable[str]) -> int:
+    """How many captions have more tokens than CLIP reads; the rest of those is not seen."""
+    tokenizer = pipeline.tokenizer
+    return sum(len(tokenizer(caption).input_ids) > tokenizer.model_max_length for caption in captions)
+
+
+def encode_images(
+    pipeline: Any,
+    images: list[TrainingImage],
+    prompts: dict[str, Prompt],
+    device: torch.device,
+    max_megapixels: float,
+    progress: Callable[[], object],
+) -> list[Example]:
+    """Latents of every picture, always by the VAE in float32: SDXL's overflows in float16."""
+    import torch
+
+    vae = pipeline.vae.to(device, torch.float32)
+    examples = []
+    for image in images:
+        pixels = torch.from_numpy(pixels_of(image, max_megapixels)).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            posterior = vae.encode(pixels.to(device, torch.float32) / 127.5 - 1).latent_dist
+            latents = (posterior.mode() * vae.config.scaling_factor)[0].cpu().clone()
+        prompt = prompts[image.caption]
+        examples.append(
+            Example(latents, prompt, _time_ids(image) if prompt.pooled is not None else None, image.placement.bucket_wh)
+        )
+        progress()
+    vae.to("cpu")
+    return examples
+
+
+def _time_ids(image: TrainingImage) -> torch.Tensor:
+    """SDXL's size conditioning: original height and width, the crop's top and left, height and width trained."""
+    import torch
+
+    (width, height), (left, top) = image.size_wh, image.placement.crop_xy
+    trained_w, trained_h = image.placement.bucket_wh
+    return torch.tensor([height, width, top, left, trained_h, trained_w], dtype=torch.float32)

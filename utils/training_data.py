@@ -1,0 +1,268 @@
+"""A folder of training pictures as kohya's trainers read it: captions, repeats, and the part of a picture to train on.
+
+    dataset/10_ohwx alice/01.jpg     each picture is seen 10 times an epoch; without a caption it is "ohwx alice"
+    dataset/10_ohwx alice/01.txt     the caption of 01.jpg, UTF-8, one line
+
+Pictures that lie in the folder itself count too, with a number of repeats of the caller's. Pictures are trained at
+about the area of a square of the resolution, in the bucket (width, height) that fits their shape best; what overhangs
+is cut off, but never from the face.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from utils.console import UserError
+from utils.contracts import REFERENCE, Status
+from utils.files import caption_of, readable
+from utils.images import ImageError, check_size, decode, list_images, read_file
+from utils.measurer import Measurer, Picture
+
+Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of the picture
+
+_FOLDER = re.compile(r"(\d+)_(.+)")  # repeats and class words, as kohya's trainers read a folder's name
+_TURNED = (5, 6, 7, 8)  # EXIF orientations in which width and height change places
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which part of a picture is trained: scaled to `scaled_wh`, then the bucket's rectangle from `crop_xy` on."""
+
+    bucket_wh: tuple[int, int]
+    scaled_wh: tuple[int, int]
+    crop_xy: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class TrainingImage:
+    """One picture with what it teaches. `placement` is None until it was placed."""
+
+    file: str  # relative to the dataset's folder, forward slashes
+    path: Path
+    caption: str
+    repeats: int  # times in an epoch
+    size_wh: tuple[int, int]  # pixels, EXIF orientation applied
+    sha256: str
+    placement: Placement | None = None
+
+
+@dataclass
+class TrainingSet:
+    """A whole dataset, in the order of names."""
+
+    folder: Path
+    images: list[TrainingImage]
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def samples(self) -> int:
+        """Pictures seen in one epoch."""
+        return sum(image.repeats for image in self.images)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over names, pictures, captions as they are trained, and repeats."""
+        digest = hashlib.sha256()
+        for image in self.images:
+            digest.update(f"{image.file}\0{image.sha256}\0{image.caption}\0{image.repeats}\0".encode())
+        return digest.hexdigest()
+
+    @property
+    def bucket_counts(self) -> dict[tuple[int, int], int]:
+        """Bucket -> pictures placed in it, without repeats; the narrowest first."""
+        return dict(sorted(Counter(image.placement.bucket_wh for image in self.images if image.placement).items()))
+
+
+def read_dataset(folder: Path, trigger: str, repeats: int, max_megapixels: float) -> TrainingSet:
+    """The pictures of `folder` and of its folders with a number; `repeats` for those without one. Raises UserError."""
+    if not folder.is_dir():
+        found = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {found}. train_lora.py takes the folder with the training pictures.")
+    dataset = TrainingSet(folder, [])
+    own = _FOLDER.fullmatch(folder.resolve().name)
+    _add_folder(dataset, folder, trigger, int(own[1]) if own else repeats, own[2] if own else "", max_megapixels)
+    passed_over = []
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        named = _FOLDER.fullmatch(inner.name)
+        if named and int(named[1]):
+            _add_folder(dataset, inner, trigger, int(named[1]), named[2], max_megapixels)
+        else:
+            passed_over.append(readable(inner.name))
+    if passed_over:
+        dataset.warnings.append(f"Passed over folders whose name is not like 10_name: {', '.join(passed_over)}.")
+    if not dataset.images:
+        left_out = f" {' '.join(dataset.warnings)}" if dataset.warnings else ""
+        raise UserError(f"{folder} holds no pictures (jpg, jpeg, png, webp, bmp) to train on.{left_out}")
+    return dataset
+
+
+def _add_folder(
+    dataset: TrainingSet, folder: Path, trigger: str, repeats: int, words: str, max_megapixels: float
+) -> None:
+    try:
+        listing = list_images(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be opened: {error.strerror or error}.") from error
+    without_caption = longer = 0
+    for path in listing.images:
+        file = readable(path.relative_to(dataset.folder).as_posix())
+        text = read_caption(path)
+        lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+        without_caption += not lines
+        longer += len(lines) > 1
+        try:
+            data = read_file(path, max_megapixels)
+            size = _size_of(path, max_megapixels)
+        except ImageError as problem:
+            dataset.warnings.append(f"{file} is left out: it {problem.reason}.")
+            continue
+        caption = with_trigger(lines[0] if lines else words, trigger)
+        dataset.images.append(TrainingImage(file, path, caption, repeats, size, hashlib.sha256(data).hexdigest()))
+    if without_caption:
+        said = f'"{with_trigger(words, trigger)}"'
+        dataset.warnings.append(
+            f"{without_caption} picture(s) in {readable(folder.name)} have no caption: {said} is it."
+        )
+    if longer:
+        dataset.warnings.append(f"{longer} caption(s) in {readable(folder.name)} have several lines: the first counts.")
+
+
+def read_caption(picture: Path) -> str | None:
+    """The text beside a picture, None where there is none. Raises UserError for what is not UTF-8 text."""
+    path = caption_of(picture)
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"The caption {path} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"The caption {path} is not text (UTF-8): save it as such, or delete it.") from error
+    if "\0" in text:
+        raise UserError(f"The caption {path} is not text (UTF-8): save it as such, or delete it.")
+    return text
+
+
+def with_trigger(caption: str, trigger: str) -> str:
+    """`caption`, with the trigger in front where it does not say it already, in whatever case."""
+    if re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption, re.IGNORECASE):
+        return caption
+    return f"{trigger}, {caption}" if caption else trigger
+
+
+def _size_of(path: Path, max_megapixels: float) -> tuple[int, int]:
+    """(width, height) as the decoder will give it. Raises ImageError."""
+    with Image.open(path) as picture:  # its header was read before
+        width, height = picture.size
+        turned = picture.getexif().get(_ORIENTATION) in _TURNED
+    check_size(width, height, max_megapixels)
+    return (height, width) if turned else (width, height)
+
+
+# Buckets
+
+
+def bucket_step(resolution: int) -> int:
+    """Sides are multiples of this: 64 pixels as in kohya's trainers, the least the VAE allows below 512 pixels."""
+    return 64 if resolution >= 512 else 8
+
+
+def buckets(resolution: int) -> list[tuple[int, int]]:
+    """(width, height) of every bucket: at most the area of the square, sides from half to twice the resolution."""
+    step = bucket_step(resolution)
+    found = set()
+    for width in range(max(step, resolution // 2 // step * step), 2 * resolution + 1, step):
+        height = min(resolution**2 // width // step * step, 2 * resolution)
+        if height >= step:
+            found |= {(width, height), (height, width)}
+    return sorted(found)
+
+
+def place(size_wh: tuple[int, int], face: Box | None, resolution: int) -> Placement | None:
+    """The bucket nearest in shape in which the face is whole, cut as near to the centre as it allows; None: no such.
+
+    `face` is in pixels of the picture; the part of it that lies outside the picture does not count.
+    """
+    width, height = size_wh
+
+    def strangeness(bucket: tuple[int, int]) -> tuple[float, int]:
+        return abs(math.log(bucket[0] / bucket[1] * height / width)), -bucket[0] * bucket[1]
+
+    for bucket in sorted(buckets(resolution), key=strangeness):
+        scale = max(bucket[0] / width, bucket[1] / height)
+        scaled = max(bucket[0], round(width * scale)), max(bucket[1], round(height * scale))
+        box = face or (0.0, 0.0, 0.0, 0.0)
+        starts = [
+            _start(bucket[axis], scaled[axis], None if face is None else (box[axis], box[axis + 2]), size_wh[axis])
+            for axis in (0, 1)
+        ]
+        if None not in starts:
+            return Placement(bucket, scaled, (starts[0], starts[1]))
+    return None
+
+
+def _start(window: int, scaled: int, span: tuple[float, float] | None, side: int) -> int | None:
+    """Where a window of a scaled side begins: at the centre, moved as far as the face's span (original pixels) asks."""
+    centre = (scaled - window) // 2
+    if span is None:
+        return centre
+    first, last = (min(max(edge, 0.0), side) * scaled / side for edge in span)
+    earliest, latest = max(0, math.ceil(last) - window), min(scaled - window, math.floor(first))
+    return min(max(centre, earliest), latest) if earliest <= latest else None
+
+
+def place_all(dataset: TrainingSet, faces: dict[str, Box | None] | None, resolution: int) -> TrainingSet:
+    """Every picture in its bucket. `faces` are boxes by file, None where no face was found; None: nobody looked."""
+    placed, left_out, warnings = [], [], list(dataset.warnings)
+    for image in dataset.images:
+        placement = place(image.size_wh, (faces or {}).get(image.file), resolution)
+        if placement is None:
+            left_out.append(image.file)
+        else:
+            placed.append(replace(image, placement=placement))
+    if left_out:
+        warnings.append(f"Left out, because no bucket has room for the whole face: {', '.join(left_out)}.")
+    without = sum(box is None for box in faces.values()) if faces is not None else 0
+    if without:
+        warnings.append(f"No face was found in {without} picture(s): these are cut from the centre.")
+    small = sum(math.prod(image.size_wh) < 0.9 * math.prod(image.placement.bucket_wh) for image in placed)
+    if small:
+        warnings.append(f"{small} picture(s) are smaller than the resolution of {resolution} and get enlarged.")
+    if not placed:
+        raise UserError(f"No picture of {dataset.folder} can be trained. {' '.join(warnings)}")
+    return TrainingSet(dataset.folder, placed, warnings)
+
+
+def find_faces(dataset: TrainingSet, measurer: Measurer) -> dict[str, Box | None]:
+    """Box of the largest face by file, None where there is none; what cannot be decoded is taken out of the set."""
+    pictures = [Picture(REFERENCE, "Faces", image.file, image.path) for image in dataset.images]
+    measurer.measure(pictures)
+    broken = {one.filename: one.reason for one in pictures if not one.measured and one.status != Status.NO_FACE}
+    dataset.images = [image for image in dataset.images if image.file not in broken]
+    dataset.warnings += [f"{file} is left out: it {reason}." for file, reason in broken.items()]
+    return {one.filename: one.face.box_xyxy if one.measured else None for one in pictures if one.filename not in broken}
+
+
+def pixels_of(image: TrainingImage, max_megapixels: float) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, the size of the picture's bucket. Raises UserError."""
+    placement = image.placement
+    try:
+        picture = decode(read_file(image.path, max_megapixels))
+    except ImageError as problem:
+        raise UserError(f"{image.path} {problem.reason}: take it out of the dataset, or fetch it again.") from problem
+    shrinks = placement.scaled_wh[0] < picture.shape[1]
+    # as kohya's trainers: area means down, Lanczos up
+    scaled = cv2.resize(picture, placement.scaled_wh, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4)
+    (left, top), (width, height) = placement.crop_xy, placement.bucket_wh
+    return cv2.cvtColor(scaled[top : top + height, left : left + width], cv2.COLOR_BGR2RGB)

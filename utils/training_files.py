@@ -1,0 +1,187 @@
+"""What a training leaves in its output folder: checkpoints, the state to resume from, and the log.
+
+lora.safetensors                 the LoRA, once it is finished
+<name>-000005.safetensors        the LoRA after epoch 5, as kohya's trainers name it
+<name>-step00000123.safetensors  the LoRA where Ctrl-C stopped the training
+samples/<name>-000005/           pictures made with it
+training_log.json                see utils/contracts.py
+training_state.pt                all that --resume needs; gone when the training is finished
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.console import UserError
+from utils.contracts import TrainingLog, write_contract
+from utils.files import write_bytes_atomic
+from utils.lora_files import (
+    DIFFUSERS,
+    Layers,
+    diffusers_tensors,
+    kohya_tensors,
+    safetensors_bytes,
+)
+
+LORA, LOG, STATE, SAMPLES = "lora.safetensors", "training_log.json", "training_state.pt", "samples"
+_STATE_VERSION = 1
+
+# What A1111 and others know a base model's kind by: kohya's ss_base_model_version and Stability's ModelSpec 1.0.0
+# (github.com/Stability-AI/ModelSpec).
+_BASE_VERSION = {"sdxl": "sdxl_base_v1-0", "sd15": "sd_v1"}
+_ARCHITECTURE = {"sdxl": "stable-diffusion-xl-v1-base/lora", "sd15": "stable-diffusion-v1/lora"}
+_SGM, _DIFFUSERS = "https://github.com/Stability-AI/generative-models", "diffusers"
+
+
+@dataclass(frozen=True)
+class LoraFormat:
+    """How LoRA files of a training are written."""
+
+    name: str  # of utils.lora_files.FORMATS
+    dtype: str  # float16, bfloat16 or float32
+    family: str
+    layers_per_block: int
+    alpha: float
+
+
+class OutputFolder:
+    """The files of one training, by the name that its checkpoints carry."""
+
+    def __init__(self, folder: Path, name: str):
+        self.folder = folder
+        self.name = name
+        self.lora, self.log, self.state = folder / LORA, folder / LOG, folder / STATE
+
+    def checkpoint(self, epoch: int) -> Path:
+        return self.folder / f"{self.name}-{epoch:06d}.safetensors"
+
+    def stopped(self, step: int) -> Path:
+        return self.folder / f"{self.name}-step{step:08d}.safetensors"
+
+    def samples(self, epoch: int) -> Path:
+        return self.folder / SAMPLES / self.checkpoint(epoch).stem
+
+    def taken(self) -> list[Path]:
+        """What an earlier training of this name left."""
+        pattern = re.compile(re.escape(self.name) + r"-(\d{6}|step\d{8})")
+        found = [path for path in (self.lora, self.log, self.state) if path.exists()]
+        if self.folder.is_dir():
+            found += [path for path in self.folder.glob("*.safetensors") if pattern.fullmatch(path.stem)]
+        if (self.folder / SAMPLES).is_dir():
+            found += [path for path in (self.folder / SAMPLES).iterdir() if pattern.fullmatch(path.name)]
+        return sorted(found)
+
+    def prepare(self, resume: bool, overwrite: bool) -> None:
+        """Make the folder; raise UserError where results would be overwritten, or cannot be written."""
+        taken = self.taken()
+        if taken and not resume and not overwrite:
+            raise UserError(
+                f"{self.folder} holds {taken[0].name} of an earlier training: --resume goes on with it, "
+                "--overwrite deletes it, another --output leaves it."
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if overwrite:
+                for path in taken:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            write_bytes_atomic(self.folder / ".writable", b"")
+            (self.folder / ".writable").unlink()
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be written: {error.strerror or error}.") from error
+
+    def write_log(self, log: TrainingLog) -> None:
+        write_contract(self.log, log)
+
+    def write_state(self, state: dict[str, Any]) -> None:
+        """Whole or not at all: a kill while it is written leaves the one before."""
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save({"version": _STATE_VERSION} | state, buffer)
+        write_bytes_atomic(self.state, buffer.getbuffer())
+
+    def read_state(self) -> dict[str, Any] | None:
+        """None where there is none. Raises UserError for one that cannot be used."""
+        import torch
+
+        if not self.state.exists():
+            return None
+        try:
+            state = torch.load(self.state, map_location="cpu", weights_only=True)  # never runs code of the file
+            known = isinstance(state, dict) and state.get("version") == _STATE_VERSION
+        except Exception as error:  # torch, zipfile and pickle each have their own way to refuse a damaged file
+            raise UserError(f"{self.state} is damaged ({error}): --overwrite begins anew.") from error
+        if not known:
+            raise UserError(f"{self.state} is of another version of train_lora.py: --overwrite begins anew.")
+        return state
+
+
+def lora_bytes(layers: Layers, how: LoraFormat, metadata: dict[str, str]) -> bytes:
+    """The file of a LoRA: the same bytes for the same weights and metadata."""
+    import torch
+
+    dtype = getattr(torch, how.dtype)
+    if how.name == DIFFUSERS:
+        tensors = {name: one.to(dtype) for name, one in diffusers_tensors(layers, how.alpha).items()}
+    else:
+        halves = {module: (down.to(dtype), up.to(dtype)) for module, (down, up) in layers.items()}
+        tensors = kohya_tensors(halves, how.alpha, how.family, how.layers_per_block)
+    return safetensors_bytes(tensors, metadata)
+
+
+def header_of(log: TrainingLog, how: LoraFormat, name: str) -> dict[str, str]:
+    """Metadata as kohya's trainers write them (ss_*), and as ModelSpec wants them.
+
+    Times are left out, so that the same training gives the same bytes; the log has them.
+    """
+    settings, resolution = log.settings, log.settings["resolution"]
+    rank = settings["rank"]
+    sgm = how.family == "sdxl" and how.name != DIFFUSERS
+    facts = {
+        "ss_base_model_version": _BASE_VERSION[how.family],
+        "ss_sd_model_name": log.base_model,
+        "ss_v2": False,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": rank,
+        "ss_network_alpha": rank if how.name == DIFFUSERS else how.alpha,
+        "ss_output_name": name,
+        "ss_steps": log.steps,
+        "ss_epoch": len(log.epochs),
+        "ss_num_epochs": settings["epochs"],
+        "ss_num_train_images": log.samples_per_epoch,
+        "ss_num_reg_images": 0,
+        "ss_learning_rate": settings["learning_rate"],
+        "ss_unet_lr": settings["learning_rate"],
+        "ss_optimizer": settings["optimizer"],
+        "ss_lr_scheduler": "cosine",
+        "ss_lr_warmup_steps": settings["warmup_steps"],
+        "ss_batch_size_per_device": settings["batch"],
+        "ss_gradient_accumulation_steps": settings["accumulate"],
+        "ss_gradient_checkpointing": settings["gradient_checkpointing"],
+        "ss_mixed_precision": settings["precision"],
+        "ss_min_snr_gamma": settings["min_snr_gamma"],
+        "ss_noise_offset": settings["noise_offset"],
+        "ss_zero_terminal_snr": settings["zero_terminal_snr"],
+        "ss_seed": settings["seed"],
+        "ss_resolution": f"({resolution}, {resolution})",
+        "ss_cache_latents": True,
+        "ss_enable_bucket": True,
+        "ss_bucket_info": json.dumps({"buckets": log.buckets}),
+        "ss_training_comment": f"dataset sha256 {log.dataset_hash}",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": _ARCHITECTURE[how.family],
+        "modelspec.implementation": _SGM if sgm else _DIFFUSERS,
+        "modelspec.title": name,
+        "modelspec.resolution": f"{resolution}x{resolution}",
+        "modelspec.trigger_phrase": log.trigger,
+        "modelspec.prediction_type": "v" if settings["prediction"] == "v_prediction" else "epsilon",
+        "mirrormetrics.dataset_hash": log.dataset_hash,
+        "mirrormetrics.base_model": log.base_model,
+    }
+    return {key: str(value) for key, value in facts.items()}
