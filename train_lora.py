@@ -169,7 +169,7 @@ def show_plan(args: argparse.Namespace) -> int:
     from utils.training_data import place_all
 
     if args.preset is None:
-        family = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr).family.name
+        family = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr, args.base_config).family.name
         preset = preset_of(args, family)
     else:
         preset = preset_of(args, None)
@@ -214,6 +214,7 @@ def build_job(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
     loaded = load(args.base_model, facts.family.name, args.base_config, "cpu", "float32" if on_cpu else "float16")
     pipeline = loaded.pipeline
     refuse_unusual(pipeline, args.base_model)
+    draw_as_trained(pipeline, facts)
     for part in (pipeline.unet, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)):
         if part is not None:
             part.to(dtype)
@@ -246,6 +247,14 @@ def build_job(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
         log=log,
         how=LoraFormat(args.format, PRECISIONS[args.save_precision], facts.family.name, layers, settings["alpha"]),
     )
+
+
+def draw_as_trained(pipeline: Any, facts: BaseFacts) -> None:
+    """Samples are drawn by the schedule that is trained, where options say another than the model itself."""
+    config = pipeline.scheduler.config
+    if (config.prediction_type, bool(config.get("rescale_betas_zero_snr"))) != (facts.prediction, facts.zero_snr):
+        changed = {"prediction_type": facts.prediction, "rescale_betas_zero_snr": facts.zero_snr}
+        pipeline.scheduler = type(pipeline.scheduler).from_config(config, **changed)
 
 
 def prepare(
@@ -728,7 +737,7 @@ def order_of(args: argparse.Namespace) -> Order:
     options = options_of(args, preset)
     prediction, zero_snr = args.prediction or "epsilon", bool(args.zero_terminal_snr)
     if family.name in TRAINED_HERE and Path(args.base_model).expanduser().exists():
-        facts = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr)
+        facts = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr, args.base_config)
         prediction, zero_snr = facts.prediction, facts.zero_snr
     dataset = read_pictures(args)
     for warning in dataset.warnings:
@@ -787,7 +796,7 @@ def train_here(args: argparse.Namespace) -> int:
     """The whole job, top to bottom; what can be refused before the libraries are loaded comes first."""
     from utils.training_base import look_at_base
 
-    facts = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr)
+    facts = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr, args.base_config)
     preset_of(args, facts.family.name)
     dataset = read_pictures(args)
     from utils.pipelines import quiet

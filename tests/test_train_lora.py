@@ -472,9 +472,13 @@ def test_single_file_that_says_it_predicts_velocity(tmp_path):
     from utils.training_base import look_at_base
 
     path = tiny_sdxl_single_file(tmp_path / "tiny.safetensors")
-    assert look_at_base(str(path), None, None).prediction == "epsilon"
+    assert look_at_base(str(path)).prediction == "epsilon"
+    config = tmp_path / "config"
+    (config / "scheduler").mkdir(parents=True)
+    (config / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "v_prediction"}')
+    assert look_at_base(str(path), config=config).prediction == "v_prediction"
     save_file(load_file(path) | {"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}, path)
-    facts = look_at_base(str(path), None, None)
+    facts = look_at_base(str(path))
     assert (facts.family.name, facts.prediction, facts.zero_snr) == ("sdxl", "v_prediction", True)
 
 

@@ -55,8 +55,12 @@ class Example:
     bucket_wh: tuple[int, int]
 
 
-def look_at_base(model: str, prediction: str | None, zero_snr: bool | None) -> BaseFacts:
-    """Family and kind of prediction, from configuration files or the keys of a single file; the options go before.
+def look_at_base(
+    model: str, prediction: str | None = None, zero_snr: bool | None = None, config: Path | None = None
+) -> BaseFacts:
+    """Family and kind of prediction; the options go before what the model says of itself.
+
+    A single file says it by its keys, else the folder `config` that it is loaded with does.
 
     Raises UserError for a model that is not there, or that is not to be trained here.
     """
@@ -67,11 +71,13 @@ def look_at_base(model: str, prediction: str | None, zero_snr: bool | None) -> B
             f"{model} is {family.title}, and train_lora.py itself trains SDXL and SD 1.5: "
             f"--trainer hands {family.title} to a trainer that can."
         )
-    if path.is_file():
-        keys = read_header(path).keys()
-        found = V_PREDICTION if _V_PREDICTION_KEY in keys else EPSILON, _ZERO_SNR_KEY in keys
+    marks = read_header(path).keys() if path.is_file() else ()
+    if _V_PREDICTION_KEY in marks:
+        found = V_PREDICTION, _ZERO_SNR_KEY in marks
+    elif path.is_file() and config is None:
+        found = EPSILON, False
     else:
-        schedule = _schedule_of(model, path)
+        schedule = _schedule_of(model, config if path.is_file() else path)
         found = schedule.get("prediction_type", EPSILON), bool(schedule.get("rescale_betas_zero_snr"))
     kind, zero = prediction or found[0], found[1] if zero_snr is None else zero_snr
     if kind not in PREDICTIONS:
