@@ -13,7 +13,17 @@ from conftest import ROOT, run_script
 import train_lora
 from utils.console import UserError
 from utils.presets import MOST_VIEWS, PRESETS, Preset, recommended_epochs
-from utils.training_data import buckets, find_faces, pixels_of, place, place_all, read_dataset, with_trigger
+from utils.training_data import (
+    buckets,
+    find_faces,
+    pixels_of,
+    place,
+    place_all,
+    read_dataset,
+    refuse_shared,
+    steps_an_epoch,
+    with_trigger,
+)
 
 TRIGGER = "ohwx alice"
 
@@ -83,8 +93,35 @@ def test_damaged_and_huge_pictures_are_left_out_by_name(dataset):
     (dataset / "bad.png").write_bytes(b"no picture")
     found = read_dataset(dataset, TRIGGER, 1, 100)
     assert len(found.images) == 4 and "bad.png is left out: it is not a picture" in " ".join(found.warnings)
+    whole = (dataset / "10_ohwx alice" / "a.png").read_bytes()
+    (dataset / "10_ohwx alice" / "a.png").write_bytes(whole[: len(whole) // 2])  # its header says nothing of that
+    found = read_dataset(dataset, TRIGGER, 1, 100)
+    assert len(found.images) == 3 and "a.png is left out: it is damaged" in " ".join(found.warnings)
     with pytest.raises(UserError, match=r"holds no pictures.*megapixels"):
         read_dataset(dataset, TRIGGER, 1, 0.001)
+
+
+def test_held_out_pictures_are_not_trained_on(dataset, tmp_path):
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "copy.jpg").write_bytes((dataset / "loose.jpg").read_bytes())
+    trained, held_out = (read_dataset(folder, TRIGGER, 1, 100) for folder in (dataset, tmp_path / "held"))
+    with pytest.raises(UserError, match=r"--validation .*copy\.jpg is loose\.jpg of the dataset"):
+        refuse_shared(trained, held_out)
+
+
+def test_size_conditioning_of_a_cropped_picture(tmp_path):
+    """SDXL's six numbers against the definition: original height and width, crop's top and left, size trained."""
+    from PIL import Image
+
+    from utils.training_base import _time_ids
+
+    (tmp_path / "set").mkdir()
+    Image.new("RGB", (500, 100)).save(tmp_path / "set" / "wide.png")
+    placed = place_all(read_dataset(tmp_path / "set", TRIGGER, 1, 100), {"wide.png": (480.0, 0.0, 500.0, 100.0)}, 64)
+    (image,) = placed.images
+    (width, height), (left, top) = image.placement.bucket_wh, image.placement.crop_xy
+    assert width > height and left > 0 == top and left + width == image.placement.scaled_wh[0]
+    assert _time_ids(image).tolist() == [100, 500, top, left, height, width]
 
 
 # Buckets
@@ -196,6 +233,9 @@ def test_dry_run_prints_the_plan_and_loads_nothing(dataset, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "images: 4\nan epoch: 33 pictures seen, 9 steps on one process\nepochs: 4\nsteps: 36" in done.stdout
     assert "rank: 32" in done.stdout and "1152 x 896" in done.stdout
+    assert "checkpoints: 4 files ohwx_alice-*.safetensors" in done.stdout
+    rows = [line.split() for line in done.stdout.splitlines() if "10_ohwx" in line or "3_other" in line]
+    assert [row[-2] for row in rows] == ["10", "3"], "the repeats of both folders"
     assert not (tmp_path / "out").exists()
 
 
@@ -213,7 +253,7 @@ def test_steps_of_the_plan_are_those_of_the_loop(dataset):
     for batch, accumulate, processes in ((1, 1, 1), (3, 2, 1), (4, 1, 3), (5, 3, 2)):
         batches = epoch_batches(samples, batch, 0, "order", 1)
         shares = [share_of(batches, process, processes, accumulate) for process in range(processes)]
-        planned = train_lora.steps_an_epoch(found, batch, accumulate, processes)
+        planned = steps_an_epoch(found, batch, accumulate, processes)
         assert {len(share) for share in shares} == {planned}
         seen = {sample for share in shares for group in share for one in group for sample in one}
         assert seen == set(range(len(samples)))

@@ -17,6 +17,7 @@ from conftest import ROOT, run_script
 from tiny_models import sgm_name, tiny_sd15, tiny_sdxl, tiny_sdxl_single_file
 
 import train_lora
+from utils import training_loop
 from utils.console import UserError
 from utils.contracts import TrainingLog, read_contract
 
@@ -230,7 +231,8 @@ def plain_losses(base: Path, dataset: Path, count: int, settings: dict) -> list[
             guess = pipe.unet(noisy, at, encoded[0], added_cond_kwargs=added).sample
             target = schedule.get_velocity(latents, noise, at) if velocity else noise
             snr = compute_snr(schedule, at)
-            weights = torch.stack([snr, 5.0 * torch.ones_like(snr)], dim=1).min(dim=1)[0] / (snr + int(velocity))
+            weights = torch.stack([snr, 5.0 * torch.ones_like(snr)], dim=1).min(dim=1)[0] / snr
+            weights = torch.ones_like(snr) if velocity else weights  # of a base that ends in pure noise
             loss = (torch.nn.functional.mse_loss(guess, target, reduction="none").mean(dim=(1, 2, 3)) * weights).mean()
             (loss / len(group)).backward()
             total += float(loss) / len(group)
@@ -252,7 +254,7 @@ def test_losses_equal_those_of_a_plain_loop(model, accumulate, request, tmp_path
     assert first == pytest.approx(plain_losses(base, dataset, 5, log.settings), abs=1e-4)
     velocity = model == "sd15_velocity"
     assert (log.settings["prediction"] == "v_prediction", log.settings["zero_terminal_snr"]) == (velocity, velocity)
-    assert (log.settings["noise_offset"] == 0) == velocity
+    assert (log.settings["noise_offset"] == 0, log.settings["min_snr_gamma"] == 0) == (velocity, velocity)
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(sd15_velocity, tmp_path):
@@ -295,12 +297,13 @@ def test_ctrl_c_then_a_kill_then_resume_gives_the_weights_of_an_undisturbed_run(
     undisturbed = train(dataset, sd15_velocity, tmp_path / "undisturbed", *options)
     out = tmp_path / "disturbed"
     process = start(dataset, sd15_velocity, out, *options)
-    wait_for(out / "training_state.pt", process)
+    wait_for(out / "ohwx_alice-000001.safetensors", process)
+    time.sleep(0.5)  # for its state, and the first step of the next epoch
     process.send_signal(signal.SIGINT)
     _, talk = process.communicate(timeout=120)
     assert process.returncode == 130, talk
     stopped = list(out.glob("ohwx_alice-step*.safetensors"))
-    assert len(stopped) == 1 and "--resume goes on" in talk
+    assert len(stopped) == 1 and "Stopping after this step" in talk and "--resume goes on" in talk
     assert 10 < int(stopped[0].stem[-8:]) < 20, "in the middle of the second epoch"
     process = start(dataset, sd15_velocity, out, *options, "--resume")
     wait_for(out / "ohwx_alice-000002.safetensors", process)
@@ -318,10 +321,18 @@ def test_ctrl_c_then_a_kill_then_resume_gives_the_weights_of_an_undisturbed_run(
 
 def test_resume_wants_the_same_settings_and_a_whole_state(sd15_velocity, tmp_path, monkeypatch):
     dataset, out = make_dataset(tmp_path / "dataset", [(64, 64)]), tmp_path / "out"
-    monkeypatch.setattr(train_lora, "finish", lambda job: None)  # as if it ended after its last epoch
+    monkeypatch.setattr(training_loop, "finish", lambda job: None)  # as if it ended after its last epoch
     train(dataset, sd15_velocity, out, "--epochs", 1)
-    for change, named in ((("--rank", 8), "another rank (4 then, 8 now)"), (("--seed", 7), "another seed")):
-        with pytest.raises(UserError, match=re.escape(named)):
+    for change, named in (
+        (("--rank", 8), "another rank (4 then, 8 now)"),
+        (("--seed", 7), "another seed"),
+        (("--batch", 1), "another batch (2 then, 1 now)"),  # and not the number of steps, which follows from it
+        (("--resolution", 128), "another resolution"),  # and not the cropping
+        (("--name", "bob"), "another name (ohwx_alice then, bob now)"),
+        (("--trigger", "ohwx bob", "--name", "ohwx_alice"), "another trigger"),
+        (("--epochs", 2), "another number of epochs (1 then, 2 now)"),
+    ):
+        with pytest.raises(UserError, match=re.escape(f"was begun with {named}")):
             train(dataset, sd15_velocity, out, "--epochs", 1, "--resume", *change)
     (dataset / "0.txt").write_text("another caption")
     with pytest.raises(UserError, match="begun with another dataset"):
@@ -329,6 +340,72 @@ def test_resume_wants_the_same_settings_and_a_whole_state(sd15_velocity, tmp_pat
     (out / "training_state.pt").write_bytes((out / "training_state.pt").read_bytes()[:1000])
     with pytest.raises(UserError, match=r"training_state\.pt is damaged"):
         train(dataset, sd15_velocity, out, "--epochs", 1, "--resume")
+    (out / "training_state.pt").unlink()
+    with pytest.raises(UserError, match=r"holds ohwx_alice-000001\.safetensors, but no training_state\.pt"):
+        train(dataset, sd15_velocity, out, "--epochs", 1, "--resume")
+
+
+def test_another_cropping_makes_another_lora(sd15_velocity, tmp_path, monkeypatch):
+    from utils import training_data
+
+    dataset, out = make_dataset(tmp_path / "dataset", [(400, 64)]), tmp_path / "out"
+    monkeypatch.setattr(training_loop, "finish", lambda job: None)
+    train(dataset, sd15_velocity, out, "--epochs", 1)
+    plain = training_data.place_all
+    monkeypatch.setattr(
+        training_data, "place_all", lambda found, faces, side: plain(found, {"0.png": (380.0, 0.0, 400.0, 64.0)}, side)
+    )
+    with pytest.raises(UserError, match="another cropping of the pictures"):
+        train(dataset, sd15_velocity, out, "--epochs", 1, "--resume")
+
+
+def test_resume_of_a_finished_training_compares_too(sd15_velocity, tmp_path, capsys):
+    dataset, out = make_dataset(tmp_path / "dataset", [(64, 64)]), tmp_path / "out"
+    train(dataset, sd15_velocity, out, "--epochs", 1, "--resume")
+    assert "There is nothing to resume in" in capsys.readouterr().err
+    written = (out / "lora.safetensors").read_bytes()
+    train(dataset, sd15_velocity, out, "--epochs", 1, "--resume")
+    assert "is finished already" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"is finished, with another number of epochs \(1 then, 2 now\)"):
+        train(dataset, sd15_velocity, out, "--epochs", 2, "--resume")
+    (dataset / "0.txt").write_text("another caption")
+    with pytest.raises(UserError, match="is finished, with another dataset"):
+        train(dataset, sd15_velocity, out, "--epochs", 1, "--resume")
+    assert (out / "lora.safetensors").read_bytes() == written
+
+
+def test_ctrl_c_in_an_epoch_of_one_step(sd15_velocity, tmp_path, monkeypatch, capfd):
+    dataset, out = make_dataset(tmp_path / "dataset", [(64, 64)]), tmp_path / "out"
+    plain = training_loop.train_step
+
+    def interrupted(*arguments: object) -> object:
+        os.kill(os.getpid(), signal.SIGINT)
+        return plain(*arguments)
+
+    monkeypatch.setattr(training_loop, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, sd15_velocity, out, "--epochs", 5)
+    said = capfd.readouterr().err
+    assert said.index("Stopping after this step") < said.index("Stopped after epoch 1")
+    assert len(log_of(out).epochs) == 1
+
+
+def test_validation_may_come_and_go(sd15_velocity, tmp_path, monkeypatch):
+    """It changes no weights; a resumed training without it has no figures to tell."""
+    dataset, held = make_dataset(tmp_path / "dataset", [(64, 64)]), make_dataset(tmp_path / "held", [(64, 64)], 50)
+    (held / "bad.png").write_bytes(b"no picture")
+    stop = training_loop.finish_epoch
+
+    def interrupted(*arguments: object) -> None:
+        stop(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training_loop, "finish_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, sd15_velocity, tmp_path / "out", "--epochs", 2, "--validation", held)
+    monkeypatch.undo()
+    log = train(dataset, sd15_velocity, tmp_path / "out", "--epochs", 2, "--resume")
+    assert log.finished and [one.validation_loss is None for one in log.epochs] == [False, True]
 
 
 def test_accelerate_launch_on_two_processes(sd15_velocity, tmp_path):
@@ -362,9 +439,10 @@ def test_kohya_names_are_those_of_the_original_network(sdxl):
     from diffusers import UNet2DConditionModel
 
     from utils.lora_files import kohya_module
+    from utils.training_base import TARGET_MODULES
 
     modules = [name for name, _ in UNet2DConditionModel.from_pretrained(sdxl / "unet").named_modules()]
-    adapted = [name for name in modules if name.endswith(train_lora.TARGET_MODULES) and "attentions" in name]
+    adapted = [name for name in modules if name.endswith(TARGET_MODULES) and "attentions" in name]
     assert len(adapted) > 100
     for name in adapted:
         original = sgm_name(f"{name}.weight").removesuffix(".weight").replace(".", "_")
@@ -489,6 +567,11 @@ def test_results_are_never_overwritten_unasked(sd15_velocity, tmp_path):
     dataset, out = make_dataset(tmp_path / "dataset", [(64, 64)]), tmp_path / "out"
     train(dataset, sd15_velocity, out, "--epochs", 1)
     (out / "mine.safetensors").write_bytes(b"")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for wrong in (("--sample-prompts", "nowhere.txt"), ("--validation", dataset), ("--prediction", "epsilon")):
+        with pytest.raises(UserError):
+            train(dataset, sd15_velocity, out, "--epochs", 1, "--overwrite", *wrong)
+    assert before == {path.name: path.read_bytes() for path in out.iterdir()}, "deleted only when a training begins"
     with pytest.raises(UserError, match="--resume goes on with it, --overwrite deletes it"):
         train(dataset, sd15_velocity, out, "--epochs", 1)
     train(dataset, sd15_velocity, out, "--epochs", 1, "--overwrite")
@@ -508,13 +591,32 @@ def test_too_little_memory(sd15_velocity, tmp_path, monkeypatch):
         train(dataset, sd15_velocity, out)
 
 
-def test_memory_that_runs_out_is_a_sentence(sd15_velocity, tmp_path, monkeypatch):
+def test_weights_are_counted_once_and_as_they_are_loaded(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    from utils.training_base import bytes_when_loaded
+
+    (tmp_path / "unet").mkdir()
+    for name, kind in (("", torch.float32), (".fp16", torch.float16), (".non_ema", torch.float32)):
+        path = tmp_path / "unet" / f"diffusion_pytorch_model{name}.safetensors"
+        save_file({"a": torch.zeros(10, 3, dtype=kind)}, path, {"format": "pt"})
+    assert bytes_when_loaded(str(tmp_path), 2) == 60
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert bytes_when_loaded(str(tmp_path), 4) == 120 == bytes_when_loaded(str(path), 4)
+    assert bytes_when_loaded("nobody/nothing", 4) == 0
+
+
+@pytest.mark.parametrize(
+    "words", ["CUDA out of memory. Tried to allocate 2 GiB", "DefaultCPUAllocator: can't allocate memory"]
+)
+def test_memory_that_runs_out_is_a_sentence(sd15_velocity, tmp_path, monkeypatch, words):
     import torch
 
     def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        raise (torch.OutOfMemoryError if "CUDA" in words else RuntimeError)(words)
 
-    monkeypatch.setattr(train_lora, "loss_of", full)
+    monkeypatch.setattr(training_loop, "loss_of", full)
     with pytest.raises(UserError, match=r"Memory ran out\. What helps: --batch 1"):
         train(make_dataset(tmp_path / "dataset", [(64, 64)]), sd15_velocity, tmp_path / "out")
 
@@ -524,6 +626,86 @@ def test_a_loss_that_is_no_number_leaves_no_checkpoint(sd15_velocity, tmp_path):
     with pytest.raises(UserError, match="The loss is no number any more"):
         train(dataset, sd15_velocity, tmp_path / "out", "--epochs", 1, "--learning-rate", "1e6", "--alpha", "1e6")
     assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_weights_that_break_in_the_last_step_are_no_success(sd15_velocity, tmp_path):
+    """The loss of the only step is a number; what the step makes of the weights is none in float16."""
+    dataset = make_dataset(tmp_path / "dataset", [(64, 64)])
+    with pytest.raises(UserError, match=r"The LoRA broke: .*no numbers in float16"):
+        train(dataset, sd15_velocity, tmp_path / "out", "--epochs", 1, "--learning-rate", "1e6")
+    assert not list((tmp_path / "out").glob("*.safetensors")) and not log_of(tmp_path / "out").finished
+
+
+def test_broken_weights_never_replace_the_good_state(sd15_velocity, tmp_path, monkeypatch):
+    dataset, out = make_dataset(tmp_path / "dataset", [(64, 64)]), tmp_path / "out"
+    undisturbed = train(dataset, sd15_velocity, tmp_path / "good", "--epochs", 2)
+    plain = training_loop.train_step
+
+    def breaking(job: object, group: list, when: tuple) -> object:
+        import torch
+
+        loss = plain(job, group, when)
+        if when[0] == 2:
+            with torch.no_grad():
+                next(iter(job.trained.values())).fill_(float("nan"))
+        return loss
+
+    monkeypatch.setattr(training_loop, "train_step", breaking)
+    with pytest.raises(UserError, match="The LoRA broke"):
+        train(dataset, sd15_velocity, out, "--epochs", 2)
+    assert [path.name for path in out.glob("*.safetensors")] == ["ohwx_alice-000001.safetensors"]
+    monkeypatch.setattr(training_loop, "train_step", plain)
+    resumed = train(dataset, sd15_velocity, out, "--epochs", 2, "--resume")
+    assert resumed.epochs[1].losses == undisturbed.epochs[1].losses
+    assert (out / "lora.safetensors").read_bytes() == (tmp_path / "good" / "lora.safetensors").read_bytes()
+
+
+def test_a_lora_that_learned_nothing_is_no_success(sd15_velocity, tmp_path):
+    dataset = make_dataset(tmp_path / "dataset", [(64, 64)])
+    with pytest.raises(UserError, match="Nothing was learned"):
+        train(dataset, sd15_velocity, tmp_path / "out", "--epochs", 1, "--learning-rate", "1e-12")
+    assert not (tmp_path / "out" / "lora.safetensors").exists()
+
+
+def test_a_held_out_loss_that_is_no_number_is_no_success(sd15_velocity, tmp_path, monkeypatch):
+    dataset, held = make_dataset(tmp_path / "dataset", [(64, 64)]), make_dataset(tmp_path / "held", [(64, 64)], 50)
+    plain = training_loop.predict
+
+    def broken(job: object, unet: object, *more: object) -> object:
+        guess = plain(job, unet, *more)
+        return guess * float("nan") if job.log.steps and not unet.training else guess
+
+    monkeypatch.setattr(training_loop, "predict", broken)
+    with pytest.raises(UserError, match="held-out pictures is no number after 1 steps"):
+        train(dataset, sd15_velocity, tmp_path / "out", "--epochs", 1, "--validation", held)
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_what_another_process_finds_is_said_with_its_rank(sd15_velocity, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(UserError, match="process 1: .*does not exist"):
+        train(tmp_path / "nowhere", sd15_velocity, tmp_path / "out")
+
+
+def test_samples_follow_the_schedule_that_is_trained():
+    """Also where the base's own sampler knows nothing of zero terminal SNR, as that of Stable Diffusion 1.5."""
+    from types import SimpleNamespace
+
+    from diffusers import EulerDiscreteScheduler, PNDMScheduler
+
+    from utils.training_samples import draw_as_trained
+
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    for scheduler in (PNDMScheduler(**betas), EulerDiscreteScheduler(**betas)):
+        pipeline = SimpleNamespace(scheduler=scheduler)
+        draw_as_trained(pipeline, "epsilon", False)
+        assert pipeline.scheduler is scheduler, "nothing is changed that fits"
+        draw_as_trained(pipeline, "v_prediction", True)
+        config = pipeline.scheduler.config
+        assert (config.prediction_type, config.rescale_betas_zero_snr) == ("v_prediction", True)
+        assert config.timestep_spacing == "trailing" and config.beta_end == 0.012
+        pipeline.scheduler.set_timesteps(4)
+        assert int(pipeline.scheduler.timesteps[0]) == 999 and float(pipeline.scheduler.alphas_cumprod[-1]) < 1e-6
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,10 @@ def dataset(tmp_path, make_picture) -> Path:
     return tmp_path / "dataset"
 
 
-def base(folder: Path, pipeline: str) -> Path:
+def base(folder: Path, pipeline: str, zero_snr: bool = False) -> Path:
     """As much of a base model as is looked at here."""
-    for part, content in (("", {"_class_name": pipeline}), ("scheduler", {"prediction_type": "v_prediction"})):
+    schedule = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": zero_snr}
+    for part, content in (("", {"_class_name": pipeline}), ("scheduler", schedule)):
         (folder / part).mkdir(parents=True, exist_ok=True)
         name = "scheduler_config.json" if part else "model_index.json"
         (folder / part / name).write_text(json.dumps(content))
@@ -75,7 +76,7 @@ FAKE = textwrap.dedent(
 
 def test_sd_scripts_gets_its_two_files(dataset, tmp_path, capsys):
     out = order(dataset, base(tmp_path / "animagine", "StableDiffusionXLPipeline"), "--trainer", "sd-scripts")
-    config = tomllib.loads((out / "config.toml").read_text(encoding="utf-8"))
+    config = tomllib.loads((out / "trainer" / "config.toml").read_text(encoding="utf-8"))
     assert (config["network_dim"], config["network_alpha"], config["max_train_epochs"]) == (32, 16, 4)
     assert config["pretrained_model_name_or_path"] == str((tmp_path / "animagine").resolve())
     assert config["v_parameterization"] is True and config["learning_rate"] == 1e-4 and config["no_half_vae"] is True
@@ -93,6 +94,105 @@ def test_sd_scripts_gets_its_two_files(dataset, tmp_path, capsys):
     assert not (out / "lora.safetensors").exists() and not (out / "training_log.json").exists()
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_nobodys_pictures_are_deleted(dataset, tmp_path, monkeypatch):
+    """Output and dataset in each other, and folders of the names that we use."""
+    model = base(tmp_path / "xl", "StableDiffusionXLPipeline")
+    before = files_of(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    common = ("--base-model", str(model), "--trigger", TRIGGER, "--trainer", "sd-scripts", "--overwrite")
+    for source, output in (("dataset", "."), ("dataset", "dataset"), ("dataset", "dataset/out")):
+        with pytest.raises(UserError, match="lie in each other"):
+            train_lora.run(train_lora.parse_args([source, "--output", output, *common]))
+    (tmp_path / "out" / "trainer").mkdir(parents=True)
+    (tmp_path / "out" / "trainer" / "mine.png").write_bytes(b"mine")
+    (tmp_path / "out" / "dataset").mkdir()
+    (tmp_path / "out" / "dataset" / "mine.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"trainer is there already and was not made by train_lora\.py"):
+        order(dataset, model, "--trainer", "sd-scripts", "--overwrite")
+    (tmp_path / "out" / "trainer").rename(tmp_path / "out" / "other")
+    order(dataset, model, "--trainer", "sd-scripts")
+    after = files_of(tmp_path)
+    assert before.items() <= after.items()
+    assert after["out/other/mine.png"] == after["out/dataset/mine.png"] == b"mine"
+    with pytest.raises(UserError, match="holds trainer of an earlier training"):
+        order(dataset, model, "--trainer", "sd-scripts")
+    (tmp_path / "out" / "trainer" / "stale.txt").write_text("")
+    order(dataset, model, "--trainer", "sd-scripts", "--overwrite")
+    assert not (tmp_path / "out" / "trainer" / "stale.txt").exists()
+
+
+def test_a_lora_of_the_name_lora_is_checked_before_it_is_given(dataset, tmp_path, monkeypatch):
+    fake = tmp_path / "my trainer.py"
+    fake.write_text(FAKE)
+    monkeypatch.setenv("MODE", "nan")
+    command = f"'{train_lora.sys.executable}' '{fake}' {{lora}}"
+    model = base(tmp_path / "flux", "FluxPipeline")
+    with pytest.raises(UserError, match="no numbers"):
+        order(dataset, model, "--trainer", "command", "--trainer-command", command, "--name", "lora")
+    assert not (tmp_path / "out" / "lora.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "trainer", "option", "named"),
+    [
+        ("StableDiffusionXLPipeline", "sd-scripts", ("--optimizer", "adamw"), "--optimizer"),
+        ("StableDiffusionXLPipeline", "sd-scripts", ("--format", "kohya"), "--format"),
+        ("StableDiffusionXLPipeline", "ai-toolkit", ("--warmup", "0.1"), "--warmup"),
+        ("StableDiffusionXLPipeline", "ai-toolkit", ("--validation", "held"), "--validation"),
+        ("ZImagePipeline", "ai-toolkit", ("--min-snr-gamma", "1"), "--min-snr-gamma"),
+        ("ZImagePipeline", "command", ("--prediction", "epsilon"), "--prediction"),
+    ],
+)
+def test_options_that_a_trainer_would_not_hear_of(dataset, tmp_path, pipeline, trainer, option, named):
+    with pytest.raises(UserError, match=f"{named} is not passed on to --trainer {trainer}"):
+        order(dataset, base(tmp_path / "m", pipeline), "--trainer", trainer, *option)
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_are_those_of_the_base_and_reach_the_trainer(dataset, tmp_path):
+    import yaml
+
+    plain = base(tmp_path / "xl", "StableDiffusionXLPipeline")
+    out = order(dataset, plain, "--trainer", "ai-toolkit")
+    (process,) = yaml.safe_load((out / "trainer" / "config.yaml").read_text())["config"]["process"]
+    train, model = process["train"], process["model"]
+    assert (train["min_snr_gamma"], train["noise_offset"], train["lr_scheduler"]) == (5.0, 0.05, "cosine")
+    assert model["is_v_pred"] is True and process["training_seed"] == 42
+    zero = base(tmp_path / "zero", "StableDiffusionXLPipeline", zero_snr=True)
+    with pytest.raises(UserError, match="no option that we know of for models of zero terminal SNR"):
+        order(dataset, zero, "--trainer", "ai-toolkit", "--overwrite")
+    order(dataset, zero, "--trainer", "sd-scripts", "--overwrite")
+    config = tomllib.loads((out / "trainer" / "config.toml").read_text(encoding="utf-8"))
+    assert config["zero_terminal_snr"] is True and not {"noise_offset", "min_snr_gamma"} & config.keys()
+
+
+def test_dry_run_for_another_trainer(dataset, tmp_path, capsys):
+    model = base(tmp_path / "flux", "FluxPipeline")
+    order(dataset, model, "--trainer", "ai-toolkit", "--dry-run")
+    said = capsys.readouterr().out
+    assert "run.py" in said and "steps: 88" in said and "min_snr_gamma" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_toml_takes_whatever_a_path_holds():
+    from utils.trainers import _plain, toml_lines
+
+    values = {"a": '\U0001f600 \u00e9 "q" \\ back', "b": "".join(map(chr, range(1, 32))) + "\x7f\x85", "c": 1e-5}
+    values |= {"d": True, "e": _plain("NaN"), "f": _plain("1e999"), "g": _plain("3")}
+    assert tomllib.loads(toml_lines(values | {"none": None})) == values | {"e": "NaN", "f": "1e999", "g": 3}
+
+
+def test_commands_of_windows_keep_their_backslashes():
+    from utils.trainers import split_command
+
+    said = r'"C:\Program Files\py.exe" C:\train\my.py --out "{lora}"'
+    assert split_command(said, windows=True) == [r"C:\Program Files\py.exe", r"C:\train\my.py", "--out", "{lora}"]
+
+
 def test_sd_scripts_asks_for_the_files_of_flux(dataset, tmp_path):
     model = base(tmp_path / "flux", "FluxPipeline")
     with pytest.raises(UserError, match=r"clip_l=FILE --trainer-option t5xxl=FILE --trainer-option ae=FILE"):
@@ -103,7 +203,7 @@ def test_sd_scripts_asks_for_the_files_of_flux(dataset, tmp_path):
     out = order(
         dataset, model, "--trainer", "sd-scripts", *extra, "--trainer-option", "blocks_to_swap=18", "--overwrite"
     )
-    config = tomllib.loads((out / "config.toml").read_text(encoding="utf-8"))
+    config = tomllib.loads((out / "trainer" / "config.toml").read_text(encoding="utf-8"))
     assert config["network_module"] == "networks.lora_flux" and config["ae"] == "/m/ae.safetensors"
     assert config["blocks_to_swap"] == 18 and "min_snr_gamma" not in config
 
@@ -122,7 +222,7 @@ def test_ai_toolkit_gets_its_job(dataset, tmp_path, pipeline, arch, scheduler):
     import yaml
 
     out = order(dataset, base(tmp_path / "Z-Image-Turbo", pipeline), "--trainer", "ai-toolkit")
-    job = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+    job = yaml.safe_load((out / "trainer" / "config.yaml").read_text(encoding="utf-8"))
     (process,) = job["config"]["process"]
     assert job["job"] == "extension" and process["type"] == "sd_trainer"
     assert process["model"]["arch"] == arch and process["train"]["noise_scheduler"] == scheduler
@@ -155,12 +255,14 @@ def test_a_trainer_that_is_there_is_run_and_its_lora_checked(dataset, tmp_path):
     out = tmp_path / "out"
     assert "layers: 1" in done.stdout
     assert (out / "lora.safetensors").read_bytes() == (
-        out / "ai-toolkit" / "ohwx_alice" / "ohwx_alice.safetensors"
+        out / "trainer" / "ai-toolkit" / "ohwx_alice" / "ohwx_alice.safetensors"
     ).read_bytes()
     log = read_contract(out / "training_log.json", TrainingLog, "train_lora.py")
     assert (log.finished, log.trainer, log.images, log.lora) == (True, "ai-toolkit", 3, "lora.safetensors")
+    done = run_script("train_lora.py", *arguments(dataset, model, "--trainer", "ai-toolkit", "--trainer-path", place))
+    assert done.returncode == 2 and "holds lora.safetensors" in done.stderr, "results are there already"
     done = run_script("train_lora.py", *arguments(dataset, model, "--trainer", "ai-toolkit", "--trainer-path", dataset))
-    assert done.returncode == 2 and "holds" in done.stderr, "results are there already"
+    assert done.returncode == 2 and "is no ai-toolkit: it has no run.py" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -194,8 +296,9 @@ def test_a_command_is_filled_in(dataset, tmp_path):
     assert (out / "lora.safetensors").is_file()
     with pytest.raises(UserError, match=r"cannot be filled in \('lore'\); it knows \{dataset\}"):
         order(dataset, model, "--trainer", "command", "--trainer-command", "x {lore}", "--overwrite")
-    with pytest.raises(UserError, match="cannot be started"):
+    with pytest.raises(UserError, match="there is no program no-such-program"):
         order(dataset, model, "--trainer", "command", "--trainer-command", "no-such-program", "--overwrite")
+    assert (out / "lora.safetensors").is_file(), "nothing is deleted for what cannot begin"
     with pytest.raises(UserError, match="--trainer command needs"):
         order(dataset, model, "--trainer", "command", "--overwrite")
     with pytest.raises(UserError, match="--resume belongs to"):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -58,10 +59,14 @@ def from_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
 
 
 class StopRequests:
-    """While it is entered, the first Ctrl-C (or request to end) only sets `asked`; a second one interrupts at once."""
+    """While it is entered, the first Ctrl-C (or request to end) only sets `asked`; a second one interrupts at once.
 
-    def __init__(self) -> None:
+    Of several processes one `talks`: it says at once that it has heard.
+    """
+
+    def __init__(self, talks: bool = True) -> None:
         self.asked = False
+        self._talks = talks
         self._when = 0.0
         self._before: dict[int, Any] = {}
 
@@ -77,6 +82,8 @@ class StopRequests:
     def _ask(self, *_: object) -> None:
         if self.asked and time.monotonic() - self._when > _SAME_REQUEST_S:
             raise KeyboardInterrupt
+        if self._talks and not self.asked:  # straight to stderr: a print may be what was interrupted
+            os.write(2, b"\nStopping after this step. Ctrl-C once more stops at once, and saves nothing.\n")
         self.asked, self._when = True, time.monotonic()
 
     def anywhere(self, accelerator: Accelerator) -> bool:

@@ -2,13 +2,15 @@
 
 kohya's sd-scripts (github.com/kohya-ss/sd-scripts) reads two TOML files: --config_file with its options, and in it
 dataset_config (docs/config_README-en.md). ai-toolkit (github.com/ostris/ai-toolkit) reads one YAML file
-(config/examples). Any other program is started by a command. The dataset is copied with captions that have the trigger,
-as every trainer would add it in another way.
+(config/examples; toolkit/config_modules.py for names that these do not show). Any other program is started by a
+command. The dataset is copied with captions that have the trigger, as every trainer would add it in another way. All
+that a trainer is given and makes lies in a folder of ours, which a mark in it tells from other people's.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import shutil
@@ -21,9 +23,10 @@ from typing import Any
 from utils.console import UserError, say
 from utils.families import Family
 from utils.files import caption_of, write_bytes_atomic, write_text_atomic
-from utils.images import decode, read_file
+from utils.images import ImageError, decode, read_file
 from utils.lora_files import check_lora
-from utils.training_data import TrainingSet
+from utils.training_data import TrainingImage, TrainingSet, bucket_step
+from utils.training_files import MARK, writing
 
 SD_SCRIPTS, AI_TOOLKIT, COMMAND = "sd-scripts", "ai-toolkit", "command"
 TRAINERS = (SD_SCRIPTS, AI_TOOLKIT, COMMAND)
@@ -48,6 +51,9 @@ _DIFFUSION = ("sdxl", "sd15")  # the others learn by flow matching
 # What a distilled Z-Image is trained with, so that it stays distilled (its author's adapter).
 _TURBO_ADAPTER = "ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.safetensors"
 _KNOWN_SUFFIXES = (".jpg", ".jpeg", ".png")  # pictures that every trainer reads
+_GIVEN = {"optimizer": "adamw8bit", "precision": "bf16"}  # to sd-scripts and ai-toolkit: our choice, for their GPUs
+_OF_DIFFUSION = ("min_snr_gamma", "noise_offset", "prediction", "zero_terminal_snr")
+_OF_WARMUP = ("warmup", "warmup_steps")  # ai-toolkit took none for its cosine until lately
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Order:
     base_model: str
     family: Family
     trigger: str
-    output: Path
+    folder: Path  # ours, for all that the trainer is given and makes
     name: str
     settings: dict[str, Any]
     place: Path | None  # where the trainer was installed
@@ -69,51 +75,86 @@ class Order:
 
 @dataclass(frozen=True)
 class Start:
-    """How a trainer is started, and where its LoRA must be afterwards."""
+    """How a trainer is started, where its LoRA must be afterwards, and what it is given. Nothing is written yet."""
 
     command: list[str]
-    folder: Path | None  # to start it in
+    place: Path | None  # to start it in
     lora: Path
-    files: list[Path]  # that were written for it
+    texts: dict[Path, str]  # its configuration
+    staged: dict[Path, list[TrainingImage]]  # folder -> pictures to be copied into it
 
 
-def set_up(order: Order) -> Start:
-    """Write the trainer's files. Raises UserError for a family that it does not train."""
-    folders = stage_dataset(order.dataset, order.output / "dataset")
-    if order.trainer == SD_SCRIPTS:
-        return _set_up_sd_scripts(order, folders)
-    if order.trainer == AI_TOOLKIT:
-        return _set_up_ai_toolkit(order, folders)
-    return _set_up_command(order)
+def settings_given(trainer: str, family: Family, settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of `settings` that reach the trainer."""
+    left_out = () if family.name in _DIFFUSION else _OF_DIFFUSION
+    if trainer == COMMAND:
+        return {name: value for name, value in settings.items() if name not in left_out}
+    if trainer == AI_TOOLKIT:
+        left_out += _OF_WARMUP
+    return {name: value for name, value in settings.items() if name not in left_out} | _GIVEN
 
 
-def stage_dataset(dataset: TrainingSet, target: Path) -> list[tuple[Path, int]]:
-    """Copy pictures and captions into `target`, which is made anew; its folders, and the repeats of each."""
-    folders: dict[tuple[str, int], Path] = {}
-    try:
-        shutil.rmtree(target, ignore_errors=True)
-        for image in dataset.images:
-            parent = image.path.parent
-            key = str(parent), image.repeats
-            if key not in folders:
-                words = parent.name.partition("_")[2] if parent != dataset.folder else "pictures"
-                folders[key] = target / f"{image.repeats}_{words or 'pictures'}"
-                folders[key].mkdir(parents=True)
-            copy = _copied(image.path, folders[key])
-            write_text_atomic(caption_of(copy), image.caption + "\n")
-    except OSError as error:
-        raise UserError(f"The dataset cannot be copied to {target}: {error.strerror or error}.") from error
-    return [(folder, repeats) for (_, repeats), folder in folders.items()]
+def plan_start(order: Order) -> Start:
+    """All that can be refused is refused here. Raises UserError."""
+    staged: dict[Path, list[TrainingImage]] = {}
+    names: dict[tuple[Path, int], Path] = {}
+    for image in order.dataset.images:
+        key = image.path.parent, image.repeats
+        if key not in names:
+            names[key] = _free_name(order, key[0], key[1], staged)
+            staged[names[key]] = []
+        staged[names[key]].append(image)
+    kinds = {SD_SCRIPTS: _plan_sd_scripts, AI_TOOLKIT: _plan_ai_toolkit, COMMAND: _plan_command}
+    start = kinds[order.trainer](order, staged)
+    for path, text in start.texts.items():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"A path that {path.name} must hold is no UTF-8: rename that folder.") from error
+    return start
+
+
+def _free_name(order: Order, parent: Path, repeats: int, taken: dict[Path, Any]) -> Path:
+    """10_ohwx alice, as kohya's trainers name folders."""
+    words = parent.name.partition("_")[2] if parent != order.dataset.folder else ""
+    plain = order.folder / "dataset" / f"{repeats}_{words or 'pictures'}"
+    return plain if plain not in taken else plain.with_name(f"{plain.name} of the folder itself")
+
+
+def refuse_overlap(dataset: Path, output: Path) -> None:
+    """Raise UserError where pictures would be copied into their own folder, or lie among what is written."""
+    source, target = dataset.resolve(), output.resolve()
+    if source == target or source in target.parents or target in source.parents:
+        raise UserError(
+            f"--output {output} and the dataset {dataset} lie in each other: choose an --output of its own, so that "
+            "copies and pictures never meet."
+        )
+
+
+def write_files(start: Start, folder: Path) -> None:
+    """Make our folder, with its mark first, the copy of the dataset, and the configuration. Raises UserError."""
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+        write_text_atomic(folder / MARK, "train_lora.py made this folder, and --overwrite deletes it.\n")
+        for target, images in start.staged.items():
+            target.mkdir(parents=True)
+            for image in images:
+                write_text_atomic(caption_of(_copied(image.path, target)), image.caption + "\n")
+        for path, text in start.texts.items():
+            write_text_atomic(path, text)
 
 
 def _copied(picture: Path, folder: Path) -> Path:
     """A copy; of what not every trainer reads, as PNG."""
     if picture.suffix.lower() in _KNOWN_SUFFIXES:
-        return Path(shutil.copy(picture, folder / picture.name))
+        return Path(shutil.copyfile(picture, folder / picture.name))
     import cv2
 
     copy = folder / f"{picture.stem}_{picture.suffix[1:].lower()}.png"
-    pixels = decode(read_file(picture))
+    try:
+        pixels = decode(read_file(picture))
+    except ImageError as problem:  # it could be read before
+        raise UserError(f"{picture} {problem.reason}: take it out of the dataset, or fetch it again.") from problem
     write_bytes_atomic(copy, cv2.imencode(".png", pixels)[1].tobytes())
     return copy
 
@@ -121,28 +162,29 @@ def _copied(picture: Path, folder: Path) -> Path:
 # kohya's sd-scripts
 
 
-def _set_up_sd_scripts(order: Order, folders: list[tuple[Path, int]]) -> Start:
+def _plan_sd_scripts(order: Order, staged: dict[Path, list[TrainingImage]]) -> Start:
     if order.family.name not in _SD_SCRIPTS:
         raise UserError(
             f"sd-scripts is set up here for SDXL, SD 1.5 and Flux.1, not for {order.family.title}: "
             f"--trainer ai-toolkit trains it."
         )
     script, _ = _SD_SCRIPTS[order.family.name]
-    dataset, config = order.output / "dataset.toml", order.output / "config.toml"
-    write_text_atomic(dataset, _dataset_toml(order, folders))
-    write_text_atomic(config, toml_lines(_sd_scripts_options(order, dataset)))
-    if order.place is not None and not (order.place / script).is_file():
-        raise UserError(f"--trainer-path {order.place} is no sd-scripts: it has no {script}.")
+    _demand_script(order.place, script, "sd-scripts")
+    dataset, config = order.folder / "dataset.toml", order.folder / "config.toml"
+    texts = {dataset: _dataset_toml(order, staged), config: toml_lines(_sd_scripts_options(order, dataset))}
     place = order.place or Path("sd-scripts")
     launch = ["-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1"]
     command = [_python_of(order.place), *launch, str(place / script), "--config_file", str(config.resolve())]
-    return Start(command, order.place, order.output / f"{order.name}.safetensors", [dataset, config])
+    return Start(command, order.place, order.folder / f"{order.name}.safetensors", texts, staged)
 
 
-def _dataset_toml(order: Order, folders: list[tuple[Path, int]]) -> str:
+def _demand_script(place: Path | None, script: str, trainer: str) -> None:
+    if place is not None and not (place / script).is_file():
+        raise UserError(f"--trainer-path {place} is no {trainer}: it has no {script}.")
+
+
+def _dataset_toml(order: Order, staged: dict[Path, list[TrainingImage]]) -> str:
     """--dataset_config, docs/config_README-en.md."""
-    from utils.training_data import bucket_step
-
     resolution = order.settings["resolution"]
     text = "[general]\n" + toml_lines({"caption_extension": ".txt", "enable_bucket": True})
     text += "\n[[datasets]]\n" + toml_lines(
@@ -154,8 +196,12 @@ def _dataset_toml(order: Order, folders: list[tuple[Path, int]]) -> str:
             "bucket_reso_steps": max(bucket_step(resolution), 32),
         }
     )
-    for folder, repeats in folders:
-        subset = {"image_dir": str(folder.resolve()), "num_repeats": repeats, "class_tokens": order.trigger}
+    for folder, images in staged.items():
+        subset = {
+            "image_dir": str(folder.resolve()),
+            "num_repeats": images[0].repeats,
+            "class_tokens": order.trigger,
+        }
         text += "\n[[datasets.subsets]]\n" + toml_lines(subset)
     return text
 
@@ -166,7 +212,7 @@ def _sd_scripts_options(order: Order, dataset: Path) -> dict[str, Any]:
     options = {
         "pretrained_model_name_or_path": _absolute(order.base_model),
         "dataset_config": str(dataset.resolve()),
-        "output_dir": str(order.output.resolve()),
+        "output_dir": str(order.folder.resolve()),
         "output_name": order.name,
         "save_model_as": "safetensors",
         "save_precision": settings["save_precision"],
@@ -177,19 +223,19 @@ def _sd_scripts_options(order: Order, dataset: Path) -> dict[str, Any]:
         "network_alpha": settings["alpha"],
         "network_train_unet_only": True,
         "learning_rate": settings["learning_rate"],
-        "optimizer_type": "AdamW8bit",
+        "optimizer_type": "AdamW8bit",  # _GIVEN, in its own words
         "lr_scheduler": "cosine",
         "lr_warmup_steps": settings["warmup_steps"],
         "gradient_accumulation_steps": settings["accumulate"],
         "gradient_checkpointing": settings["gradient_checkpointing"],
-        "mixed_precision": "bf16",
+        "mixed_precision": _GIVEN["precision"],
         "sdpa": True,
         "cache_latents": True,
         "seed": settings["seed"],
         "training_comment": f"trigger: {order.trigger}",
     }
     if family in _DIFFUSION:
-        options |= {"min_snr_gamma": settings["min_snr_gamma"], "noise_offset": settings["noise_offset"]}
+        options |= {name: settings[name] or None for name in ("min_snr_gamma", "noise_offset")}  # 0 is: without
         if settings["prediction"] == "v_prediction":
             options |= {"v_parameterization": True, "zero_terminal_snr": settings["zero_terminal_snr"]}
     if family == "sdxl":
@@ -205,8 +251,12 @@ def _sd_scripts_options(order: Order, dataset: Path) -> dict[str, Any]:
 
 
 def toml_lines(values: dict[str, Any]) -> str:
-    """`key = value` lines. Strings of JSON are strings of TOML."""
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items() if value is not None)
+    """`key = value` lines; None is left out.
+
+    Strings of JSON are strings of TOML where they are not escaped to surrogates, but for DEL, which TOML forbids.
+    """
+    kept = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items() if value is not None}
+    return "".join(f"{key} = {text}\n".replace("\x7f", "\\u007f") for key, text in kept.items())
 
 
 def _plain(text: str) -> Any:
@@ -215,26 +265,29 @@ def _plain(text: str) -> Any:
         value = json.loads(text)
     except ValueError:
         return text
-    return value if isinstance(value, (bool, int, float)) else text
+    return value if isinstance(value, (bool, int, float)) and math.isfinite(value) else text
 
 
 # ai-toolkit
 
 
-def _set_up_ai_toolkit(order: Order, folders: list[tuple[Path, int]]) -> Start:
+def _plan_ai_toolkit(order: Order, staged: dict[Path, list[TrainingImage]]) -> Start:
     import yaml  # comes with accelerate
 
-    config = order.output / "config.yaml"
-    job = _ai_toolkit_job(order, folders)
-    write_text_atomic(config, yaml.safe_dump(job, sort_keys=False, allow_unicode=True))
-    if order.place is not None and not (order.place / "run.py").is_file():
-        raise UserError(f"--trainer-path {order.place} is no ai-toolkit: it has no run.py.")
+    _demand_script(order.place, "run.py", AI_TOOLKIT)
+    if order.settings.get("zero_terminal_snr"):
+        raise UserError(
+            "ai-toolkit has no option that we know of for models of zero terminal SNR: --trainer sd-scripts has one, "
+            "and train_lora.py trains them itself."
+        )
+    config, made = order.folder / "config.yaml", order.folder / AI_TOOLKIT
+    text = yaml.safe_dump(_ai_toolkit_job(order, staged, made), sort_keys=False, allow_unicode=True)
     place = order.place or Path("ai-toolkit")
     command = [_python_of(order.place), str(place / "run.py"), str(config.resolve())]
-    return Start(command, order.place, order.output / AI_TOOLKIT / order.name / f"{order.name}.safetensors", [config])
+    return Start(command, order.place, made / order.name / f"{order.name}.safetensors", {config: text}, staged)
 
 
-def _ai_toolkit_job(order: Order, folders: list[tuple[Path, int]]) -> dict[str, Any]:
+def _ai_toolkit_job(order: Order, staged: dict[Path, list[TrainingImage]], made: Path) -> dict[str, Any]:
     """A job as in its config/examples/train_lora_*.yaml."""
     settings, family = order.settings, order.family.name
     flow = family not in _DIFFUSION
@@ -243,10 +296,15 @@ def _ai_toolkit_job(order: Order, folders: list[tuple[Path, int]]) -> dict[str, 
         model |= {"quantize": True, "quantize_te": True}
     if family == "z-image" and "turbo" in order.base_model.lower():
         model["assistant_lora_path"] = _TURBO_ADAPTER
+    of_diffusion: dict[str, Any] = {}
+    if not flow:
+        of_diffusion = {name: settings[name] for name in ("min_snr_gamma", "noise_offset") if settings[name]}
+        model["is_v_pred"] = settings["prediction"] == "v_prediction"
     model |= {name: _plain(value) for name, value in order.extra.items()}
     process = {
         "type": "sd_trainer",
-        "training_folder": str((order.output / AI_TOOLKIT).resolve()),
+        "training_folder": str(made.resolve()),
+        "training_seed": settings["seed"],
         "device": "cuda:0",
         "network": {"type": "lora", "linear": settings["rank"], "linear_alpha": settings["alpha"]},
         "save": {
@@ -258,11 +316,11 @@ def _ai_toolkit_job(order: Order, folders: list[tuple[Path, int]]) -> dict[str, 
             {
                 "folder_path": str(folder.resolve()),
                 "caption_ext": "txt",
-                "num_repeats": repeats,
+                "num_repeats": images[0].repeats,
                 "cache_latents_to_disk": True,
                 "resolution": [settings["resolution"]],
             }
-            for folder, repeats in folders
+            for folder, images in staged.items()
         ],
         "train": {
             "batch_size": settings["batch"],
@@ -272,10 +330,12 @@ def _ai_toolkit_job(order: Order, folders: list[tuple[Path, int]]) -> dict[str, 
             "train_text_encoder": False,
             "gradient_checkpointing": settings["gradient_checkpointing"],
             "noise_scheduler": "flowmatch" if flow else "ddpm",
-            "optimizer": "adamw8bit",
+            "optimizer": _GIVEN["optimizer"],
             "lr": settings["learning_rate"],
-            "dtype": "bf16",
+            "lr_scheduler": "cosine",
+            "dtype": _GIVEN["precision"],
             "disable_sampling": True,
+            **of_diffusion,
         },
         "model": model,
     }
@@ -289,40 +349,58 @@ def _ai_toolkit_job(order: Order, folders: list[tuple[Path, int]]) -> dict[str, 
 # Any other program
 
 
-def _set_up_command(order: Order) -> Start:
+def _plan_command(order: Order, staged: dict[Path, list[TrainingImage]]) -> Start:
     """`--trainer-command` with {dataset} {base_model} {output} {lora} {name} {trigger} {config} filled in."""
     if not order.command:
         raise UserError('--trainer command needs --trainer-command "PROGRAM {dataset} ... {lora}".')
-    config, lora = order.output / "config.json", order.output / f"{order.name}.safetensors"
+    config, lora = order.folder / "config.json", order.folder / f"{order.name}.safetensors"
     values = {
-        "dataset": str((order.output / "dataset").resolve()),
+        "dataset": str((order.folder / "dataset").resolve()),
         "base_model": _absolute(order.base_model),
-        "output": str(order.output.resolve()),
+        "output": str(order.folder.resolve()),
         "lora": str(lora.resolve()),
         "name": order.name,
         "trigger": order.trigger,
         "config": str(config.resolve()),
     }
-    write_text_atomic(config, json.dumps(values | {"settings": order.settings} | order.extra, indent=2) + "\n")
     try:
-        command = [word.format_map(values) for word in shlex.split(order.command)]
-    except (KeyError, ValueError, IndexError) as error:
+        command = [word.format_map(values) for word in split_command(order.command)]
+    except (KeyError, ValueError, IndexError, AttributeError) as error:
         known = " ".join(f"{{{name}}}" for name in values)
         raise UserError(f"--trainer-command cannot be filled in ({error}); it knows {known}.") from error
-    return Start(command, order.place, lora, [config])
+    if not command:
+        raise UserError("--trainer-command is empty.")
+    if shutil.which(command[0]) is None and not (order.place or Path()).joinpath(command[0]).is_file():
+        raise UserError(f"--trainer-command cannot be started: there is no program {command[0]}.")
+    text = json.dumps(values | {"settings": order.settings} | order.extra, indent=2) + "\n"
+    return Start(command, order.place, lora, {config: text}, staged)
+
+
+def split_command(text: str, windows: bool = os.name == "nt") -> list[str]:
+    """The words of a command line. A backslash of Windows is part of a path, and quotes are taken off by us."""
+    if not windows:
+        return shlex.split(text)
+    words = shlex.split(text, posix=False)
+    return [word[1:-1] if len(word) > 1 and word[0] == word[-1] in ('"', "'") else word for word in words]
+
+
+def shown(command: list[str]) -> str:
+    """A command as it can be typed."""
+    return subprocess.list2cmdline(command) if os.name == "nt" else shlex.join(command)
 
 
 # Running it
 
 
-def run_trainer(start: Start, output: Path) -> int:
+def run_trainer(start: Start, folder: Path) -> int:
     """Start the trainer and wait; the number of layers of its LoRA. Raises UserError unless that is there and new."""
-    started = output / ".started"
-    write_bytes_atomic(started, b"")  # its time is of the same clock as the LoRA's
+    started = folder / ".started"
+    with writing(started):
+        write_bytes_atomic(started, b"")  # its time is of the same clock as the LoRA's
     try:
-        say(f"Starting: {shlex.join(start.command)}")
+        say(f"Starting: {shown(start.command)}")
         try:
-            done = subprocess.run(start.command, cwd=start.folder, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+            done = subprocess.run(start.command, cwd=start.place, stdin=subprocess.DEVNULL, stdout=sys.stderr)
         except OSError as error:
             raise UserError(f"{start.command[0]} cannot be started: {error.strerror or error}.") from error
         if done.returncode:

@@ -1,10 +1,14 @@
 """The base model of a training: what it is, loading it, and what its frozen parts make of pictures and captions.
 
 Text encoders and VAE run once, before the training: their results are kept in main memory, and the networks let go.
+Of what the VAE says of a picture, a distribution, the middle is trained on, not a draw: our choice, so that latents are
+made once and are the same each time (others draw one anew; the deviations of these VAEs are small beside the latents).
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +24,11 @@ if TYPE_CHECKING:
     import torch
 
 TRAINED_HERE = ("sdxl", "sd15")
+# The layers that learn: all of the U-Net's transformers, as kohya's trainers choose them.
+TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+WEIGHT_DECAY = 0.01  # PyTorch's default for AdamW
+OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2}  # kept for each trained number
+_WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?\.safetensors")
 _V_PREDICTION_KEY, _ZERO_SNR_KEY = "v_pred", "ztsnr"  # empty tensors with which v-prediction checkpoints say so
 
 # What holds the activations of one pixel of latents, in multiples of the U-Net's first width: our estimate, high enough
@@ -98,13 +107,18 @@ def _schedule_of(model: str, folder: Path) -> dict:
         raise UserError(f"The scheduler's configuration of {model} is not to be had: {error}") from error
 
 
-def bytes_in_files(model: str) -> int:
-    """Weights of a model on this disk; 0 for one that is not here yet."""
+def bytes_when_loaded(model: str, bytes_each: int) -> int:
+    """Memory of the weights of a model on this disk, at `bytes_each` a number; 0 for one that is not here yet.
+
+    Of a part that is there in two precisions, one is loaded.
+    """
     path = Path(model).expanduser()
-    if path.is_file():
-        return path.stat().st_size
-    parts = ("unet", "vae", "text_encoder", "text_encoder_2")
-    return sum(one.stat().st_size for part in parts for one in (path / part).glob("*.safetensors"))
+    files = [path] if path.is_file() else []
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        found = [one for one in (path / part).glob("*.safetensors") if _WEIGHTS.fullmatch(one.name)]
+        files += [one for one in found if ".fp16" not in one.name] or found
+    tensors = [one for file in files for name, one in read_header(file).items() if name != "__metadata__"]
+    return bytes_each * sum(math.prod(one["shape"]) for one in tensors)
 
 
 def refuse_unusual(pipeline: Any, model: str) -> None:
@@ -155,6 +169,61 @@ def demand_memory(needed: int, free: int | None, for_what: str, advice: str) -> 
         raise UserError(f"{for_what} takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. {advice}")
 
 
+def demand_room(device: str, unet: Any, settings: dict[str, Any]) -> None:
+    """Raise UserError where the memory will not do, with what would help."""
+    batch, resolution, checkpointing = (settings[name] for name in ("batch", "resolution", "gradient_checkpointing"))
+    needed = memory_needed(unet, batch, resolution, checkpointing, OPTIMIZER_BYTES[settings["optimizer"]])
+    if device == "cpu":  # there the weights are loaded already
+        needed -= sum(one.numel() * one.element_size() for one in unet.parameters())
+    helps = ["--batch 1 with --accumulate"] if batch > 1 else []
+    helps += [] if checkpointing else ["--gradient-checkpointing"]
+    helps += [f"--resolution {max(64, resolution * 3 // 4 // 64 * 64)}", "a smaller --rank"]
+    demand_memory(needed, memory_free(device), "This training", f"What helps: {', '.join(helps)}.")
+
+
+# What learns
+
+
+def with_lora(unet: Any, settings: dict[str, Any]) -> Any:
+    """The U-Net frozen, with LoRA layers in float32 beside those of TARGET_MODULES; repeatable by seed."""
+    import torch
+    from diffusers.training_utils import cast_training_params
+    from peft import LoraConfig
+
+    unet.requires_grad_(False)
+    torch.manual_seed(settings["seed"])
+    unet.add_adapter(LoraConfig(r=settings["rank"], lora_alpha=settings["alpha"], target_modules=list(TARGET_MODULES)))
+    cast_training_params(unet, torch.float32)
+    if settings["gradient_checkpointing"]:
+        unet.enable_gradient_checkpointing()
+    return unet.train()
+
+
+def optimizer_name(asked: str, device: str) -> str:
+    """adamw or adamw8bit. Raises UserError."""
+    from importlib.util import find_spec
+
+    has_8bit = find_spec("bitsandbytes") is not None
+    if asked == "adamw8bit" and not has_8bit:
+        raise UserError("--optimizer adamw8bit needs a package: python -m pip install bitsandbytes")
+    if asked == "auto":
+        return "adamw8bit" if has_8bit and device == "cuda" else "adamw"
+    return asked
+
+
+def make_optimizer(unet: Any, settings: dict[str, Any]) -> torch.optim.Optimizer:
+    """AdamW over the LoRA, with 8-bit states where that was chosen (Dettmers et al. 2021, arXiv 2110.02861)."""
+    import torch
+
+    parameters = [one for one in unet.parameters() if one.requires_grad]
+    options = {"lr": settings["learning_rate"], "weight_decay": WEIGHT_DECAY}
+    if settings["optimizer"] == "adamw8bit":
+        import bitsandbytes
+
+        return bitsandbytes.optim.AdamW8bit(parameters, **options)
+    return torch.optim.AdamW(parameters, **options)
+
+
 # What the frozen networks make of the dataset
 
 
@@ -195,7 +264,7 @@ def encode_images(
     max_megapixels: float,
     progress: Callable[[], object],
 ) -> list[Example]:
-    """Latents of every picture, always by the VAE in float32: SDXL's overflows in float16."""
+    """Latents of every picture (the posterior's middle), always by the VAE in float32: SDXL's overflows in float16."""
     import torch
 
     vae = pipeline.vae.to(device, torch.float32)
@@ -215,7 +284,11 @@ def encode_images(
 
 
 def _time_ids(image: TrainingImage) -> torch.Tensor:
-    """SDXL's size conditioning: original height and width, the crop's top and left, height and width trained."""
+    """SDXL's size conditioning: original height and width, the crop's top and left, height and width trained.
+
+    Original sizes are the file's, the crop's corner is in pixels of the scaled picture (Podell et al. 2023, arXiv
+    2307.01952, section 2.2).
+    """
     import torch
 
     (width, height), (left, top) = image.size_wh, image.placement.crop_xy

@@ -5,7 +5,7 @@
 
 Pictures that lie in the folder itself count too, with a number of repeats of the caller's. Pictures are trained at
 about the area of a square of the resolution, in the bucket (width, height) that fits their shape best; what overhangs
-is cut off, but never from the face.
+is cut off, but never from the largest face.
 """
 
 from __future__ import annotations
@@ -19,19 +19,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from utils.console import UserError
 from utils.contracts import REFERENCE, Status
 from utils.files import caption_of, readable
-from utils.images import ImageError, check_size, decode, list_images, read_file
+from utils.images import ImageError, decode, list_images, read_file
 from utils.measurer import Measurer, Picture
 
 Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of the picture
 
 _FOLDER = re.compile(r"(\d+)_(.+)")  # repeats and class words, as kohya's trainers read a folder's name
-_TURNED = (5, 6, 7, 8)  # EXIF orientations in which width and height change places
-_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -78,6 +75,17 @@ class TrainingSet:
         return digest.hexdigest()
 
     @property
+    def placements(self) -> str:
+        """16 hexadecimal digits over what is cut from every picture: another model pack may find another face."""
+        cuts = [(image.file, image.placement) for image in self.images]
+        return hashlib.sha256(repr(cuts).encode()).hexdigest()[:16]
+
+    @property
+    def folder_counts(self) -> dict[tuple[str, int], int]:
+        """(folder, repeats) -> pictures, in the order of names."""
+        return dict(Counter((image.path.parent.name, image.repeats) for image in self.images))
+
+    @property
     def bucket_counts(self) -> dict[tuple[int, int], int]:
         """Bucket -> pictures placed in it, without repeats; the narrowest first."""
         return dict(sorted(Counter(image.placement.bucket_wh for image in self.images if image.placement).items()))
@@ -122,12 +130,14 @@ def _add_folder(
         longer += len(lines) > 1
         try:
             data = read_file(path, max_megapixels)
-            size = _size_of(path, max_megapixels)
+            height, width = decode(data).shape[:2]  # the whole picture, so that a damaged one is found now
         except ImageError as problem:
             dataset.warnings.append(f"{file} is left out: it {problem.reason}.")
             continue
         caption = with_trigger(lines[0] if lines else words, trigger)
-        dataset.images.append(TrainingImage(file, path, caption, repeats, size, hashlib.sha256(data).hexdigest()))
+        dataset.images.append(
+            TrainingImage(file, path, caption, repeats, (width, height), hashlib.sha256(data).hexdigest())
+        )
     if without_caption:
         said = f'"{with_trigger(words, trigger)}"'
         dataset.warnings.append(
@@ -159,15 +169,6 @@ def with_trigger(caption: str, trigger: str) -> str:
     if re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption, re.IGNORECASE):
         return caption
     return f"{trigger}, {caption}" if caption else trigger
-
-
-def _size_of(path: Path, max_megapixels: float) -> tuple[int, int]:
-    """(width, height) as the decoder will give it. Raises ImageError."""
-    with Image.open(path) as picture:  # its header was read before
-        width, height = picture.size
-        turned = picture.getexif().get(_ORIENTATION) in _TURNED
-    check_size(width, height, max_megapixels)
-    return (height, width) if turned else (width, height)
 
 
 # Buckets
@@ -242,6 +243,26 @@ def place_all(dataset: TrainingSet, faces: dict[str, Box | None] | None, resolut
     if not placed:
         raise UserError(f"No picture of {dataset.folder} can be trained. {' '.join(warnings)}")
     return TrainingSet(dataset.folder, placed, warnings)
+
+
+def steps_an_epoch(dataset: TrainingSet, batch: int, accumulate: int, processes: int = 1) -> int:
+    """Steps of the optimizer. Batches are of one bucket each, so each bucket may end in a smaller one."""
+    views: dict[tuple[int, int], int] = {}
+    for image in dataset.images:
+        views[image.placement.bucket_wh] = views.get(image.placement.bucket_wh, 0) + image.repeats
+    batches = sum(math.ceil(count / batch) for count in views.values())
+    return math.ceil(math.ceil(batches / processes) / accumulate)
+
+
+def refuse_shared(dataset: TrainingSet, held_out: TrainingSet) -> None:
+    """Raise UserError where a held-out picture is trained on: its loss would say nothing."""
+    trained = {image.sha256: image.file for image in dataset.images}
+    for image in held_out.images:
+        if image.sha256 in trained:
+            raise UserError(
+                f"--validation {image.path} is {trained[image.sha256]} of the dataset: held-out pictures must not be "
+                "trained on. Take it out of one of the two."
+            )
 
 
 def find_faces(dataset: TrainingSet, measurer: Measurer) -> dict[str, Box | None]:

@@ -6,6 +6,7 @@ lora.safetensors                 the LoRA, once it is finished
 samples/<name>-000005/           pictures made with it
 training_log.json                see utils/contracts.py
 training_state.pt                all that --resume needs; gone when the training is finished
+trainer/                         all that another trainer (--trainer) is given and makes, with a mark that it is ours
 """
 
 from __future__ import annotations
@@ -14,23 +15,24 @@ import io
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.console import UserError
 from utils.contracts import TrainingLog, write_contract
 from utils.files import write_bytes_atomic
-from utils.lora_files import (
-    DIFFUSERS,
-    Layers,
-    diffusers_tensors,
-    kohya_tensors,
-    safetensors_bytes,
-)
+from utils.lora_files import DIFFUSERS, Layers, diffusers_tensors, kohya_tensors
 
-LORA, LOG, STATE, SAMPLES = "lora.safetensors", "training_log.json", "training_state.pt", "samples"
-_STATE_VERSION = 1
+if TYPE_CHECKING:
+    import torch
+
+LORA, LOG, STATE, SAMPLES, TRAINER = "lora.safetensors", "training_log.json", "training_state.pt", "samples", "trainer"
+MARK = ".made_by_train_lora"  # in TRAINER: what lacks it is somebody else's folder, and is left alone
+_STATE_VERSION = 2
+_UP = (".lora_up.weight", ".lora_B.weight")  # ends of the names of tensors that begin at zero
 
 # What A1111 and others know a base model's kind by: kohya's ss_base_model_version and Stability's ModelSpec 1.0.0
 # (github.com/Stability-AI/ModelSpec).
@@ -56,7 +58,7 @@ class OutputFolder:
     def __init__(self, folder: Path, name: str):
         self.folder = folder
         self.name = name
-        self.lora, self.log, self.state = folder / LORA, folder / LOG, folder / STATE
+        self.lora, self.log, self.state, self.trainer = (folder / one for one in (LORA, LOG, STATE, TRAINER))
 
     def checkpoint(self, epoch: int) -> Path:
         return self.folder / f"{self.name}-{epoch:06d}.safetensors"
@@ -75,9 +77,11 @@ class OutputFolder:
             found += [path for path in self.folder.glob("*.safetensors") if pattern.fullmatch(path.stem)]
         if (self.folder / SAMPLES).is_dir():
             found += [path for path in (self.folder / SAMPLES).iterdir() if pattern.fullmatch(path.name)]
+        if (self.trainer / MARK).is_file():
+            found.append(self.trainer)
         return sorted(found)
 
-    def prepare(self, resume: bool, overwrite: bool) -> None:
+    def demand_free(self, resume: bool, overwrite: bool) -> None:
         """Make the folder; raise UserError where results would be overwritten, or cannot be written."""
         taken = self.taken()
         if taken and not resume and not overwrite:
@@ -85,15 +89,24 @@ class OutputFolder:
                 f"{self.folder} holds {taken[0].name} of an earlier training: --resume goes on with it, "
                 "--overwrite deletes it, another --output leaves it."
             )
-        try:
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            if overwrite:
-                for path in taken:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
             write_bytes_atomic(self.folder / ".writable", b"")
             (self.folder / ".writable").unlink()
-        except OSError as error:
-            raise UserError(f"{self.folder} cannot be written: {error.strerror or error}.") from error
+
+    def demand_place_for_trainer(self) -> None:
+        """Raise UserError where the folder for another trainer's files is somebody else's."""
+        if self.trainer.exists() and not (self.trainer / MARK).is_file():
+            raise UserError(
+                f"{self.trainer} is there already and was not made by train_lora.py, which would put its files there: "
+                "choose another --output."
+            )
+
+    def clear(self) -> None:
+        """Delete what an earlier training left: for --overwrite, when nothing is left to refuse."""
+        for path in self.taken():
+            with writing(path):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def write_log(self, log: TrainingLog) -> None:
         write_contract(self.log, log)
@@ -122,8 +135,17 @@ class OutputFolder:
         return state
 
 
-def lora_bytes(layers: Layers, how: LoraFormat, metadata: dict[str, str]) -> bytes:
-    """The file of a LoRA: the same bytes for the same weights and metadata."""
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the disk refuses, told as a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def lora_tensors(layers: Layers, how: LoraFormat) -> dict[str, torch.Tensor]:
+    """The tensors of a LoRA file, rounded. Raises UserError where they are no numbers (any more)."""
     import torch
 
     dtype = getattr(torch, how.dtype)
@@ -132,7 +154,22 @@ def lora_bytes(layers: Layers, how: LoraFormat, metadata: dict[str, str]) -> byt
     else:
         halves = {module: (down.to(dtype), up.to(dtype)) for module, (down, up) in layers.items()}
         tensors = kohya_tensors(halves, how.alpha, how.family, how.layers_per_block)
-    return safetensors_bytes(tensors, metadata)
+    broken = next((name for name, one in tensors.items() if not bool(one.isfinite().all())), None)
+    if broken is not None:
+        raise UserError(
+            f"The LoRA broke: {broken} holds values that are no numbers in {how.dtype}. What was saved before is "
+            "untouched. A lower --learning-rate helps, or another --save-precision; --overwrite begins anew."
+        )
+    return tensors
+
+
+def demand_learned(tensors: dict[str, torch.Tensor]) -> None:
+    """Raise UserError for a LoRA that changes nothing."""
+    if not any(bool(one.any()) for name, one in tensors.items() if name.endswith(_UP)):
+        raise UserError(
+            "Nothing was learned: all up weights of the LoRA are zero, so it would change nothing. A higher "
+            "--learning-rate helps, or --save-precision fp32; --overwrite begins anew."
+        )
 
 
 def header_of(log: TrainingLog, how: LoraFormat, name: str) -> dict[str, str]:

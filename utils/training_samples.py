@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,8 +66,32 @@ class Sampler:
 @contextmanager
 def _looking(unet: Any) -> Iterator[None]:
     unet.eval()
-    yield
-    unet.train()
+    try:
+        yield
+    finally:
+        unet.train()
+
+
+def draw_as_trained(pipeline: Any, prediction: str, zero_snr: bool) -> None:
+    """Samples are drawn by the schedule that is trained, where options say another than the model itself.
+
+    A schedule that ends in pure noise must be drawn from its very end ("trailing", Lin et al. 2023, arXiv 2305.08891,
+    section 3.3) and by a sampler that knows of it, as DDIM does.
+    """
+    from diffusers import DDIMScheduler
+
+    config, kind = pipeline.scheduler.config, type(pipeline.scheduler)
+    if (config.prediction_type, bool(config.get("rescale_betas_zero_snr"))) == (prediction, zero_snr):
+        return
+    changed: dict[str, Any] = {"prediction_type": prediction}
+    if "rescale_betas_zero_snr" in inspect.signature(kind.__init__).parameters:
+        changed["rescale_betas_zero_snr"] = zero_snr
+    elif zero_snr:
+        kind = DDIMScheduler
+        changed["rescale_betas_zero_snr"] = True
+    if zero_snr:
+        changed["timestep_spacing"] = "trailing"
+    pipeline.scheduler = kind.from_config(config, **changed)
 
 
 def make_sampler(
