@@ -1,7 +1,7 @@
 """The JSON files that scripts hand to each other, as typed models.
 
-Every contract carries `schema_version`; reading another version, a broken file or a wrong type raises
-`ContractError` with the file, the field and the script to run again. Writing is atomic (see `utils.files`).
+Every contract that a script writes carries `schema_version`; reading another version, a broken file or a wrong type
+raises `ContractError` with the file, the field and the script to run again. Writing is atomic (see `utils.files`).
 """
 
 from __future__ import annotations
@@ -261,9 +261,11 @@ class PlannedPrompt(Contract):
 
 
 class PromptPlan(Contract):
-    """A JSON file for `generate_synthetic.py --prompts-file`: the same pictures with every model and LoRA."""
+    """A JSON file for `generate_synthetic.py --prompts-file`: the same pictures with every model and LoRA.
 
-    schema_version: Literal[1] = 1
+    People write it, so it has no `schema_version`.
+    """
+
     images: list[PlannedPrompt]
 
 
@@ -440,9 +442,9 @@ def demand_own(path: Path, script: str) -> None:
         raise UserError(f"{strange} is there already and was not written by {script}. Choose another name.")
 
 
-def read_contract(path: Path, model: type[Model], made_by: str) -> Model:
-    """Read `path` as `model`; `made_by` names the script to run again. Raises ContractError."""
-    again = f"run {made_by} again to write it anew"
+def read_contract(path: Path, model: type[Model], made_by: str = "", cure: str = "") -> Model:
+    """Read `path` as `model`; `made_by` names the script to run again, `cure` what else helps. Raises ContractError."""
+    again = cure or f"run {made_by} again to write it anew"
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -24,51 +24,54 @@ class _Rate(ProgressColumn):
 
 
 class GroupProgress:
-    """One progress bar a group on a terminal; one line a finished group elsewhere. Use as a context manager."""
+    """One progress bar a group on a terminal; one line a finished group elsewhere. Use as a context manager.
+
+    `bars` are rich's, `live` tells whether they are shown.
+    """
 
     def __init__(self, unit: str = "images"):
         self._unit = unit
         self._console = talk()
-        self._live = self._console.is_terminal
-        self._bars = Progress(
+        self.live = self._console.is_terminal
+        self.bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             _Rate(),
             console=self._console,
-            disable=not self._live,
+            disable=not self.live,
         )
         self._last_step = time.monotonic()
         self._started: dict[TaskID, float] = {}
 
     def __enter__(self) -> GroupProgress:
-        self._bars.start()
+        self.bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        self.bars.stop()
 
     def add(self, name: str, total: int) -> TaskID:
         """A new bar, shown from its first step on."""
-        return self._bars.add_task(printable(name), total=total, start=False, visible=False)
+        return self.bars.add_task(printable(name), total=total, start=False, visible=False)
 
     def step(self, task: TaskID) -> None:
         """One more done."""
         if task not in self._started:
             self._started[task] = self._last_step  # the first picture took its time too
-            self._bars.start_task(task)
-            self._bars.tasks[task].start_time = self._last_step
-            self._bars.update(task, visible=True)
+            self.bars.start_task(task)
+            self.bars.tasks[task].start_time = self._last_step
+            self.bars.update(task, visible=True)
         self._last_step = time.monotonic()
-        self._bars.advance(task)
-        state = self._bars.tasks[task]
-        if state.finished and not self._live:
+        self.bars.advance(task)
+        state = self.bars.tasks[task]
+        if state.finished and not self.live:
             seconds = max(time.monotonic() - self._started[task], 1e-3)
             self.print(f"{state.description}: {state.completed:.0f} {self._unit}, {seconds:.1f} s")
 
     def print(self, message: str) -> None:
         """A line above the bars."""
-        self._bars.console.print(printable(message), soft_wrap=True)
+        self.bars.console.print(printable(message), soft_wrap=True)
 
 
 class ImageProgress:
@@ -78,7 +81,7 @@ class ImageProgress:
         self._groups = GroupProgress()
         self._images, self._steps = images, steps
         self._done, self._last = 0, time.monotonic()
-        bars = self._groups._bars
+        bars = self._groups.bars
         self._image_bar = bars.add_task("Images", total=images)
         self._step_bar = bars.add_task("Steps of this one", total=steps)
 
@@ -91,18 +94,18 @@ class ImageProgress:
 
     def begin(self) -> None:
         """The next image, or the next images at once."""
-        self._groups._bars.reset(self._step_bar, total=self._steps)
+        self._groups.bars.reset(self._step_bar, total=self._steps)
 
     def step(self) -> None:
         """One more denoising step."""
-        self._groups._bars.advance(self._step_bar)
+        self._groups.bars.advance(self._step_bar)
 
     def done(self, what: str) -> None:
         """One more image, with what became of it."""
         self._done += 1
-        self._groups._bars.advance(self._image_bar)
+        self._groups.bars.advance(self._image_bar)
         seconds, self._last = time.monotonic() - self._last, time.monotonic()
-        if not self._groups._live:
+        if not self._groups.live:
             self.print(f"{self._done} of {self._images}: {what}, {seconds:.1f} s")
 
     def print(self, message: str) -> None:
