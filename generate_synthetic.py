@@ -18,24 +18,27 @@ Qwen-Image. Everything stays on this computer; only a hub id is downloaded.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.console import EXIT_OK, UserError, print_table, run_script, say
 from utils.defaults import METADATA, SYNTHETIC_PREFIX
+from utils.families import DTYPES, FAMILIES
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     import numpy as np
 
     from utils.contracts import GapReport, GeneratedImage, GenerationMetadata
+    from utils.families import Family
     from utils.loras import LoraFacts
     from utils.pipelines import Drawing, Loaded
     from utils.progress import ImageProgress
@@ -48,6 +51,8 @@ SEED = 0
 
 SMALLEST = 256  # pixels: --allow-smaller does not go below
 SIZE_STEP = 16  # pixels: all families take sizes of such steps
+SMALLER = 0.75  # of width and height, each time that the memory ends
+LOCK_FILE = ".generating.lock"
 
 VERSION = "0.1.0"
 BOOTSTRAP = "requirements/bootstrap.txt"
@@ -60,6 +65,7 @@ class Plan:
     shots: list[Shot]
     passed_over: list[str]  # sentences about gaps that get no image
     gaps: GapReport | None = None
+    is_fixed: bool = False  # a plan of the user's own: neither --person nor --seed act
 
     @property
     def hash(self) -> str:
@@ -84,10 +90,10 @@ def make_plan(args: argparse.Namespace) -> Plan:
     prompts = () if args.prompts_file is None else read_prompts(args.prompts_file)
     gaps = read_gaps(args.gaps)
     if isinstance(prompts, list):
-        return Plan(prompts, [], gaps)
+        return Plan(prompts, [], gaps, is_fixed=True)
     if gaps is None:
         raise UserError("A gap file is needed, or a plan: --prompts-file plan.json. gap_analysis.py writes a gap file.")
-    if args.person is None:
+    if not (args.person or "").strip():
         raise UserError('--person says who is to be seen, in the words that the LoRA was trained with: "ohwx person".')
     shots, passed_over = plan_gaps(gaps.recommendations, args.person, args.num_per_gap, args.seed, prompts)
     return Plan(shots, passed_over, gaps)
@@ -102,23 +108,35 @@ def read_gaps(path: Path | None) -> GapReport | None:
         raise UserError(str(error)) from error
 
 
-def print_plan(plan: Plan) -> None:
-    """The plan as a table on stdout."""
+def print_plan(plan: Plan, as_json: bool) -> None:
+    """The plan on stdout: a table, or JSON."""
+    if as_json:
+        print(json.dumps({"images": [asdict(shot) for shot in plan.shots]}, indent=2))
+        return
     rows = [[shot.gap_type or "-", shot.target or "-", shot.prompt, str(shot.seed)] for shot in plan.shots]
     print_table(f"{len(rows)} image(s) to generate", ["Gap", "Target", "Prompt", "Seed"], rows, numbers=False)
 
 
-def drawing_of(args: argparse.Namespace, loaded: Loaded) -> Drawing:
+def tell_nothing(args: argparse.Namespace, plan: Plan) -> None:
+    """There is no image to make, and that is no error."""
+    from utils.contracts import GenerationMetadata
+
+    asked = any(gap.count for gap in plan.gaps.recommendations)
+    why = "none of the gaps can be asked for, as the notes say" if asked else "the gap file asks for no image"
+    (say if args.json else print)(f"Nothing to generate: {why}.")
+    if args.json and args.dry_run:
+        print_plan(plan, as_json=True)
+    elif args.json:
+        print(GenerationMetadata(created=_now(), plan=plan.hash, planned=0, images=[]).model_dump_json(indent=2))
+
+
+def drawing_of(args: argparse.Namespace, family: Family) -> Drawing:
     """The options, and where they are not given the defaults of the family."""
     from utils.pipelines import Drawing
     from utils.prompts import NEGATIVE
 
-    family = loaded.family
     guidance = family.guidance if args.guidance is None else args.guidance
     guided = family.takes_negative and guidance > family.guided_above
-    if args.negative and not guided:
-        reason = f"at guidance {guidance:g}" if family.takes_negative else "at all"
-        say(f"Note: {family.title} uses no negative prompt {reason}; --negative is left out.")
     return Drawing(
         steps=args.steps or family.steps,
         guidance=guidance,
@@ -126,6 +144,21 @@ def drawing_of(args: argparse.Namespace, loaded: Loaded) -> Drawing:
         height=args.height or family.size,
         negative=(NEGATIVE if args.negative is None else args.negative) if guided else None,
     )
+
+
+def effective_settings(args: argparse.Namespace, family: Family, identity: str) -> dict[str, str | int | float | None]:
+    """What decides how images look, beside the plan: the images of one folder have all of it in common."""
+    from utils.loras import lora_identity
+    from utils.pipelines import choose_device, default_dtype
+
+    return asdict(drawing_of(args, family)) | {
+        "batch": args.batch,
+        "dtype": args.dtype or default_dtype(family, choose_device(args.device)),
+        "family": family.name,
+        "base_model": identity,
+        "lora": args.lora and lora_identity(args.lora),
+        "lora_scale": args.lora and args.lora_scale,
+    }
 
 
 def open_studio(args: argparse.Namespace, plan: Plan) -> Studio:
@@ -136,7 +169,11 @@ def open_studio(args: argparse.Namespace, plan: Plan) -> Studio:
     device = pipelines.choose_device(args.device)
     say(f"Loading {args.base_model} ...")
     loaded = pipelines.load(args.base_model, args.family, args.base_config, device, args.dtype)
-    drawing = drawing_of(args, loaded)
+    drawing = drawing_of(args, loaded.family)
+    if drawing.negative is None and (args.negative or any(shot.negative for shot in plan.shots)):
+        reason = f"at guidance {drawing.guidance:g}" if loaded.family.takes_negative else "at all"
+        given = "--negative is" if args.negative else "those of the plan are"
+        say(f"Note: {loaded.family.title} uses no negative prompt {reason}; {given} left out.")
     lora = None if args.lora is None else load_lora(loaded, args.lora, args.lora_scale)
     free, weights = pipelines.free_bytes(device), pipelines.weight_bytes(loaded.pipeline)
     low_vram = args.low_vram
@@ -154,10 +191,8 @@ def open_studio(args: argparse.Namespace, plan: Plan) -> Studio:
 
 def settle(loaded: Loaded, lora: LoraFacts | None, device: str, low_vram: bool, prompt: str, drawing: Drawing) -> None:
     """Bring everything to the device and let the denoiser work once; in low-memory mode if needed. Raises UserError."""
-    import torch
-
     from utils.loras import demand_difference
-    from utils.pipelines import place
+    from utils.pipelines import is_out_of_memory, place
 
     for saving in (True,) if low_vram else (False, True):
         try:
@@ -165,21 +200,29 @@ def settle(loaded: Loaded, lora: LoraFacts | None, device: str, low_vram: bool, 
             if lora is not None:
                 demand_difference(loaded, lora, prompt, drawing)
             return
-        except torch.OutOfMemoryError:
-            pass
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
         if not saving:
-            say("Out of GPU memory: going on with --low-vram.")
-    raise UserError(f"The GPU's memory is not enough for {loaded.name}: close other programs, or take --device cpu.")
+            say(f"Out of {_memory(device)}: going on with --low-vram.")
+    other = "take a smaller --width and --height" if device == "cpu" else "take --device cpu"
+    raise UserError(f"The {_memory(device)} is not enough for {loaded.name}: close other programs, or {other}.")
+
+
+def _memory(device: str) -> str:
+    return "memory" if device == "cpu" else "GPU memory"
 
 
 def tell_lora(lora: LoraFacts) -> None:
-    from utils.loras import SHOWN_KEYS
+    from utils.loras import HARDLY, SHOWN_KEYS
 
     matched = lora.keys - len(lora.unmatched)
     say(
         f"LoRA {lora.identity}: {matched} of {lora.keys} keys matched; at scale {lora.scale:g} it changes the model's "
-        f"output by {lora.difference:.2%}."
+        f"output by {100 * lora.difference:.3g} %."
     )
+    if lora.difference < HARDLY:
+        say("Warning: that is hardly anything; take a later checkpoint, or a larger --lora-scale.")
     if lora.unmatched:
         first = ", ".join(lora.unmatched[:SHOWN_KEYS])
         say(f"Not matched, and left out: {first}{' ... (all in the metadata)' if lora.unmatched[SHOWN_KEYS:] else ''}")
@@ -214,20 +257,20 @@ def metadata_of(args: argparse.Namespace, plan: Plan, studio: Studio) -> Generat
     from utils.contracts import GenerationMetadata
     from utils.files import readable
 
-    loaded, lora, drawing, gaps = studio.loaded, studio.lora, studio.drawing, plan.gaps
+    loaded, lora, gaps = studio.loaded, studio.lora, plan.gaps
+    effective = effective_settings(args, loaded.family, loaded.identity)
+    asked = {} if plan.is_fixed else {"person": args.person, "seed": args.seed}
     return GenerationMetadata(
         created=_now(),
         gaps_file=readable(str(args.gaps.resolve())) if args.gaps else None,
         dataset=gaps.dataset if gaps else None,
         sensors=gaps.sensors if gaps else None,
-        base_model=loaded.identity,
-        lora=lora.identity if lora else None,
-        lora_scale=lora.scale if lora else None,
+        **{name: value for name, value in effective.items() if name in OUTSIDE_SETTINGS},
         lora_keys=lora.keys if lora else None,
         lora_unmatched=lora.unmatched if lora else [],
-        family=loaded.family.name,
-        settings=asdict(drawing)
-        | {"batch": studio.batch, "dtype": loaded.dtype, "person": args.person, "seed": args.seed},
+        settings={name: value for name, value in effective.items() if name not in OUTSIDE_SETTINGS}
+        | asked
+        | used(studio),
         versions={
             "generate_synthetic": VERSION,
             "python": sys.version.split()[0],
@@ -240,6 +283,20 @@ def metadata_of(args: argparse.Namespace, plan: Plan, studio: Studio) -> Generat
         planned=len(plan.shots),
         images=[],
     )
+
+
+def used(studio: Studio) -> dict[str, int | bool | None]:
+    """What the memory left of the options so far; images have their own size in the metadata."""
+    import torch
+
+    on_cpu = studio.loaded.device == "cpu"
+    return {
+        "batch_used": studio.batch,
+        "width_used": studio.drawing.width,
+        "height_used": studio.drawing.height,
+        "low_vram": studio.loaded.low_vram,
+        "gpu_memory_bytes": None if on_cpu else torch.cuda.max_memory_reserved(),  # the most so far
+    }
 
 
 def read_earlier(args: argparse.Namespace, plan: Plan) -> GenerationMetadata | None:
@@ -258,7 +315,7 @@ def read_earlier(args: argparse.Namespace, plan: Plan) -> GenerationMetadata | N
             )
         return None
     try:
-        earlier = read_contract(path, GenerationMetadata, "generate_synthetic.py in another folder")
+        earlier = read_contract(path, GenerationMetadata, cure="delete it, and take another --output")
     except ContractError as error:
         raise UserError(str(error)) from error
     if earlier.plan != plan.hash:
@@ -269,19 +326,18 @@ def read_earlier(args: argparse.Namespace, plan: Plan) -> GenerationMetadata | N
     return earlier
 
 
-def demand_same_run(earlier: GenerationMetadata, now: GenerationMetadata, folder: Path) -> None:
+def demand_same_run(earlier: GenerationMetadata, args: argparse.Namespace, family: Family, identity: str) -> None:
     """Images of two models or settings must not mix in one folder. Raises UserError."""
-    before, after = ({**one.settings, **one.model_dump(include=SAME)} for one in (earlier, now))
-    changed = [
-        f"{name} {before.get(name)} instead of {after[name]}" for name in after if before.get(name) != after[name]
-    ]
+    folder, now = args.output, effective_settings(args, family, identity)
+    before = earlier.settings | earlier.model_dump(include=OUTSIDE_SETTINGS)
+    changed = [f"{name} {before.get(name)} instead of {now[name]}" for name in now if before.get(name) != now[name]]
     if changed:
         raise UserError(
             f"{folder} holds images of another run ({', '.join(changed)}). Give the same options, or another --output."
         )
 
 
-SAME = {"base_model", "lora", "lora_scale", "family"}
+OUTSIDE_SETTINGS = {"base_model", "lora", "lora_scale", "family"}  # fields of their own in the metadata
 
 
 def take_over(folder: Path, plan: Plan, earlier: GenerationMetadata | None) -> list[GeneratedImage]:
@@ -341,9 +397,7 @@ def generate(args: argparse.Namespace, plan: Plan, studio: Studio, metadata: Gen
 
 def draw_chunk(studio: Studio, shots: list[Shot], seeds: list[int], progress: ImageProgress) -> list[np.ndarray | None]:
     """Pictures of some shots at once, or in as many goes as memory asks for. Raises UserError where none is enough."""
-    import torch
-
-    from utils.pipelines import draw
+    from utils.pipelines import draw, is_out_of_memory
 
     pictures: list[np.ndarray | None] = []
     while len(pictures) < len(shots):
@@ -357,39 +411,45 @@ def draw_chunk(studio: Studio, shots: list[Shot], seeds: list[int], progress: Im
             prompts = [shot.prompt for shot in part]
             pictures += draw(studio.loaded, prompts, negatives, seeds[here], studio.drawing, progress.step)
             continue
-        except torch.OutOfMemoryError:
-            pass  # from here on its traceback does not hold what filled the memory
-        step_down(studio)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        step_down(studio)  # outside, where no traceback holds what filled the memory
     return pictures
 
 
 def step_down(studio: Studio) -> None:
-    """After the GPU's memory ended: a smaller batch, then offload, then, if allowed, a smaller size; said aloud."""
+    """After the memory ended: a smaller batch, then low-memory mode, then, if allowed, a smaller size; said aloud."""
     import torch
 
     from utils.pipelines import place
 
-    drawing = studio.drawing
-    smaller = tuple(
-        max(SMALLEST, int(side * 0.75) // SIZE_STEP * SIZE_STEP) for side in (drawing.width, drawing.height)
-    )
+    drawing, memory = studio.drawing, _memory(studio.loaded.device)
+    smaller = smaller_size(drawing.width, drawing.height) if studio.allow_smaller else None
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if studio.batch > 1:
         studio.batch //= 2
-        say(f"Out of GPU memory: going on with {studio.batch} image(s) at once.")
+        say(f"Out of {memory}: going on with {studio.batch} image(s) at once.")
     elif not studio.loaded.low_vram:
         place(studio.loaded, studio.loaded.device, low_vram=True)
-        say("Out of GPU memory: going on with --low-vram.")
-    elif studio.allow_smaller and smaller != (drawing.width, drawing.height) and min(smaller) >= SMALLEST:
+        say(f"Out of {memory}: going on with --low-vram.")
+    elif smaller is not None:
         studio.drawing = replace(drawing, width=smaller[0], height=smaller[1])
-        say(f"Out of GPU memory: going on with {smaller[0]} x {smaller[1]} pixels.")
+        say(f"Out of {memory}: going on with {smaller[0]} x {smaller[1]} pixels.")
     else:
         hint = "" if studio.allow_smaller else "; --allow-smaller lets it go on with smaller images"
         raise UserError(
-            f"The GPU's memory is not enough for {drawing.width} x {drawing.height} pixels, even in low-memory mode: "
+            f"The {memory} is not enough for {drawing.width} x {drawing.height} pixels, even in low-memory mode: "
             f"close other programs, or take a smaller --width and --height{hint}."
         )
+
+
+def smaller_size(width: int, height: int) -> tuple[int, int] | None:
+    """Both sides by the same factor, the shorter not below `SMALLEST`; None where that makes nothing smaller."""
+    factor = max(SMALLER, SMALLEST / min(width, height))
+    size = tuple(round(side * factor / SIZE_STEP) * SIZE_STEP for side in (width, height))
+    return size if factor < 1 and size != (width, height) else None
 
 
 def finish(
@@ -426,6 +486,7 @@ def finish(
         image = write_image(folder, shot, seeds[-1], picture, studio)
         metadata.images.append(image)
         progress.done(image.file)
+    metadata.settings |= used(studio)
     write_contract(folder / METADATA, metadata)
 
 
@@ -459,7 +520,8 @@ def write_image(folder: Path, shot: Shot, seed: int, picture: np.ndarray, studio
         created=_now(),
     )
     scheduler = type(loaded.pipeline.scheduler).__name__
-    text = parameters(image, scheduler, loaded.identity, lora and lora.identity, lora and lora.scale)
+    known_lora = lora and (lora.path.stem, lora.a1111_hash)
+    text = parameters(image, scheduler, loaded.identity.partition("@")[0], known_lora, lora and lora.scale)
     write_bytes_atomic(folder / image.file, png(picture, text, image))
     return image
 
@@ -489,29 +551,37 @@ def run(args: argparse.Namespace) -> int:
     for sentence in plan.passed_over:
         say(f"Note: no image for {sentence}")
     if not plan.shots:
-        (say if args.json else print)("Nothing to generate: the gap file asks for no image.")
-        return EXIT_OK
-    if args.dry_run:
-        print_plan(plan)
-        return EXIT_OK
-    _check_options(args)
-    _open_folder(args.output, plan)
+        tell_nothing(args, plan)
+    elif args.dry_run:
+        print_plan(plan, args.json)
+    else:
+        _check_options(args)
+        with _open_folder(args.output, plan):
+            tell(args, fill_folder(args, plan))
+    return EXIT_OK
+
+
+def fill_folder(args: argparse.Namespace, plan: Plan) -> GenerationMetadata:
+    """Make what is not there; the metadata of all."""
+    from utils.pipelines import local_family, local_identity
+
     earlier = read_earlier(args, plan)
-    if earlier and is_complete(args, plan, earlier):
-        say("All images of this plan are there already.")
-        tell(args, earlier)
-        return EXIT_OK
+    family = local_family(args.base_model, args.family, args.base_config)
+    if earlier and family:  # of a hub id that is known only once it is loaded
+        demand_same_run(earlier, args, family, local_identity(args.base_model))
+        if is_complete(args, plan, earlier):
+            say("All images of this plan are there already.")
+            return earlier
     studio = open_studio(args, plan)
     metadata = metadata_of(args, plan, studio)
     if earlier:
-        demand_same_run(earlier, metadata, args.output)
+        demand_same_run(earlier, args, studio.loaded.family, studio.loaded.identity)
         metadata.created, metadata.failed = earlier.created, earlier.failed
     metadata.images = take_over(args.output, plan, earlier)
     if metadata.images or metadata.failed:
         say(f"{len(metadata.images) + len(metadata.failed)} of {len(plan.shots)} images are there from an earlier run.")
     _make(args, plan, studio, metadata)
-    tell(args, metadata)
-    return EXIT_OK
+    return metadata
 
 
 def _make(args: argparse.Namespace, plan: Plan, studio: Studio, metadata: GenerationMetadata) -> None:
@@ -528,22 +598,9 @@ def _make(args: argparse.Namespace, plan: Plan, studio: Studio, metadata: Genera
 
 
 def is_complete(args: argparse.Namespace, plan: Plan, earlier: GenerationMetadata) -> bool:
-    """Whether nothing is left to do, by what can be known without loading a model; what differs is found after it."""
-    from utils.pipelines import file_hash, local_identity
-
+    """Whether an earlier run with the same settings left nothing to do."""
     there = all((args.output / image.file).is_file() for image in earlier.images)
-    if not there or {shot.name for shot in plan.shots} != shots_done(plan, earlier):
-        return False
-    given = {
-        name: getattr(args, name) for name in ("steps", "guidance", "width", "height", "negative", "dtype", "family")
-    }
-    kept = earlier.settings | {"family": earlier.family}
-    if any(value is not None and value != kept.get(name) for name, value in given.items()):
-        return False
-    lora = args.lora and f"{args.lora.stem}@{file_hash(args.lora)[:12]}"
-    scale = args.lora_scale if lora else None
-    same_lora = (earlier.lora, earlier.lora_scale) == (lora, scale)
-    return same_lora and earlier.base_model == local_identity(args.base_model) and kept.get("batch") == args.batch
+    return there and {shot.name for shot in plan.shots} == shots_done(plan, earlier)
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -558,22 +615,31 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UserError(f"--lora {args.lora} is not there; it takes a .safetensors file.")
 
 
-def _open_folder(folder: Path, plan: Plan) -> None:
-    """Make the folder; remove what a killed run left half-written. Raises UserError."""
+@contextlib.contextmanager
+def _open_folder(folder: Path, plan: Plan) -> Iterator[None]:
+    """Make the folder and keep other runs out; remove what a killed run left half-written. Raises UserError."""
+    from utils.folder_lock import only_one
+
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(only_one(folder, LOCK_FILE))
+            remove_rests(folder, plan)
+        except OSError as error:
+            raise UserError(f"Images cannot be written to {folder}: {error.strerror or error}.") from error
+        yield
+
+
+def remove_rests(folder: Path, plan: Plan) -> None:
+    """Files that a killed run left half-written. Raises OSError."""
     ours = tuple(f".{name}" for name in (SYNTHETIC_PREFIX, METADATA, *(f"{shot.name}.png" for shot in plan.shots)))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for rest in folder.glob(".*.tmp"):
-            if rest.name.startswith(ours):
-                rest.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"Images cannot be written to {folder}: {error.strerror or error}.") from error
+    for rest in folder.glob(".*.tmp"):
+        if rest.name.startswith(ours):
+            rest.unlink(missing_ok=True)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default."""
-    from utils.families import FAMILIES
-
     parser = argparse.ArgumentParser(
         prog="generate_synthetic.py",
         description=__doc__.split("\n\n")[0],
@@ -619,11 +685,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="diffusers folder of the family, for a checkpoint without network",
     )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes an NVIDIA GPU where there is one")
-    add("--dtype", choices=("float32", "float16", "bfloat16"), help="(default: float32 on a CPU, else by family)")
+    add("--dtype", choices=DTYPES, help="(default: float32 on a CPU, else by family)")
     add("--batch", type=_count, default=1, metavar="N", help="images at once")
     add("--low-vram", action="store_true", help="less GPU memory, slower (default: where free memory is too little)")
     add("--allow-smaller", action="store_true", help="out of memory, go on with smaller images")
-    add("--json", action="store_true", help="print the metadata to stdout at the end, and nothing else there")
+    add(
+        "--json", action="store_true", help="print the metadata (--dry-run: the plan) to stdout, and nothing else there"
+    )
     add("--debug", action="store_true", help="show the traceback of an unexpected error")
     add("--version", action="version", version=f"%(prog)s {VERSION}")
     return parser.parse_args(argv)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tiny_models import hf_clip, sgm_name
+
+from tests.tiny_models import hf_clip, sgm_name
 
 RANK, ALPHA = 4, 2.0  # unequal, as trainers have it by default
 STRENGTH = 0.3  # of the random weights: enough to change the picture
@@ -35,13 +36,20 @@ def kohya_keys(base: str, down: torch.Tensor, up: torch.Tensor, alpha: float = A
     }
 
 
-def kohya_sdxl(pipeline, text_encoders: bool = False, seed: int = 0) -> dict[str, torch.Tensor]:
-    """As sd-scripts writes it for SDXL: the U-Net under the original's (SGM) names."""
-    torch.manual_seed(seed)
+def kohya_unet_sdxl(unet: torch.nn.Module, rank: int = RANK, strength: float = 1.0) -> dict[str, torch.Tensor]:
+    """As sd-scripts names the U-Net of SDXL: the original's (SGM) names. `strength` of each product."""
     tensors = {}
-    for name, layer in attention_layers(pipeline.unet).items():
+    for name, layer in attention_layers(unet).items():
         base = "lora_unet_" + sgm_name(f"{name}.weight").removesuffix(".weight").replace(".", "_")
-        tensors |= kohya_keys(base, *matrices(layer))
+        down, up = matrices(layer, rank)
+        tensors |= kohya_keys(base, down, strength * up)
+    return tensors
+
+
+def kohya_sdxl(pipeline, text_encoders: bool = False, seed: int = 0) -> dict[str, torch.Tensor]:
+    """As sd-scripts writes it for SDXL."""
+    torch.manual_seed(seed)
+    tensors = kohya_unet_sdxl(pipeline.unet)
     if text_encoders:
         for prefix, encoder in (("lora_te1_", pipeline.text_encoder), ("lora_te2_", pipeline.text_encoder_2)):
             for name, layer in encoder.named_modules():

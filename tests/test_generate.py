@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from conftest import ROOT, run_script
 from PIL import Image
 
 import generate_synthetic
-from utils import families, pipelines
+from utils import a1111, families, pipelines
 from utils.batch import collect
 from utils.console import UserError
 from utils.contracts import GapReport, GenerationMetadata, Recommendation, read_contract, write_contract
@@ -140,7 +141,7 @@ def test_the_talk_is_ours_alone(first_run):
 
 
 def test_validation_takes_the_folder(studio, first_run):
-    batch = collect(first_run[0], studio.root)
+    batch = collect(first_run[0], first_run[0])
     assert len(batch.wanted) == len(batch.pictures) == 4
     assert {(image.gap_type, image.target) for image in batch.wanted.values()} == {
         ("face_angle", "profile"),
@@ -149,7 +150,7 @@ def test_validation_takes_the_folder(studio, first_run):
     assert batch.sensors.angle.identity == "made_up@0123456789ab" and not batch.warnings
 
 
-def test_png_carries_its_prompt_for_other_tools(first_run):
+def test_png_carries_its_prompt_for_other_tools(studio, first_run):
     from sd_parsers import ParserManager
 
     folder, _ = first_run
@@ -159,8 +160,28 @@ def test_png_carries_its_prompt_for_other_tools(first_run):
     (sampler,) = read.samplers
     assert [prompt.value for prompt in sampler.prompts] == [image.prompt]
     assert [prompt.value for prompt in sampler.negative_prompts] == [image.negative_prompt]
+    assert 'Lora hashes: "lora_sdxl: ' in (text := Image.open(folder / image.file).text["parameters"])
+    assert a1111.lora_hash(studio.lora("sdxl")) in text
     assert sampler.parameters == {"cfg_scale": "7.5", "seed": str(image.seed), "steps": "2"}
     assert (sampler.name, sampler.model.name, read.metadata["Size"]) == ("Euler", "sdxl", "64x64")
+
+
+def test_names_with_the_marks_of_the_line_of_settings_are_quoted(studio, first_run):
+    """Commas, colons and quotes, as A1111 writes and reads them: JSON text."""
+    image = metadata(first_run[0]).images[0]
+    model, lora = 'base, "v2": final', "alice: the, best"
+    line = a1111.parameters(image, "DDIMScheduler", model, (lora, "0123456789ab"), 0.5).splitlines()[-1]
+    found = dict(re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', line))  # A1111's own pattern
+    assert json.loads(found["Model"]) == model and json.loads(found["Lora hashes"]) == f"{lora}: 0123456789ab"
+    assert (found["Sampler"], found["Lora scale"]) == ("DDIM", "0.5")
+
+
+def test_hash_of_a_lora_is_that_of_its_tensors(tmp_path):
+    """Other words in the header leave it as it is."""
+    tensors = {"a.lora_down.weight": torch.ones(4, 4)}
+    one = lora_files.write(tmp_path / "a.safetensors", tensors, {"ss_title": "one"})
+    other = lora_files.write(tmp_path / "b.safetensors", tensors, {"ss_title": "another"})
+    assert a1111.lora_hash(one) == a1111.lora_hash(other) == hashlib.sha256(torch.ones(16).numpy()).hexdigest()[:12]
 
 
 def test_killed_run_goes_on_without_loss_or_double(studio, first_run, tmp_path):
@@ -213,14 +234,47 @@ def test_complete_run_needs_no_model(studio, first_run, tmp_path, capsys, monkey
         (("--seed", 1), "another plan"),
         (("--num-per-gap", 1), "another plan"),
         (("--steps", 3), "steps 2 instead of 3"),
-        (("--lora-scale", 0.5), "lora_scale 1.0 instead of 0.5"),
+        (("--lora-scale", 0.5), r"lora_scale 1\.0 instead of 0\.5"),
+        (("--dtype", "bfloat16"), "dtype float32 instead of bfloat16"),
+        (("--guidance", 1, "--width", 128), r"guidance 7\.5 instead of 1\.0, width 64 instead of 128, negative .*None"),
     ],
 )
-def test_another_run_in_the_same_folder_is_refused(studio, first_run, more, said):
+def test_another_run_in_the_same_folder_is_refused(studio, first_run, more, said, monkeypatch):
+    """Before anything is loaded, whether the folder is finished or not."""
+    monkeypatch.setattr(generate_synthetic, "open_studio", None)
     before = pictures(first_run[0])
     with pytest.raises(UserError, match=said):
         generate(studio.arguments(first_run[0], "sdxl", *more))
     assert pictures(first_run[0]) == before
+
+
+def test_options_that_are_left_out_count_too(studio, first_run, tmp_path, monkeypatch):
+    """A finished folder of 2 steps at 64 pixels is no result of the same command without them."""
+    monkeypatch.setattr(generate_synthetic, "open_studio", None)
+    arguments = studio.arguments(first_run[0])
+    with pytest.raises(UserError, match="steps 2 instead of 30, width 64 instead of 1024, height 64 instead of 1024"):
+        generate(arguments[: -len(QUICK)])
+
+
+def test_a_second_run_in_the_same_folder_is_refused(studio, tmp_path, monkeypatch, capsys):
+    """As long as the first one lives; what it leaves behind keeps nobody out."""
+    from utils.folder_lock import only_one
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / generate_synthetic.LOCK_FILE).touch()
+    monkeypatch.setattr(sys, "argv", ["generate_synthetic.py", *studio.arguments(tmp_path / "out", "sd15")])
+    with only_one(tmp_path / "out", generate_synthetic.LOCK_FILE):
+        assert generate_synthetic.main() == 2
+    assert "Another run works in" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+    with only_one(tmp_path / "out", generate_synthetic.LOCK_FILE):
+        pass
+
+
+def test_damaged_metadata_say_what_to_do(studio, tmp_path):
+    (tmp_path / "generation_metadata.json").write_text("{")
+    with pytest.raises(UserError, match=r"generation_metadata\.json.*delete it, and take another --output\.$"):
+        generate(studio.arguments(tmp_path, "sd15"))
 
 
 def test_images_without_metadata_are_not_mixed_with(studio, first_run, tmp_path):
@@ -305,6 +359,12 @@ def test_dry_run_is_the_plan_of_the_run(studio, first_run, capsys):
     planned = generate_synthetic.make_plan(args).shots
     made = metadata(first_run[0]).images
     assert [(shot.prompt, shot.seed) for shot in planned] == [(image.prompt, image.seed) for image in made]
+    args.json = True
+    assert generate_synthetic.run(args) == 0
+    shown = json.loads(capsys.readouterr().out)["images"]
+    assert [(one["prompt"], one["seed"], one["target"]) for one in shown] == [
+        (image.prompt, image.seed, image.target) for image in made
+    ]
 
 
 def test_images_of_a_gap_differ_and_follow_the_seed():
@@ -338,20 +398,50 @@ def test_own_gap_type_is_asked_for_in_its_own_words(monkeypatch):
     assert "monochrome photo" in shot.prompt and shot.name == "synthetic_tone_b_w_001"
 
 
-@pytest.mark.parametrize("gaps", [(), (("hands", "visible", 0),), (("tone", "sepia", 3),)])
-def test_nothing_to_do_is_a_sentence_and_exit_0(gaps, tmp_path):
+def test_gaps_never_share_a_file_name(monkeypatch):
+    for kind, target in (("hair", "color_red"), ("hair_color", "red")):
+        own = GapType(kind, "Hair", lambda look: None, (Target(target, "Red hair", ("red hair",)),))
+        monkeypatch.setitem(GAP_TYPES, kind, own)
+    gaps = [recommendation("hair", "color_red", 2), recommendation("hair_color", "red", 1)]
+    names = [shot.name for shot in plan_gaps([*gaps, gaps[0]], PERSON, 5, 0)[0]]
+    assert names == [
+        "synthetic_hair_color_red_001",
+        "synthetic_hair_color_red_002",
+        "synthetic_hair_color_red_2_001",
+        "synthetic_hair_color_red_003",
+        "synthetic_hair_color_red_004",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gaps", "why"),
+    [
+        ((), "the gap file asks for no image"),
+        ((("hands", "visible", 0),), "the gap file asks for no image"),
+        ((("tone", "sepia", 3),), "none of the gaps can be asked for, as the notes say"),
+    ],
+)
+def test_nothing_to_do_is_a_sentence_and_exit_0(gaps, why, tmp_path, capsys):
     write_contract(tmp_path / "gaps.json", gap_report(*gaps))
-    done = run_script("generate_synthetic.py", tmp_path / "gaps.json", "--person", PERSON)
-    assert (done.returncode, done.stdout) == (0, "Nothing to generate: the gap file asks for no image.\n")
-    assert len(done.stderr.splitlines()) == len(gaps)
+    arguments = [str(tmp_path / "gaps.json"), "--person", PERSON]
+    for more in ([], ["--json"], ["--json", "--dry-run"]):
+        assert generate_synthetic.run(generate_synthetic.parse_args([*arguments, *more])) == 0
+        shown = capsys.readouterr()
+        if more:
+            assert json.loads(shown.out)["images"] == []
+        assert (shown.err if more else shown.out).endswith(f"Nothing to generate: {why}.\n")
+        assert len(shown.err.splitlines()) == len(gaps) + bool(more)
 
 
 def test_prompts_of_ones_own(studio, tmp_path):
-    (tmp_path / "prompts.txt").write_text("portrait of {person}, {target}, at night\n# a remark\nselfie of {person}\n")
+    (tmp_path / "prompts.txt").write_text(
+        "portrait of {person}, {target}, at night\n  # a remark\nselfie of {person}\nby a lake\n"
+    )
     options = [studio.gaps, "--person", PERSON, "--prompts-file", tmp_path / "prompts.txt"]
     shots = generate_synthetic.make_plan(generate_synthetic.parse_args(list(map(str, options)))).shots
     assert shots[0].prompt == "portrait of ohwx person, profile view from the left side, side of the face, at night"
     assert shots[1].prompt == "selfie of ohwx person, profile view from the right side, side of the face"
+    assert shots[2].prompt.startswith("ohwx person, by a lake, profile view")
     (tmp_path / "prompts.txt").write_text("portrait of {name}")
     with pytest.raises(UserError, match=r"\{name\} is not known"):
         generate_synthetic.make_plan(generate_synthetic.parse_args(list(map(str, options))))
@@ -376,8 +466,19 @@ def test_fixed_plan_needs_no_gap_file_and_repeats(studio, tmp_path):
     assert runs[0] == runs[1] and runs[0]["smile"] != runs[0]["002"]
     for broken in ({"images": []}, {"images": [images[0], images[0]]}, {"images": [{"prompt": "x", "seed": -1}]}):
         (tmp_path / "plan.json").write_text(json.dumps(broken))
-        with pytest.raises(UserError, match=r"plan\.json"):
+        with pytest.raises(UserError, match=r"plan\.json") as refused:
             generate(arguments)
+        assert " run " not in str(refused.value), "no script writes a plan"
+
+
+def test_options_that_do_not_act_do_not_count(studio, tmp_path, capsys):
+    """A plan of one's own knows neither --seed nor --person; its negative prompts act only where there is guidance."""
+    images = [{"prompt": "ohwx person", "seed": 7, "negative_prompt": "hat"}]
+    (tmp_path / "plan.json").write_text(json.dumps({"images": images}))
+    plan = ("--prompts-file", tmp_path / "plan.json", "--guidance", 1)
+    facts = generate(studio.arguments(tmp_path / "out", "sd15", *plan)[1:])
+    assert "those of the plan are left out" in capsys.readouterr().err
+    assert generate(studio.arguments(tmp_path / "out", "sd15", *plan, "--seed", 5, "--person", "x")[1:]) == facts
 
 
 def break_drawing(monkeypatch, *faults: object) -> list[tuple]:
@@ -413,6 +514,8 @@ def test_out_of_memory_steps_down_and_says_so(studio, tmp_path, monkeypatch, cap
         (1, True, 48),
     ]
     assert {image.size_wh for image in facts.images} == {(48, 48)} and len(facts.images) == 4
+    used = {"batch_used": 1, "width_used": 48, "height_used": 48, "low_vram": True, "batch": 4, "width": 64}
+    assert used.items() <= facts.settings.items()
     talk = capsys.readouterr().err
     for said in ("with 2 image(s) at once", "with 1 image(s)", "with --low-vram", "with 48 x 48 pixels"):
         assert said in talk
@@ -422,6 +525,22 @@ def test_out_of_memory_with_nothing_left_is_a_sentence(studio, tmp_path, monkeyp
     break_drawing(monkeypatch, *(out_of_memory() for _ in range(2)))
     with pytest.raises(UserError, match=r"not enough for 64 x 64 pixels.*--allow-smaller"):
         generate(studio.arguments(tmp_path / "out", "sd15"))
+
+
+def test_memory_of_the_computer_that_ends_is_no_fault_of_ours(studio, tmp_path, monkeypatch):
+    words = "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+    break_drawing(monkeypatch, *(RuntimeError(words) for _ in range(2)), RuntimeError("something else"))
+    with pytest.raises(UserError, match=r"^The memory is not enough for 64 x 64 pixels.*smaller --width and --height"):
+        generate(studio.arguments(tmp_path / "out", "sd15"))
+    with pytest.raises(RuntimeError, match="something else"):
+        generate(studio.arguments(tmp_path / "out", "sd15"))
+
+
+def test_smaller_keeps_the_shape_and_never_enlarges():
+    assert generate_synthetic.smaller_size(1024, 768) == (768, 576)
+    assert generate_synthetic.smaller_size(512, 320) == (416, 256)
+    assert generate_synthetic.smaller_size(1024, 256) is None
+    assert generate_synthetic.smaller_size(128, 1024) is None
 
 
 BLACK = np.zeros((64, 64, 3), np.uint8)
@@ -462,10 +581,19 @@ def test_not_a_number_in_the_network_is_found(studio):
 
 
 def test_vae_of_sdxl_is_decoded_in_float32(studio):
-    """In float16 this VAE's values leave float16's range: 65504; the picture is there all the same."""
+    """In float16 this VAE's values leave float16's range: 65504; the picture is there all the same.
+
+    Also where the configuration does not say so; one that says no has a VAE that was mended.
+    """
     folder = tiny_models.tiny_sdxl(studio.root / "hot")
     config = json.loads((folder / "vae" / "config.json").read_text())
     (folder / "vae" / "config.json").write_text(json.dumps(config | {"force_upcast": False}))
+    mended = pipelines.load(str(folder), None, None, "cpu", "float16")
+    assert not mended.pipeline.vae.config.force_upcast
+    single = tiny_models.tiny_sdxl_single_file(studio.root / "hot.safetensors")
+    assert pipelines.load(str(single), None, folder, "cpu", "float16").pipeline.vae.config.force_upcast
+    del config["force_upcast"]
+    (folder / "vae" / "config.json").write_text(json.dumps(config))
     loaded = pipelines.load(str(folder), None, None, "cpu", "float16")
     vae = loaded.pipeline.vae
     vae.decoder.conv_in.weight.data *= 1000
@@ -529,6 +657,39 @@ def test_pipeline_is_asked_for_its_arguments(studio):
     assert "negative_prompt" not in taken["flux2-klein"] and taken["sdxl"]["negative_prompt"] == ["ugly"]
 
 
+def test_base_and_turbo_of_z_image_are_told_apart(studio, tmp_path):
+    """By the scheduler's shift, from the files and from the pipeline alike."""
+    folder = copy_of(studio.model("z-image"), tmp_path / "z")
+    path = folder / "scheduler" / "scheduler_config.json"
+    for shift, expected in ((6.0, (50, 4.0)), (3.0, (9, 0.0))):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"shift": shift}))
+        found = pipelines.local_family(str(folder), None, None)
+        assert (found.steps, found.guidance) == expected
+        assert pipelines.load(str(folder), None, None, "cpu", None).family == found
+
+
+def test_variants_are_the_same_by_files_and_by_pipeline(studio):
+    for family in families.FAMILIES:
+        folder = str(studio.model(family))
+        assert pipelines.local_family(folder, None, None) == pipelines.load(folder, None, None, "cpu", None).family
+
+
+@pytest.mark.parametrize(("family", "name"), [("sd15", "tokenizer"), ("z-image", "tokenizer"), ("flux", "tokenizer_2")])
+def test_missing_tokenizer_is_a_sentence(studio, tmp_path, family, name):
+    folder = copy_of(studio.model(family), tmp_path / family)
+    for path in (folder / name).iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=rf"{name}.*fetch it again|cannot be loaded as"):
+        pipelines.load(str(folder), None, None, "cpu", None)
+
+
+def test_errors_of_libraries_lose_their_advice():
+    error = OSError("Error no file named x.safetensors found in directory y. Please make sure that\nyou pass `z=True`.")
+    assert pipelines.first_clause(error) == "Error no file named x.safetensors found in directory y"
+    assert pipelines.first_clause(ValueError("\nversion 1.5 is old!\nmore")) == "version 1.5 is old"
+    assert pipelines.first_clause(KeyError()) == "KeyError"
+
+
 def index(folder: Path, class_name: str, **unet: int) -> Path:
     folder.mkdir(parents=True)
     (folder / "model_index.json").write_text(json.dumps({"_class_name": class_name}))
@@ -566,6 +727,10 @@ def test_unsupported_models_are_refused_by_name(tmp_path):
         with pytest.raises(UserError, match=said):
             families.find_family(str(path), None)
     assert families.find_family(str(tmp_path / "g.safetensors"), "sdxl").name == "sdxl", "--family overrides"
+    with pytest.raises(UserError, match=r"is Stable Diffusion 1\.5, not SDXL; leave --family out"):
+        families.find_family(str(index(tmp_path / "j", "StableDiffusionPipeline")), "sdxl")
+    with pytest.raises(UserError, match=r"rename it to \.safetensors"):
+        families.find_family(str(checkpoint(tmp_path / "K.SAFETENSORS", "some.weight")), "sdxl")
     assert families.find_family("stabilityai/stable-diffusion-xl-base-1.0", None) is None
 
 
@@ -582,6 +747,7 @@ def test_damaged_model_is_a_sentence(studio, tmp_path):
     [
         (["--person", "x"], "A gap file is needed"),
         (["GAPS"], "--person says who"),
+        (["GAPS", "--person", " "], "--person says who"),
         (["GAPS", "--person", "x"], "--base-model is needed"),
         (["GAPS", "--person", "x", "--base-model", "m", "--output", "o"], "--no-lora generates with the base model"),
         (["GAPS", "--person", "x", "--base-model", "m", "--no-lora"], "--output is needed"),

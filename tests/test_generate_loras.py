@@ -170,6 +170,36 @@ def test_lora_without_effect_is_refused(opened, tmp_path):
         loaded_lora(loaded, tmp_path / "a.safetensors", idle)
 
 
+def test_weak_lora_is_told_from_one_that_is_read_wrongly(opened, tmp_path, folder):
+    """In float16 the smallest numbers are steps of 6e-8; in float32 the same file acts, if hardly."""
+    tensors = lora_files.peft_format(opened("qwen-image").pipeline, "transformer.")
+    for strength, said in ((1e-9, "is too weak to act in float16.*--dtype float32"), (1e-4, None)):
+        weak = {key: tensor * strength for key, tensor in tensors.items()}
+        path = lora_files.write(tmp_path / "weak.safetensors", weak)
+        loaded = pipelines.load(str(folder / "qwen-image"), None, None, "cpu", "float16")
+        if said is None:
+            assert loras.load_lora(loaded, path, 1.0).unmatched == []
+            continue
+        with pytest.raises(UserError, match=said):
+            loras.load_lora(loaded, path, 1.0)
+    assert 0 < loaded_lora(opened("qwen-image"), path, weak).difference < loras.HARDLY
+
+
+def test_lora_that_is_not_a_number_is_refused(opened, tmp_path):
+    loaded = opened("z-image")
+    tensors = lora_files.peft_format(loaded.pipeline, "transformer.")
+    next(iter(tensors.values()))[0, 0] = float("nan")
+    with pytest.raises(UserError, match="holds values that are not numbers: its training diverged"):
+        loaded_lora(loaded, tmp_path / "a.safetensors", tensors)
+
+
+def test_suffix_in_capitals_loads(opened, tmp_path):
+    loaded = opened("z-image")
+    tensors = lora_files.peft_format(loaded.pipeline, "transformer.")
+    facts = loaded_lora(loaded, tmp_path / "A.SAFETENSORS", tensors)
+    assert facts.unmatched == [] and facts.identity.startswith("A@")
+
+
 def test_layer_that_does_not_act_as_the_file_says_is_refused(opened, tmp_path, monkeypatch):
     """A loader that forgets alpha."""
     loaded = opened("z-image")

@@ -5,7 +5,10 @@ The text "parameters" holds prompt, negative prompt and one line of settings (mo
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 
@@ -25,21 +28,38 @@ SAMPLERS = {
 }
 
 
-def parameters(image: GeneratedImage, scheduler: str, model: str, lora: str | None, lora_scale: float | None) -> str:
-    """The text for one image. `model` and `lora` are name@hash."""
+LORA_HASH_DIGITS = 12  # modules/hashes.py and extensions-builtin/Lora/network.py there
+
+
+def lora_hash(path: Path) -> str:
+    """What A1111 knows a LoRA by ("AutoV3" elsewhere): the SHA-256 of a .safetensors file without its header."""
+    with open(path, "rb") as file:
+        file.seek(int.from_bytes(file.read(8), "little") + 8)
+        return hashlib.file_digest(file, "sha256").hexdigest()[:LORA_HASH_DIGITS]
+
+
+def quoted(value: object) -> str:
+    """A value of the line of settings, as JSON text where it holds what separates them (`quote` there)."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',:"\n') else text
+
+
+def parameters(
+    image: GeneratedImage, scheduler: str, model: str, lora: tuple[str, str] | None, lora_scale: float | None
+) -> str:
+    """The text for one image. `lora` is its name, and its hash by `lora_hash`."""
     settings = {
         "Steps": image.steps,
         "Sampler": SAMPLERS.get(scheduler, scheduler),
         "CFG scale": f"{image.guidance:g}",
         "Seed": image.seed,
         "Size": "{}x{}".format(*image.size_wh),
-        "Model": model.partition("@")[0],
+        "Model": model,
     }
     if lora is not None:
-        name, _, digest = lora.partition("@")
-        settings |= {"Lora hashes": f'"{name}: {digest}"', "Lora scale": f"{lora_scale:g}"}
+        settings |= {"Lora hashes": "{}: {}".format(*lora), "Lora scale": f"{lora_scale:g}"}
     lines = [image.prompt, f"Negative prompt: {image.negative_prompt}" if image.negative_prompt else ""]
-    lines.append(", ".join(f"{name}: {value}" for name, value in settings.items()))
+    lines.append(", ".join(f"{name}: {quoted(value)}" for name, value in settings.items()))
     return "\n".join(line for line in lines if line)
 
 

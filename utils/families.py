@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from utils.console import UserError
+
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ FAMILIES = {
             guided_above=1.0,
             working_gib=3.0,
         ),
-        # black-forest-labs/FLUX.2-klein-base-4B; the distilled one: `utils.pipelines.variant`
+        # black-forest-labs/FLUX.2-klein-base-4B; the distilled one: `VARIANTS`
         Family(
             name="flux2-klein",
             title="Flux.2-Klein",
@@ -102,7 +106,7 @@ FAMILIES = {
             guided_above=1.0,
             working_gib=3.0,
         ),
-        # Tongyi-MAI/Z-Image-Turbo: 9 steps, guidance 0. Nothing in the files tells Z-Image itself from it.
+        # Tongyi-MAI/Z-Image-Turbo: 9 steps, guidance 0; the base: `VARIANTS`
         Family(
             name="z-image",
             title="Z-Image",
@@ -136,6 +140,72 @@ FAMILIES = {
         ),
     )
 }
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Relatives of one family that have the same layout and want other settings, told apart by one value of a
+    configuration: that of component `part`, or with "" of the pipeline."""
+
+    family: str
+    part: str
+    key: str
+    holds: Callable[[Any], bool]
+    changes: dict[str, str | int | float]
+
+
+# Sources: the model cards of black-forest-labs/FLUX.1-schnell, black-forest-labs/FLUX.2-klein-4B and
+# Tongyi-MAI/Z-Image. The shift is 6 in the base's files and 3 in Turbo's; from 5 on InvokeAI too takes it for the base
+# (invokeai/backend/model_manager, ZImageVariantType).
+Z_IMAGE_BASE_SHIFT = 5.0
+VARIANTS = (
+    Variant(
+        "flux",
+        "transformer",
+        "guidance_embeds",
+        lambda value: not value,
+        {"title": "Flux.1 [schnell]", "steps": 4, "guidance": 0.0},
+    ),
+    Variant("flux2-klein", "", "is_distilled", bool, {"title": "Flux.2-Klein, distilled", "steps": 4, "guidance": 1.0}),
+    Variant(
+        "z-image",
+        "scheduler",
+        "shift",
+        lambda value: (value or 0) >= Z_IMAGE_BASE_SHIFT,
+        {"title": "Z-Image base (by its scheduler's shift)", "steps": 50, "guidance": 4.0},
+    ),
+    Variant(
+        "z-image",
+        "scheduler",
+        "shift",
+        lambda value: (value or 0) < Z_IMAGE_BASE_SHIFT,
+        {"title": "Z-Image-Turbo (by its scheduler's shift)"},
+    ),
+)
+CONFIG_FILES = {
+    "": "model_index.json",
+    "transformer": "transformer/config.json",
+    "scheduler": "scheduler/scheduler_config.json",
+}
+
+
+def with_variant(family: Family, value_of: Callable[[str, str], Any]) -> Family:
+    """The family with the defaults of the variant that the configuration tells; `value_of` asks for part and key."""
+    for one in VARIANTS:
+        if one.family == family.name and one.holds(value_of(one.part, one.key)):
+            return replace(family, **one.changes)
+    return family
+
+
+def variant_of_folder(family: Family, folder: Path) -> Family:
+    """`with_variant` by the files of a diffusers folder. Raises UserError."""
+
+    def value_of(part: str, key: str) -> Any:
+        path = folder / CONFIG_FILES[part]
+        return read_json(path, f"{folder} cannot be used").get(key)
+
+    return with_variant(family, value_of)
+
 
 # Key in a single file -> the family. All of an entry's keys must be there (`diffusers.loaders.single_file_utils`
 # recognises its models in the same way). Keys of a file that holds the denoiser alone may lack `MODEL_PREFIX`.
@@ -189,6 +259,15 @@ def family_of_folder(folder: Path) -> Family:
             raise UserError(f"{folder} is Stable Diffusion 2, which is not supported; supported: {supported()}.")
         _refuse_inpainting(unet.get("in_channels"), folder)
     return family
+
+
+def _as_given(folder: Path, given: str) -> Family:
+    """--family overrides what is not known, but no folder that says it is of another family. Raises UserError."""
+    class_name = read_json(folder / "model_index.json", f"{folder} is no diffusers folder").get("_class_name")
+    for family in FAMILIES.values():
+        if class_name in (family.pipeline, *family.also) and family.name != given:
+            raise UserError(f"{folder} is {family.title}, not {FAMILIES[given].title}; leave --family out.")
+    return FAMILIES[given]
 
 
 def read_json(path: Path, problem: str) -> dict:
@@ -260,8 +339,10 @@ def find_family(base_model: str, given: str | None) -> Family | None:
     if path.is_dir():
         if not (path / "model_index.json").is_file():
             raise UserError(f"{path} is no diffusers folder: it has no model_index.json.")
-        return FAMILIES[given] if given else family_of_folder(path)
+        return _as_given(path, given) if given else family_of_folder(path)
     if path.is_file():
+        if path.suffix != path.suffix.lower() == ".safetensors":
+            raise UserError(f"{path}: diffusers knows the suffix in small letters alone; rename it to .safetensors.")
         if path.suffix.lower() != ".safetensors":
             raise UserError(
                 f"{path} is no .safetensors file. Other checkpoints can run code when they are loaded; "

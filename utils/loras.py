@@ -15,15 +15,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from utils.a1111 import lora_hash
 from utils.console import UserError
 from utils.families import read_header
-from utils.pipelines import UNFIT, Drawing, Loaded, call_arguments, file_hash, networks, quiet
+from utils.pipelines import UNFIT, Drawing, Loaded, call_arguments, file_hash, first_clause, networks, quiet
 
 ADAPTER, TRACER = "lora", "tracer"
 NEEDED_SHARE = 0.9  # of the file's keys that must be matched: below that it was made for something else (our choice)
 SHOWN_KEYS = 5
 PROBE_SEED = 0
 PROBE_SIDE = 256  # pixels, at most: whether the output differs does not depend on the size
+HARDLY = 1e-3  # of the output: a LoRA that changes less is taken, with a warning (our choice)
+KEPT_SHARE = 0.5  # of the effect of all layers together that rounding to the base's dtype must leave (our choice)
 SAME_TO = 0.02  # relative difference of a layer's effect to the file's, where weights may be rounded to bfloat16
 
 # kohya's and ComfyUI's; peft's, as diffusers and ai-toolkit write it; two older ones of diffusers
@@ -64,6 +67,7 @@ class LoraFacts:
 
     path: Path
     identity: str  # name@hash
+    a1111_hash: str  # under which the A1111 web UI knows it
     keys: int
     unmatched: list[str]
     scale: float
@@ -184,6 +188,7 @@ def load_lora(loaded: Loaded, path: Path, scale: float) -> LoraFacts:
     Raises UserError where less than `NEEDED_SHARE` of its keys fit, or where a layer does not do what the file says.
     """
     tensors = read_lora(path)
+    _refuse_nan(path, tensors)
     modules, strangers = sort_keys(list(tensors))
     _refuse_other_kinds(path, strangers)
     arrived = trace(loaded.pipeline, tensors, modules) if modules else {}
@@ -200,7 +205,12 @@ def load_lora(loaded: Loaded, path: Path, scale: float) -> LoraFacts:
     _demand_effect(loaded.pipeline, path, tensors, modules, arrived)
     _convert_like_base(loaded.pipeline)
     set_scale(loaded, scale)
-    return LoraFacts(path, f"{path.stem}@{file_hash(path)[:12]}", len(tensors), sorted(unmatched), scale, 0.0)
+    return LoraFacts(path, lora_identity(path), lora_hash(path), len(tensors), sorted(unmatched), scale, 0.0)
+
+
+def lora_identity(path: Path) -> str:
+    """name@hash"""
+    return f"{path.stem}@{file_hash(path)[:12]}"
 
 
 def read_lora(path: Path) -> dict[str, Any]:
@@ -222,6 +232,11 @@ def read_lora(path: Path) -> dict[str, Any]:
     return tensors
 
 
+def _refuse_nan(path: Path, tensors: dict[str, Any]) -> None:
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise UserError(f"{path} holds values that are not numbers: its training diverged; take an earlier checkpoint.")
+
+
 def _refuse_other_kinds(path: Path, strangers: list[str]) -> None:
     """Relatives of LoRA would load in part, and act otherwise than they were trained to."""
     for mark, kind in OTHER_KINDS.items():
@@ -230,7 +245,10 @@ def _refuse_other_kinds(path: Path, strangers: list[str]) -> None:
 
 
 def _load_file(pipeline: Any, path: Path, fitting: dict[str, Any]) -> None:
-    """From a file, not from the tensors alone: alpha and rank can stand in its header. Raises UserError."""
+    """From a file, not from the tensors alone: alpha and rank can stand in its header. Raises UserError.
+
+    A copy holds only what fits, and has the suffix in small letters, which are all that diffusers knows.
+    """
     import tempfile
 
     from safetensors.torch import save_file
@@ -238,12 +256,13 @@ def _load_file(pipeline: Any, path: Path, fitting: dict[str, Any]) -> None:
     header = read_header(path)
     try:
         with tempfile.TemporaryDirectory() as scratch, quiet():
-            if len(fitting) < len(header.keys() - {"__metadata__"}):
-                save_file(fitting, Path(scratch) / path.name, header.get("__metadata__"))
-                path = Path(scratch) / path.name
-            pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
+            source = path
+            if len(fitting) < len(header.keys() - {"__metadata__"}) or path.suffix != ".safetensors":
+                source = Path(scratch) / f"{path.stem}.safetensors"
+                save_file(fitting, source, header.get("__metadata__"))
+            pipeline.load_lora_weights(str(source.parent), weight_name=source.name, adapter_name=ADAPTER)
     except UNFIT as error:
-        raise UserError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} cannot be loaded: {first_clause(error)}.") from error
 
 
 def _convert_like_base(pipeline: Any) -> None:
@@ -265,36 +284,62 @@ def _demand_effect(
     """Each layer must do what the file says: up x down x alpha / rank. Raises UserError."""
     layers = {layer.name: layer for layer in adapted_layers(pipeline, ADAPTER)}
     told_elsewhere = PEFT_METADATA in read_header(path).get("__metadata__", {})
-    wrong = [
-        modules[number].name
-        for number, names in arrived.items()
-        if not all(name in layers for name in names)
-        or not _same_effect(tensors, modules[number], [layers[name] for name in names], told_elsewhere)
-    ]
+    wrong, effects = [], []
+    for number, names in arrived.items():
+        effect = None
+        if all(name in layers for name in names):
+            effect = _effects(tensors, modules[number], [layers[name] for name in names], told_elsewhere)
+            effects.append(effect)
+        if effect is None or not effect.is_same:
+            wrong.append(modules[number].name)
     if wrong:
         raise UserError(
             f"{path}: {len(wrong)} of {len(modules)} layers do not act as the file says (the first is {wrong[0]}); "
             "this version of diffusers does not read it rightly."
         )
+    expected, found = (math.hypot(*(getattr(one, what) for one in effects)) for what in ("expected", "found"))
+    if found < KEPT_SHARE * expected:
+        raise _too_weak(path, next(iter(layers.values())).down.dtype)
 
 
-def _same_effect(tensors: dict[str, Any], module: Module, layers: list[Layer], told_elsewhere: bool) -> bool:
-    """Whether `layers` together turn one random input into what the file's matrices make of it, by length.
+@dataclass
+class Effects:
+    """Lengths of what one module makes of a random input: by the file, by the pipeline, and what rounding may lose."""
+
+    expected: float
+    found: float
+    rounding: float
+
+    @property
+    def is_same(self) -> bool:
+        return abs(self.found - self.expected) <= SAME_TO * self.expected + self.rounding
+
+
+def _too_weak(path: Path, dtype: object) -> UserError:
+    name = str(dtype).removeprefix("torch.")
+    return UserError(f"{path} is too weak to act in {name}, which has no numbers so small; take --dtype float32.")
+
+
+def _effects(tensors: dict[str, Any], module: Module, layers: list[Layer], told_elsewhere: bool) -> Effects:
+    """Hold what `layers` together make of one random input against what the file's matrices make of it.
 
     A module of a file can hold several layers side by side (query, key, value): their outputs are parts of its output.
     Layers that several modules share are bigger than each of them, and are not judged here. Without an alpha the scale
-    is 1, or, `told_elsewhere`, in the file's header, which peft reads.
+    is 1, or, `told_elsewhere`, in the file's header, which peft reads. Values so small that the layers' dtype has only
+    steps between them (in float16: below 6e-5) lose up to half a step each.
     """
     import torch
 
     down, up = (tensors[key].float().flatten(1) for key in (module.down, module.up))
     if sum(layer.up.shape[0] for layer in layers) != up.shape[0] or (told_elsewhere and not module.alpha):
-        return True
+        return Effects(0.0, 0.0, 0.0)
     scale = float(tensors[module.alpha]) / down.shape[0] if module.alpha else 1.0
     source = torch.randn(down.shape[1], generator=torch.Generator().manual_seed(PROBE_SEED))
     expected = abs(scale) * float((up @ (down @ source)).norm())
     found = math.hypot(*(float(_effect(layer, source).norm()) for layer in layers))
-    return abs(found - expected) <= SAME_TO * max(expected, 1e-12)
+    step = torch.finfo(layers[0].down.dtype).smallest_normal * torch.finfo(layers[0].down.dtype).eps
+    lost = float(up.norm()) * math.sqrt(down.numel()) + float(down.norm()) * math.sqrt(up.numel())
+    return Effects(expected, found, step * max(1.0, abs(scale)) * lost * float(source.norm()))
 
 
 def _effect(layer: Layer, source: Any) -> Any:
@@ -312,6 +357,9 @@ def demand_difference(loaded: Loaded, lora: LoraFacts, prompt: str, drawing: Dra
     set_scale(loaded, lora.scale)
     lora.difference = float((with_it - without).norm() / without.norm().clamp_min(1e-12))
     if not lora.difference > 0:
+        layers = adapted_layers(loaded.pipeline, ADAPTER)
+        if loaded.dtype != "float32" and any(bool(layer.up.any() and layer.down.any()) for layer in layers):
+            raise _too_weak(lora.path, loaded.dtype)
         raise UserError(
             f"{lora.path} changes nothing: at scale {lora.scale:g} the model's output is the same as without it. "
             "Are all its weights 0?"
@@ -342,5 +390,6 @@ def _first_output(loaded: Loaded, scale: float, prompt: str, drawing: Drawing) -
         pass
     finally:
         hook.remove()
-        loaded.pipeline.maybe_free_model_hooks()
+        with quiet():
+            loaded.pipeline.maybe_free_model_hooks()
     return seen[0]

@@ -5,24 +5,24 @@ What differs between families stands in `utils.families`; which arguments a pipe
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import logging
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from utils.console import UserError
-from utils.families import Family, family_of_class, find_family, read_header
+from utils.families import Family, family_of_class, find_family, read_header, variant_of_folder, with_variant
 
 GIB = 1 << 30
-HASH_BLOCK = 1 << 22  # bytes
-DTYPES = ("float32", "float16", "bfloat16")
 LIBRARIES = ("diffusers", "transformers", "peft", "accelerate", "huggingface_hub")
 # What these raise for files that are damaged, incomplete, or of another model.
 UNFIT = (
@@ -72,8 +72,9 @@ class Drawing:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the libraries' bars and remarks from the user: what matters is checked here and said in our words.
+def quiet(bars: bool = False) -> Iterator[None]:
+    """Keep the libraries' remarks from the user: what matters is checked here and said in our words. Their `bars` too,
+    but where something is downloaded.
 
     transformers 5 reports the weights of CLIP as "newly initialized" while diffusers loads a LoRA into it, though they
     are all there.
@@ -86,8 +87,9 @@ def quiet() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
-        of_diffusers.disable_progress_bar()
-        of_transformers.disable_progress_bar()
+        if not bars:
+            of_diffusers.disable_progress_bar()
+            of_transformers.disable_progress_bar()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
@@ -114,7 +116,7 @@ def default_dtype(family: Family, device: str) -> str:
 
     if device == "cpu":
         return "float32"
-    if family.gpu_dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
+    if family.gpu_dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "float16"
     return family.gpu_dtype
 
@@ -126,18 +128,19 @@ def load(base_model: str, given_family: str | None, base_config: Path | None, de
     path = Path(base_model).expanduser()
     family = find_family(base_model, given_family) or family_of_hub(base_model)
     kind = getattr(torch, dtype or default_dtype(family, device))
-    with quiet():
+    with quiet(bars=not path.exists()):
         if path.is_file():
             pipeline = _from_file(path, family, base_config, kind)
             _follow_marks(pipeline, read_header(path).keys())
+            if family.name == "sdxl":
+                # its VAE overflows in float16 and the picture comes out black; with this the pipeline decodes in
+                # float32. Only a folder knows that its VAE is one that does not: madebyollin/sdxl-vae-fp16-fix
+                pipeline.vae.register_to_config(force_upcast=True)
         else:
             pipeline = _from_folder(str(path) if path.is_dir() else base_model, family, kind)
     pipeline.set_progress_bar_config(disable=True)
     _demand_all_weights(pipeline, base_model)
-    if family.name == "sdxl" and kind == torch.float16:
-        # its VAE overflows in float16 and the picture comes out black (huggingface.co/madebyollin/sdxl-vae-fp16-fix);
-        # with this the pipeline decodes in float32, also where a fine-tune's configuration forgot to say so
-        pipeline.vae.register_to_config(force_upcast=True)
+    _demand_tokenizers(pipeline, base_model if base_config is None or path.is_dir() else str(base_config))
     name = path.stem if path.is_file() else path.name if path.is_dir() else base_model
     return Loaded(pipeline, variant(family, pipeline), identity_of(base_model, pipeline), name)
 
@@ -150,12 +153,32 @@ def family_of_hub(hub_id: str) -> Family:
         with quiet():
             index = DiffusionPipeline.load_config(hub_id)
     except (OSError, ValueError) as error:
-        raise UserError(f"{hub_id} is neither here nor to be had from the hub: {_first_line(error)}") from error
+        raise UserError(f"{hub_id} is neither here nor to be had from the hub: {first_clause(error)}.") from error
     return family_of_class(str(index.get("_class_name")), hub_id)
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def first_clause(error: Exception) -> str:
+    """What an error says, without the advice that the libraries add: it is about their arguments."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return re.split(r"[.!?:;,]?(?:\s*$|(?<=[.!?;])\s)", line)[0]
+
+
+MEMORY_WORDS = ("can't allocate memory", "not enough memory: you tried to allocate")  # PyTorch's allocator of the CPU
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory ended: a GPU's or the computer's."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WORDS)
+
+
+def _unfit(error: Exception, source: object, family: Family, hint: str = "") -> UserError:
+    if is_out_of_memory(error):
+        return UserError(f"The memory is not enough to load {source}: close other programs.")
+    return UserError(f"{source} cannot be loaded as {family.title}: {first_clause(error)}.{hint}")
 
 
 def _from_folder(source: str, family: Family, kind: Any) -> Any:
@@ -176,7 +199,7 @@ def _from_folder(source: str, family: Family, kind: Any) -> Any:
             return of_file(source, **options, **one)
         except UNFIT as error:
             if place == len(variants) - 1:
-                raise UserError(f"{source} cannot be loaded as {family.title}: {_first_line(error)}") from error
+                raise _unfit(error, source, family) from error
     raise AssertionError("one of the variants is always tried")
 
 
@@ -203,7 +226,7 @@ def _from_file(path: Path, family: Family, base_config: Path | None, kind: Any) 
         return whole.from_pretrained(str(base_config), transformer=denoiser, dtype=kind, local_files_only=True)
     except (*UNFIT, SingleFileComponentError) as error:
         hint = "" if base_config else " Without a network, --base-config takes a diffusers folder of the same family."
-        raise UserError(f"{path} cannot be loaded as {family.title}: {_first_line(error)}{hint}") from error
+        raise _unfit(error, path, family, hint) from error
 
 
 def _follow_marks(pipeline: Any, keys: Collection[str]) -> None:
@@ -233,17 +256,37 @@ def _demand_all_weights(pipeline: Any, what: str) -> None:
             raise UserError(f"{what} lacks {empty} weights of its {name}: it is damaged, or of another family.")
 
 
-def variant(family: Family, pipeline: Any) -> Family:
-    """The family's defaults, or those of its distilled variant, which the configuration tells.
+PLAIN_TEXT = "photo of a person"  # every tokenizer has a token of its own for each of these words, or several
 
-    Sources: the model cards of black-forest-labs/FLUX.1-schnell (4 steps, guidance 0) and FLUX.2-klein-4B (4 steps,
-    guidance 1).
-    """
-    if family.name == "flux" and not pipeline.transformer.config.guidance_embeds:
-        return replace(family, title="Flux.1 [schnell]", steps=4, guidance=0.0)
-    if family.name == "flux2-klein" and pipeline.config.is_distilled:
-        return replace(family, title="Flux.2-Klein, distilled", steps=4, guidance=1.0)
-    return family
+
+def _demand_tokenizers(pipeline: Any, what: str) -> None:
+    """Without its files transformers makes a tokenizer that knows no word, and every prompt draws the same."""
+    for name in inspect.signature(type(pipeline).__init__).parameters:
+        if not name.startswith("tokenizer"):
+            continue
+        tokenizer = getattr(pipeline, name, None)
+        known: set[int] = set()
+        if tokenizer is not None:
+            known = {*tokenizer(PLAIN_TEXT, add_special_tokens=False).input_ids} - {tokenizer.unk_token_id}
+        if len(known) < len(PLAIN_TEXT.split()):
+            raise UserError(
+                f"{what} has no {name} that can read words: its files are missing or damaged; fetch it again."
+            )
+
+
+def local_family(base_model: str, given: str | None, base_config: Path | None) -> Family | None:
+    """The family with the defaults of its variant, as `load` finds it; None for a hub id. Raises UserError."""
+    family, path = find_family(base_model, given), Path(base_model).expanduser()
+    folder = path if path.is_dir() else base_config
+    known = family is not None and folder is not None and (folder / "model_index.json").is_file()
+    return variant_of_folder(family, folder) if known else family
+
+
+def variant(family: Family, pipeline: Any) -> Family:
+    """The family's defaults, or those of its variant, which the configuration of a loaded pipeline tells."""
+    return with_variant(
+        family, lambda part, key: getattr(getattr(pipeline, part) if part else pipeline, "config", {}).get(key)
+    )
 
 
 def local_identity(base_model: str) -> str | None:
@@ -262,12 +305,15 @@ def identity_of(base_model: str, pipeline: Any) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
+    """SHA-256 of a file, 64 hexadecimal digits. Read once, as long as it does not change."""
+    state = path.stat()
+    return _file_hash(path.resolve(), state.st_size, state.st_mtime_ns)
+
+
+@functools.cache
+def _file_hash(path: Path, size: int, modified_ns: int) -> str:
     with open(path, "rb") as file:
-        while block := file.read(HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_hash(folder: Path) -> str:
@@ -302,10 +348,11 @@ def place(loaded: Loaded, device: str, low_vram: bool) -> None:
     if low_vram:
         for saving in ("enable_slicing", "enable_tiling"):
             getattr(loaded.pipeline.vae, saving, lambda: None)()
-    if low_vram and device != "cpu":
-        loaded.pipeline.enable_model_cpu_offload(device=device)
-    else:
-        loaded.pipeline.to(device)
+    with quiet():
+        if low_vram and device != "cpu":
+            loaded.pipeline.enable_model_cpu_offload(device=device)
+        else:
+            loaded.pipeline.to(device)
     loaded.device, loaded.low_vram = device, low_vram
 
 

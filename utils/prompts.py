@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from utils.console import UserError
@@ -73,6 +74,7 @@ def plan_gaps(
 ) -> tuple[list[Shot], list[str]]:
     """(the images of all gaps, sentences about gaps that get none). At most `num_per_gap` images a gap."""
     shots, passed_over, taken = [], [], set()
+    names: dict[str, tuple[str, str]] = {}  # beginning of file names, folded -> the gap that has it
     for gap in recommendations:
         why_not = _why_not(gap)
         if why_not:
@@ -86,8 +88,8 @@ def plan_gaps(
             template = _template(templates, index, source) if templates else None
             prompt = filled(template, person, text) if template else composed(person, gap.type, text, source)
             own_seed = _free_seed(source, taken)
-            name = f"{SYNTHETIC_PREFIX}{_word(gap.type)}_{_word(gap.target)}_{index + 1:03d}"
-            shots.append(Shot(name, prompt, own_seed, gap.type, gap.target))
+            name = _own_name(names, gap)
+            shots.append(Shot(f"{name}_{index + 1:03d}", prompt, own_seed, gap.type, gap.target))
     return shots, passed_over
 
 
@@ -115,7 +117,9 @@ def composed(person: str, gap_type: str, text: str, source: random.Random) -> st
 
 
 def filled(template: str, person: str, text: str) -> str:
-    """A line of a prompts file with person and target put in; a target that it has no place for comes last."""
+    """A line of a prompts file with both put in; a person that it has no place for comes first, a target last."""
+    if "{person}" not in template:
+        template = "{person}, " + template
     if "{target}" not in template:
         template += ", {target}"
     return template.replace("{person}", person).replace("{target}", text)
@@ -124,6 +128,16 @@ def filled(template: str, person: str, text: str) -> str:
 def _template(templates: tuple[str, ...], index: int, source: random.Random) -> str:
     """Each line once before any comes again; then at random."""
     return templates[index] if index < len(templates) else source.choice(templates)
+
+
+def _own_name(names: dict[str, tuple[str, str]], gap: Recommendation) -> str:
+    """How the files of a gap begin. `hair/color_red` and `hair_color/red` would be one name: the later gets a 2."""
+    plain = f"{SYNTHETIC_PREFIX}{_word(gap.type)}_{_word(gap.target)}"
+    for number in count(1):
+        name = plain if number == 1 else f"{plain}_{number}"
+        if names.setdefault(name.casefold(), (gap.type, gap.target)) == (gap.type, gap.target):
+            return name
+    raise AssertionError("there is always a next number")
 
 
 def _free_seed(source: random.Random, taken: set[int]) -> int:
@@ -152,7 +166,8 @@ def read_prompts(path: Path) -> tuple[str, ...] | list[Shot]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The prompts {path} cannot be read: {error}.") from error
-    lines = tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
+    stripped = (line.strip() for line in text.splitlines())
+    lines = tuple(line for line in stripped if line and not line.startswith("#"))
     if not lines:
         raise UserError(f"{path} holds no prompts; it takes one a line, or a plan as .json.")
     for line in lines:
@@ -164,7 +179,7 @@ def read_prompts(path: Path) -> tuple[str, ...] | list[Shot]:
 
 def _read_plan(path: Path) -> list[Shot]:
     try:
-        plan = read_contract(path, PromptPlan, "what wrote it")
+        plan = read_contract(path, PromptPlan, cure="correct the plan")
     except ContractError as error:
         raise UserError(str(error)) from error
     shots = [
