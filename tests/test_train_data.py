@@ -210,7 +210,7 @@ def test_pixels_are_those_of_the_crop(tmp_path):
 
 def test_every_value_of_a_preset_has_a_source():
     for preset in PRESETS.values():
-        values = set(Preset.__dataclass_fields__) - {"family", "about", "sources"}
+        values = set(Preset.__dataclass_fields__) - {"family", "sources"}
         assert values == set(preset.sources) and all(preset.sources.values())
 
 

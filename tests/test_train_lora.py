@@ -683,7 +683,7 @@ def test_a_held_out_loss_that_is_no_number_is_no_success(sd15_velocity, tmp_path
 
 def test_what_another_process_finds_is_said_with_its_rank(sd15_velocity, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(UserError, match="process 1: .*does not exist"):
+    with pytest.raises(UserError, match=r"process 1: .*does not exist"):
         train(tmp_path / "nowhere", sd15_velocity, tmp_path / "out")
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import torch
 
 KOHYA, DIFFUSERS = "kohya", "diffusers"
-FORMATS = (KOHYA, DIFFUSERS)
 
 Layers = dict[str, tuple["torch.Tensor", "torch.Tensor"]]  # module of the U-Net -> (down (R, in ...), up (out, R ...))
 

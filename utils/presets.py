@@ -17,7 +17,6 @@ class Preset:
     """What an option is set to where the user does not say it."""
 
     family: str  # sdxl or sd15: what the base model must be
-    about: str
     rank: int
     alpha: float  # the LoRA is scaled by alpha / rank
     learning_rate: float
@@ -32,7 +31,6 @@ class Preset:
 PRESETS = {
     "sdxl": Preset(
         family="sdxl",
-        about="SDXL and its kin",
         rank=32,
         alpha=16,
         learning_rate=1e-4,
@@ -54,7 +52,6 @@ PRESETS = {
     ),
     "sd15": Preset(
         family="sd15",
-        about="Stable Diffusion 1.5 and its kin",
         rank=16,
         alpha=8,
         learning_rate=1e-4,
@@ -74,9 +71,8 @@ PRESETS = {
             "warmup": OUR_CHOICE,
         },
     ),
-    "zit": Preset(
+    "zit": Preset(  # Animagine XL, which the documents call ZIT (for Z-Image: --trainer)
         family="sdxl",
-        about="Animagine XL, which the documents call ZIT (for Z-Image: --trainer)",
         rank=32,
         alpha=16,
         learning_rate=1e-4,

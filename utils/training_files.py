@@ -45,7 +45,7 @@ _SGM, _DIFFUSERS = "https://github.com/Stability-AI/generative-models", "diffuse
 class LoraFormat:
     """How LoRA files of a training are written."""
 
-    name: str  # of utils.lora_files.FORMATS
+    name: str  # KOHYA or DIFFUSERS of utils.lora_files
     dtype: str  # float16, bfloat16 or float32
     family: str
     layers_per_block: int
