@@ -30,8 +30,7 @@ PERSON, PROMPTS = "ohwx person", "prompts.json"
 
 def build_model(folder: Path, cuda: bool) -> None:
     """SDXL with random weights: tiny, or as large as the real one in float16."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    import tiny_models
+    from tests import tiny_models
 
     if not cuda:
         tiny_models.tiny_sdxl(folder)
@@ -101,19 +100,12 @@ def full_sdxl(folder: Path, tiny_models) -> None:
 
 def build_lora(path: Path, model: Path, rank: int) -> None:
     """A kohya LoRA of the U-Net's transformers."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    import lora_files
     from diffusers import UNet2DConditionModel
 
+    from tests import lora_files
+
     unet = UNet2DConditionModel.from_pretrained(model / "unet")
-
-    class Holder:
-        pass
-
-    holder = Holder()
-    holder.unet = unet
-    lora_files.RANK, lora_files.STRENGTH = rank, 0.01
-    lora_files.write(path, lora_files.kohya_sdxl(holder))
+    lora_files.write(path, lora_files.kohya_unet_sdxl(unet, rank, strength=1e-3))
 
 
 def write_plan(path: Path, images: int) -> None:
@@ -160,16 +152,19 @@ def print_gpu_memory() -> None:
 
 
 def script(args: argparse.Namespace) -> None:
-    """generate_synthetic.py in this process, so that the GPU's memory can be asked for at its end."""
-    import generate_synthetic
-
-    command = ["--prompts-file", args.folder / PROMPTS, "--base-model", args.folder / "model"]
+    """generate_synthetic.py takes the place of this process; its metadata tell the GPU's memory."""
+    command = [
+        sys.executable,
+        ROOT / "generate_synthetic.py",
+        "--prompts-file",
+        args.folder / PROMPTS,
+        "--base-model",
+        args.folder / "model",
+    ]
     command += ["--lora", args.folder / "lora.safetensors", "--output", args.folder / "ours"]
     command += ["--steps", args.steps, "--guidance", 7.5, "--width", args.size, "--height", args.size]
     command += ["--negative", "lowres, blurry", *(["--low-vram"] if args.low_vram else [])]
-    if generate_synthetic.run(generate_synthetic.parse_args(list(map(str, command)))):
-        raise SystemExit("generate_synthetic.py failed")
-    print_gpu_memory()
+    os.execv(sys.executable, list(map(str, command)))
 
 
 def measure(way: str, args: argparse.Namespace) -> dict[str, float]:
@@ -192,6 +187,9 @@ def measure(way: str, args: argparse.Namespace) -> dict[str, float]:
     written = sorted(path.stat().st_mtime_ns for path in folder.glob("*.png"))
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10  # macOS counts bytes, Linux KiB
     gpu = [int(line.split()[1]) / (1 << 20) for line in said.splitlines() if line.startswith("GPU ")]
+    if way == "script":
+        settings = json.loads((folder / "generation_metadata.json").read_text())["settings"]
+        gpu = [(settings["gpu_memory_bytes"] or 0) / (1 << 20)]
     return {
         "seconds": seconds,
         "per image": statistics.median(later - earlier for earlier, later in pairwise(written)) / 1e9,
