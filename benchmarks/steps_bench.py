@@ -1,6 +1,6 @@
 """How fast are gap_analysis.py and validate_synthetic.py, beside their networks alone?
 
-    python -m benchmarks.steps_bench              # stand-in for buffalo_l, two YOLOv8n, 200 pictures, about 5 minutes
+    python -m benchmarks.steps_bench              # stand-in for buffalo_l, two YOLOv8n, 200 pictures, about 10 minutes
     python -m benchmarks.steps_bench --count 40
 
 Each script runs as a process of its own with a new cache, from start to end. The networks alone: what the pack's
@@ -28,7 +28,7 @@ INPUT_HW = (640, 448)  # of a detector for pictures of 832 x 1216, the longer si
 
 
 def make_detectors(folder: Path) -> None:
-    """Two checkpoints of YOLOv8n with random weights, as ultralytics writes them."""
+    """Checkpoints of YOLOv8n with random weights, as ultralytics writes them, for hands and for eyes."""
     folder.mkdir()
     for seed, name in enumerate(DETECTORS):
         child("-c", MAKE, folder / name, seed)
@@ -40,7 +40,7 @@ import torch
 from utils.ultralytics_yolo import import_tasks
 torch.manual_seed(int(sys.argv[2]))
 model = import_tasks().DetectionModel("yolov8n.yaml", nc=1, verbose=False)
-model.names = {0: "hand"}
+model.names = {0: ["hand", "eye"][int(sys.argv[2])]}
 torch.save({"model": model.half(), "date": "", "version": "8"}, sys.argv[1])
 """
 

@@ -165,7 +165,7 @@ def classes_of(kind: str, names: list[str], path: Path, asked: str | None = None
     if not chosen:
         option = "" if kind == FACE else f", or name the classes that are: --{kind}-classes"
         raise UserError(
-            f"{path} is no {kind} detector: it finds {told}. Put one that finds a {kind} in its place{option}."
+            f"{path} is no {kind} detector: it finds {told}. Put one that finds {kind}s in its place{option}."
         )
     return chosen
 
