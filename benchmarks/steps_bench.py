@@ -78,7 +78,7 @@ def write_batch(folder: Path, count: int) -> None:
     make_photos(folder, count, start=100_000)
     names = sorted(path.name for path in folder.iterdir())
     images = [{"file": name, "gap_type": "face_angle", "target": "profile"} for name in names]
-    told = {"created": "", "gaps_file": "../gaps.json", "images": images}
+    told = {"schema_version": 1, "created": "", "gaps_file": "../gaps.json", "images": images}
     (folder / "generation_metadata.json").write_text(json.dumps(told), encoding="utf-8")
 
 
