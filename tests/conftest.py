@@ -13,6 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+# The suite has a process on every core already: threads of torch beside them only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_FACES = ROOT.parent / "shared" / "faces"
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -38,7 +39,7 @@ from utils.pose import angles_from_keypoints
 from utils.progress import GroupProgress
 
 if TYPE_CHECKING:
-    from utils.detectors import Found
+    from utils.detectors import Detector, Found
 
 _BOXES_VERSION = 2  # of what is kept of a detector's boxes; raise it with every change of utils/detectors.py's numbers
 # Words that may stand beside a class's kind and leave it what it is: "left hand", but not "handbag" or "face mask".
@@ -85,6 +86,7 @@ class BoxSensor:
         self._device = device
         self._cache = cache
         self._detector = None
+        self._loading = threading.Lock()
 
     def find(self, contents: list[str], images: list[np.ndarray]) -> list[Boxes | Exception]:
         """Boxes in every picture (H, W, 3) BGR, or what went wrong with it. `contents` are the pictures' hashes."""
@@ -100,27 +102,33 @@ class BoxSensor:
         """The network itself on a batch; a picture that it chokes on does not stop the others. Raises UserError."""
         if not images:
             return []
-        if self._detector is None:
-            from utils.detectors import load_detector
-
-            self._detector = load_detector(self.path, self._device)
-            self._demand_fit()
-            missing = ", as there is no CUDA here" if self._device == "cuda" and self._detector.device == "cpu" else ""
-            say(f"Detector: {self.identity} on {self._detector.device}{missing}")
         try:
-            found = self._detector.detect(images, CONFIDENCE, OVERLAP)
+            found = self.load().detect(images, CONFIDENCE, OVERLAP)
         except UserError:
             raise
         except Exception as error:  # whatever a network raises belongs to the pictures that it was given
             return [error] if len(images) == 1 else [one for image in images for one in self.run([image])]
         return [self._of_my_kind(one) for one in found]
 
-    def _demand_fit(self) -> None:
+    def load(self) -> Detector:
+        """The detector, loaded once, whichever thread asks first. Raises UserError."""
+        with self._loading:
+            if self._detector is None:
+                from utils.detectors import load_detector
+
+                detector = load_detector(self.path, self._device)
+                self._demand_fit(detector)
+                no_cuda = self._device == "cuda" and detector.device == "cpu"
+                say(f"Detector: {self.identity} on {detector.device}{', as there is no CUDA here' if no_cuda else ''}")
+                self._detector = detector
+        return self._detector
+
+    def _demand_fit(self, detector: Detector) -> None:
         """Raises UserError for a model that cannot give what this sensor is for."""
-        self._classes = classes_of(self.kind, self._detector.classes, self.path, self.asked)
-        if self.kind == FACE and self._detector.keypoints != 5:
+        self._classes = classes_of(self.kind, detector.classes, self.path, self.asked)
+        if self.kind == FACE and detector.keypoints != 5:
             raise UserError(
-                f"{self.path} gives {self._detector.keypoints or 'no'} landmarks with each box, and angles are read "
+                f"{self.path} gives {detector.keypoints or 'no'} landmarks with each box, and angles are read "
                 f"from five. Put {DEFAULT_FILES[FACE]} in its place, or use an InsightFace pack (--pack)."
             )
 
@@ -367,7 +375,9 @@ class Examiner:
         for sensor in self._sensors.detectors():
             demand_safe(sensor.path)  # before the work, not when the first batch is full
         workers = available_cores()
-        with GroupProgress() as progress, ThreadPoolExecutor(workers) as pool:
+        with GroupProgress() as progress, ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as beside:
+            # while the first pictures are decoded and the pack is loaded; what fails here is told at the first batch
+            beside.map(BoxSensor.load, self._sensors.detectors())
             task = progress.add("Looking", len(unknown))
             batch: list[_Decoded] = []
             try:
