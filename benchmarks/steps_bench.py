@@ -1,6 +1,6 @@
 """How fast are gap_analysis.py and validate_synthetic.py, beside their networks alone?
 
-    python -m benchmarks.steps_bench              # stand-in for buffalo_l, two YOLOv8n, 200 pictures, about 10 minutes
+    python -m benchmarks.steps_bench              # stand-in for buffalo_l, two YOLOv8n, 200 pictures, about 6 minutes
     python -m benchmarks.steps_bench --count 40
 
 Each script runs as a process of its own with a new cache, from start to end. The networks alone: what the pack's
