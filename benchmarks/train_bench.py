@@ -1,4 +1,4 @@
-"""What does train_lora.py cost beside a bare diffusers loop that does the same work?
+"""What does train_lora.py cost beside a bare diffusers loop that takes the same steps?
 
     python -m benchmarks.train_bench            # tiny SDXL of random weights on the CPU, about 2 minutes
     python -m benchmarks.train_bench --cuda     # SDXL at its true size, random weights, 1024 pixels, rank 32
