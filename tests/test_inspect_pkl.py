@@ -150,6 +150,9 @@ def test_exit_code_is_that_of_the_worst_file(tmp_path):
         (tensor_file()[:-1], "it is no model file"),
         (onnx_file()[:-1], "it is no model file"),
     ],
+    # Named, because pytest would name them by their bytes, and a zip's hold the time of writing:
+    # xdist's processes would then collect tests of different names.
+    ids=["empty", "page", "cut pickle", "cut in zip", "cut zip", "cut tensors", "cut onnx"],
 )
 def test_what_cannot_be_read_is_unknown_and_to_be_fetched_again(content, finding, tmp_path):
     (tmp_path / "file.pt").write_bytes(content)
