@@ -5,6 +5,7 @@
     ./run.sh generate GAPS         generate_synthetic.py: make the images that it lacks
     ./run.sh validate FOLDER       validate_synthetic.py: which generated images may enter the dataset?
     ./run.sh train DATASET         train_lora.py: a LoRA of the person, for the next round of images
+    ./run.sh bootstrap [options]   bootstrap_loop.py: all of these in rounds, until it no longer helps; --demo shows it
     ./run.sh inspect [FILE ...]    inspect_pkl.py: what would these model files do when they are loaded?
     ./run.sh test [options]        everything is installed, then pytest runs with these options
 
@@ -65,6 +66,7 @@ WORDS = {
     "generate": Word("generate_synthetic.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
     "validate": Word("validate_synthetic.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
     "train": Word("train_lora.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
+    "bootstrap": Word("bootstrap_loop.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
     "inspect": Word("inspect_pkl.py", (ANALYSIS,), "about 1 GB"),  # --convert alone needs more, and says what
     "test": Word("tests", (ANALYSIS, BOOTSTRAP, TEST), "about 7 GB"),
 }

@@ -3,6 +3,7 @@
 
     python mirror_metrics.py                                  # Reference_Images/ against Lora_Candidates/*/
     python mirror_metrics.py --reference DIR --candidates DIR --output DIR
+    python mirror_metrics.py --holdout DIR                    # real photos that no LoRA was trained on
     python mirror_metrics.py --demo                           # rendered heads with planted faults; needs no photos
 
 reads   Reference_Images/*.jpg ...            real photos of one person (the ground truth)
@@ -10,7 +11,8 @@ reads   Reference_Images/*.jpg ...            real photos of one person (the gro
 writes  Dashboard_<time>.html  CopycatReport_<time>.html  Data_<time>.csv  Summary_<time>.json
 
 Every picture's largest face is measured with an InsightFace model pack: ArcFace embedding, age, head angles. References
-are scored against the centroid of the *other* references (leave-one-out), generated images against the centroid of all.
+are scored against the centroid of the *other* references (leave-one-out), generated images against the centroid of all;
+with --holdout everything is scored against the centroid of the held-out photos instead, which no training could copy.
 Everything stays on this computer.
 """
 
@@ -44,7 +46,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     import pandas as pd
 
     from utils.cache import FaceCache
-    from utils.contracts import PackInfo, Summary
+    from utils.contracts import GroupSummary, PackInfo, Summary
     from utils.measurer import Picture
     from utils.packs import Pack
 
@@ -70,19 +72,23 @@ class Inputs:
     references: list[Picture]
     candidates: list[Picture]
     groups: list[tuple[str, str]]  # (type, name), empty folders included
+    held_out: list[Picture] = field(default_factory=list)  # real photos that no LoRA was trained on
     ignored: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
 
 
 def collect(args: argparse.Namespace) -> Inputs:
     """List references and candidates. Raises UserError where there is nothing to do."""
-    from utils.contracts import CANDIDATE, REFERENCE
+    from utils.contracts import CANDIDATE, HELD_OUT, REFERENCE
     from utils.files import readable
     from utils.images import iter_subfolders
 
     reference = _folder(Path(args.reference), "--reference")
     inputs = Inputs([], [], [(REFERENCE, REFERENCE)])
     inputs.references = _pictures(inputs, REFERENCE, REFERENCE, reference, args.recursive)
+    if args.holdout is not None:
+        inputs.groups.append((REFERENCE, HELD_OUT))
+        inputs.held_out = _pictures(inputs, REFERENCE, HELD_OUT, _folder(args.holdout, "--holdout"), args.recursive)
     root = _candidates_root(args)
     if root is not None:
         loose = _pictures(inputs, CANDIDATE, LOOSE, root, recursive=False)
@@ -176,6 +182,7 @@ def prepare_demo(args: argparse.Namespace) -> list[tuple[str, ...]]:
     from utils.packs import demo_pack, missing_demo_pack
 
     own = {"--reference": args.reference != PATH_REFERENCE, "--candidates": args.candidates is not None}
+    own["--holdout"] = args.holdout is not None
     own["--pack"] = args.pack not in (PACK, DEMO_PACK)
     if any(own.values()):
         chosen = ", ".join(option for option, given in own.items() if given)
@@ -297,6 +304,7 @@ def summarise(args: argparse.Namespace, inputs: Inputs, table: pd.DataFrame, pac
             "recursive": args.recursive,
             "map": args.map,
             "map_seed": MAP_SEED,
+            "holdout": None if args.holdout is None else readable(str(args.holdout.resolve())),
         },
         reference_folder=readable(str(Path(args.reference).resolve())),
         candidates_folder=readable(str(root.resolve())) if root else None,
@@ -332,18 +340,22 @@ def tell(args: argparse.Namespace, inputs: Inputs, summary: Summary) -> None:
         return
     rows = [
         [group_label(group.type, group.name), str(group.images), str(group.faces), str(group.failed)]
-        + [
-            "-" if value is None else f"{value:.3f}"
-            for value in (group.similarity.median, group.similarity.q1, group.similarity.q3)
-        ]
+        + ["-" if value is None else f"{value:.3f}" for value in _similarity_of(group)]
         for group in summary.groups
     ]
-    columns = ["Group", "Images", "Faces", "Failed", "Median similarity", "Q1", "Q3"]
-    print_table("Similarity to the references (which are scored leave-one-out)", columns, rows)
+    columns = ["Group", "Images", "Faces", "Failed", "Median similarity", "from", "to (95 %)", "Q1", "Q3"]
+    standard = "held-out photos" if args.holdout else "references"
+    print_table(f"Similarity to the {standard} (which are scored leave-one-out)", columns, rows)
     providers = ", ".join(f"{name} ({count})" for name, count in summary.providers.items())
     print(f"Pack {summary.pack.identity}, measured by {providers}\n{summary.pack.licence}")
     for kind, name in summary.results.items():
         print(f"{kind + ':':<11}{args.output / name}")
+
+
+def _similarity_of(group: GroupSummary) -> list[float | None]:
+    """Median, its interval, first and third quartile."""
+    spread = group.similarity
+    return [spread.median, *(group.similarity_interval or (None, None)), spread.q1, spread.q3]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -372,11 +384,14 @@ def run(args: argparse.Namespace) -> int:
         )
         started = time.monotonic()
         measurer.measure(inputs.references)
-        _demand_a_face(inputs.references)
+        _demand_a_face(inputs.references, "reference")
+        if args.holdout is not None:
+            measurer.measure(inputs.held_out)
+            _demand_a_face(inputs.held_out, "held-out photo")
         measurer.measure(inputs.candidates)
         measured = time.monotonic()
         pack_info = measurer.pack_info()
-        pictures = inputs.references + inputs.candidates
+        pictures = inputs.references + inputs.held_out + inputs.candidates
         table = score_pictures(pictures, pack_info)
         face_map, map_note = identity_map(pictures, int(args.map[0]), cache)
         mapped = time.monotonic()
@@ -386,6 +401,8 @@ def run(args: argparse.Namespace) -> int:
         raise
     finally:
         cache.close()
+    if args.holdout is not None:
+        inputs.warnings.append("Similarity is to the centroid of the held-out photos, not of the references.")
     inputs.warnings += _doubts(args, table)
     summary = summarise(args, inputs, table, pack_info)
     summary.seconds = {
@@ -403,10 +420,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _doubts(args: argparse.Namespace, table: pd.DataFrame) -> list[str]:
     """What makes the numbers mean less than they seem to; said now and in the results."""
-    from utils.contracts import CANDIDATE
+    from utils.contracts import CANDIDATE, HELD_OUT, REFERENCE
     from utils.measurer import CUDA, GPU_ADVICE
 
     doubts = []
+    held_out = table[(table["Type"] == REFERENCE) & (table["Group"] == HELD_OUT)]
+    known = int((held_out["NearestSimilarity"] > SAME_PICTURE).sum())
+    if known:
+        doubts.append(
+            f"{known} held-out photo(s) are references too: what was trained on tells nothing about likeness."
+        )
     providers = set(table["Provider"].dropna())
     if args.device == "cuda" and providers - {CUDA}:
         doubts.append(f"--device cuda was asked for, but {', '.join(providers - {CUDA})} measured. {GPU_ADVICE}")
@@ -431,12 +454,12 @@ def _check_output(folder: Path) -> None:
         raise UserError(f"Results cannot be written to {folder}: {reason}. --output takes another folder.") from error
 
 
-def _demand_a_face(references: list[Picture]) -> None:
-    if any(picture.measured for picture in references):
+def _demand_a_face(pictures: list[Picture], what: str) -> None:
+    if any(picture.measured for picture in pictures):
         return
-    lines = "\n".join(f"  {picture.filename}: {picture.status} ({picture.reason})" for picture in references[:20])
-    more = f"\n  and {len(references) - 20} more" if len(references) > 20 else ""
-    raise UserError(f"No face could be measured in any reference, so there is nothing to compare with:\n{lines}{more}")
+    lines = "\n".join(f"  {picture.filename}: {picture.status} ({picture.reason})" for picture in pictures[:20])
+    more = f"\n  and {len(pictures) - 20} more" if len(pictures) > 20 else ""
+    raise UserError(f"No face could be measured in any {what}, so there is nothing to compare with:\n{lines}{more}")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -461,6 +484,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=Path("."),
         metavar="DIR",
         help="folder for the result files; . is the current one",
+    )
+    add(
+        "--holdout",
+        type=_path,
+        metavar="DIR",
+        help="real photos that no LoRA was trained on; similarity is then to their centroid, not to the references'",
     )
     add("--recursive", action="store_true", help="take in pictures of sub-folders too")
     add(

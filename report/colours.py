@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from report.render import shortened, shown
-from utils.contracts import REFERENCE, Summary, group_label
+from utils.contracts import HELD_OUT, REFERENCE, Summary, group_label
 
 BACKGROUND = "#0f1118"  # page
 PANEL = "#1a1d27"  # behind the charts
@@ -33,7 +33,7 @@ CANDIDATE_COLOURS = (
 
 # Second cue: the marker. When colours repeat (more than ten groups) the next round of groups starts one marker
 # further: colour and marker together are unique for 90 groups. Names are Plotly's; the paths draw them in 16 x 16.
-REFERENCE_SYMBOL = "circle"
+REFERENCE_SYMBOL, HELD_OUT_SYMBOL = "circle", "hexagon"
 SYMBOL_PATHS = {
     "circle": "M8 2a6 6 0 1 1 0 12a6 6 0 1 1 0-12z",
     "square": "M2.8 2.8h10.4v10.4H2.8z",
@@ -109,7 +109,8 @@ def assign(keys: Iterable[tuple[str, str]]) -> list[Group]:
     groups, candidates = [], 0
     for index, (kind, name) in enumerate(keys):
         if kind == REFERENCE:
-            groups.append(Group(index, kind, name, REFERENCE_COLOUR, REFERENCE_SYMBOL))
+            symbol = HELD_OUT_SYMBOL if name == HELD_OUT else REFERENCE_SYMBOL
+            groups.append(Group(index, kind, name, REFERENCE_COLOUR, symbol))
             continue
         turn, place = divmod(candidates, len(CANDIDATE_COLOURS))
         symbol = CANDIDATE_SYMBOLS[(place + turn) % len(CANDIDATE_SYMBOLS)]

@@ -76,7 +76,7 @@ def _rows(table: pd.DataFrame, places: list[int]) -> list[dict]:
 
 def _page_data(rows: list[dict], groups: list[Group]) -> dict:
     """What copycat.js draws from. References are named by their row everywhere, so each stands there once."""
-    references = [row for row in rows if row["type"] == REFERENCE]
+    references = [row for row in rows if row["type"] == REFERENCE and groups[row["group"]].name == REFERENCE]
     candidates = [row for row in rows if row["type"] == CANDIDATE]
     row_of = {row["file"]: row["index"] for row in references}
     return {

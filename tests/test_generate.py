@@ -806,6 +806,7 @@ def test_commands_of_the_readme_run(studio, tmp_path, monkeypatch):
     single = tiny_models.tiny_sdxl_single_file(tmp_path / "animagine.safetensors")
     for name, source in (
         ("gaps.json", studio.gaps),
+        ("gaps_iter1.json", studio.gaps),
         ("sdxl_base", studio.model("sdxl")),
         ("alice.safetensors", studio.lora("sdxl")),
     ):
@@ -816,7 +817,7 @@ def test_commands_of_the_readme_run(studio, tmp_path, monkeypatch):
     for line in COMMANDS:
         args = generate_synthetic.parse_args([*shlex.split(line)[2:], *map(str, QUICK)])
         assert generate_synthetic.run(args) == 0
-    assert single.exists() and len(COMMANDS) == 4
+    assert single.exists() and len(COMMANDS) == 5
     assert (len(pictures(tmp_path / "synthetic_iter1")), len(pictures(tmp_path / "synthetic_iter2"))) == (4, 4)
     assert set(pictures(tmp_path / "Lora_Candidates" / "alice")) == {"smile", "profile"}
 

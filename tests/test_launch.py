@@ -275,6 +275,7 @@ def test_word_test_runs_pytest_with_all_requirements(checkout, tmp_path):
         ("gaps", "gap_analysis.py"),
         ("generate", "generate_synthetic.py"),
         ("validate", "validate_synthetic.py"),
+        ("bootstrap", "bootstrap_loop.py"),
         ("train", "train_lora.py"),
     ],
 )

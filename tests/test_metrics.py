@@ -79,6 +79,34 @@ def test_unit_refuses_a_vector_without_direction():
         metrics.unit(np.zeros(4))
 
 
+def test_interval_of_a_median_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(3)
+    hits = 0
+    for _ in range(200):
+        low, high = metrics.median_interval(rng.normal(0.5, 0.1, 25))
+        hits += low <= 0.5 <= high
+    assert 0.90 <= hits / 200 <= 0.99
+
+
+def test_interval_of_a_median_is_the_same_twice_and_narrows_with_more_values():
+    rng = np.random.default_rng(4)
+    few, many = rng.normal(0.5, 0.1, 8), rng.normal(0.5, 0.1, 400)
+    assert metrics.median_interval(few) == metrics.median_interval(few)
+    assert np.ptp(metrics.median_interval(many)) < np.ptp(metrics.median_interval(few)) / 3
+    assert metrics.median_interval([0.4, 0.4, 0.4]) == (0.4, 0.4)
+
+
+def test_pose_correction_makes_usual_heads_equal():
+    yaws = np.array([0.0, -30.0, 60.0, 75.0])
+    usual = np.array([metrics.usual_similarity(yaw, 0.8) for yaw in yaws])
+    assert metrics.pose_corrected(usual, yaws) == pytest.approx([0.8] * 4)
+    assert metrics.pose_corrected([0.3], [200.0]) == pytest.approx([0.3 / 0.40]), "beyond the table its last share"
+
+
+def test_interval_of_too_few_values_is_unknown():
+    assert metrics.median_interval([0.4, np.nan, 0.5]) is None
+
+
 @pytest.mark.parametrize("count", [5, 6, 10, 100, 4000])
 def test_perplexity_is_what_scikit_learn_accepts(count):
     assert 1.0 <= metrics.safe_perplexity(count) < count

@@ -106,6 +106,38 @@ def test_a_plain_loop_gives_the_same_similarities(real_run, mini_pack, photos):
     assert compared == 30
 
 
+def test_held_out_photos_take_the_place_of_the_centroid(real_run, metrics, mini_pack, tmp_path, photos):
+    """d1 and d3 as references, d4 and d5 held out."""
+    for folder, names in (("ref", SAME_MAN[:2]), ("held", SAME_MAN[2:]), ("cand/lora", ("d1.jpeg", "happy.png"))):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in names:
+            shutil.copy(photos / name, tmp_path / folder)
+    run = metrics("--holdout", tmp_path / "held", "--pack", mini_pack)
+    assert run.code == 0, run.stderr
+    assert "Similarity to the held-out photos" in run.stdout
+    groups = {(group["type"], group["name"]): group for group in run.summary["groups"]}
+    assert list(groups) == [("Reference", "Reference"), ("Reference", "Held-out"), ("Candidate", "lora")]
+    one, other = run.row("d4.jpeg", "Held-out"), run.row("d5.jpeg", "Held-out")
+    assert one.Similarity == pytest.approx(other.Similarity), "two photos, each scored against the other"
+    him, stranger = run.row("d1.jpeg", "lora"), run.row("happy.png", "lora")
+    assert him.Similarity == pytest.approx(run.row("d1.jpeg", "Reference").Similarity), "the same picture, one centroid"
+    assert him.Similarity > stranger.Similarity + 0.3
+    assert him.NearestReference == "d1.jpeg" and him.NearestSimilarity > 0.999, "copies are of what was trained on"
+    assert "held-out" in run.file("Dashboard").read_text(encoding="utf-8").lower()
+    assert groups["Candidate", "lora"]["similarity_interval"] is None, "two faces are too few"
+    low, high = real_run.summary["groups"][1]["similarity_interval"]
+    assert low < real_run.summary["groups"][1]["similarity"]["median"] < high
+
+
+def test_held_out_photos_must_be_new(metrics, mini_pack, tmp_path, photos):
+    (tmp_path / "ref").mkdir()
+    for name in SAME_MAN[:2]:
+        shutil.copy(photos / name, tmp_path / "ref")
+    run = metrics("--holdout", tmp_path / "ref", "--pack", mini_pack)
+    assert run.code == 0 and "2 held-out photo(s) are references too" in run.stderr
+    assert metrics("--holdout", tmp_path / "nowhere", "--pack", mini_pack).code == 2
+
+
 def test_largest_face_of_many_and_their_count(metrics, mini_pack, tmp_path, photos):
     from insightface.data import get_image
 

@@ -35,7 +35,8 @@ def test_commands_run(line, tmp_path, make_picture, tiny_pack):
         (tmp_path / "models" / name / "det_10g.onnx").rename(tmp_path / "models" / name / "det_500m.onnx")
         (tmp_path / "models" / name / "w600k_r50.onnx").rename(tmp_path / "models" / name / "w600k_mbf.onnx")
     world = ("my_world/Reference_Images", "my_world/Lora_Candidates/a")
-    for folder in ("Reference_Images", "photos", "Lora_Candidates/a", "loras/a", *world):
+    loop = ("dataset", "held_out", "samples/v1")
+    for folder in ("Reference_Images", "photos", "Lora_Candidates/a", "loras/a", *world, *loop):
         make_picture(tmp_path / folder / "1.jpg", len(folder))
     arguments = shlex.split(line)[1:]
     done = subprocess.run(
@@ -68,9 +69,11 @@ def test_gap_commands_run(tmp_path, make_picture, tiny_pack):
         command = [sys.executable, *shlex.split(line)[1:]]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120)
         assert done.returncode == 0, done.stderr
-        assert (tmp_path / "gaps.json").is_file() and (tmp_path / "gaps.html").is_file()
-    assert "Images without hands" not in done.stdout and "Shot size: full" in done.stdout
-    assert len(lines) == 2
+        if "--goals" in line:
+            assert "Images without hands" not in done.stdout and "Shot size: full" in done.stdout
+    assert len(lines) == 3
+    for name in ("gaps", "gaps_iter1"):
+        assert (tmp_path / f"{name}.json").is_file() and (tmp_path / f"{name}.html").is_file()
 
 
 def test_goals_of_the_readme_are_those_of_the_registry():
@@ -102,8 +105,36 @@ def test_inspecting_commands_run(line, tmp_path):
     assert (tmp_path / "models" / "hand_yolov8n.safetensors").exists() == ("--convert" in line)
 
 
+def test_loop_commands_run(tmp_path):
+    """Each line as written, beside a configuration of the documented name whose steps are fakes."""
+    from loop_fixture import make_loop
+
+    config = make_loop(tmp_path / "here", max_iterations=2)
+    config.rename(config.with_name("bootstrap_config.json"))
+    lines = [line for line in commands() if line.startswith("python bootstrap_loop.py") and "--demo" not in line]
+    for line in lines:
+        done = run_script(*shlex.split(line)[1:], cwd=config.parent, FAKE_PAUSE_S="0.002")
+        assert done.returncode == 0, (line, done.stderr)
+    assert len(lines) == 4 and "Taken out" in done.stdout
+
+
+def test_keys_of_the_loops_configuration_are_those_told():
+    from utils.loop_config import LoopConfig
+
+    table = README[README.index("| key | default | what |") : README.index("Each section also takes")]
+    told = re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in table.splitlines()[2:] if line))
+    assert sorted(told) == sorted(LoopConfig.model_fields)
+
+
 def test_options_named_are_options_that_exist():
-    modules = ("mirror_metrics", "gap_analysis", "generate_synthetic", "validate_synthetic", "inspect_pkl")
+    modules = (
+        "bootstrap_loop",
+        "mirror_metrics",
+        "gap_analysis",
+        "generate_synthetic",
+        "validate_synthetic",
+        "inspect_pkl",
+    )
     modules += ("train_lora", "demo.make_world", "demo.train_face", "demo.train_yolo")
     benches = ("mirror_metrics_bench", "truth_bench", "demo_models_bench", "identity_by_yaw")
     benches += ("generate_bench", "train_bench")

@@ -267,7 +267,7 @@ def test_commands_of_the_readme(tmp_path, make_picture):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     lines = re.findall(r"^(?:python|accelerate launch .*) (train_lora\.py .*)$", text, re.MULTILINE)
     asked = [train_lora.parse_args(shlex.split(line)[1:]) for line in lines]
-    assert len(asked) == 8 and {args.trainer for args in asked} == {None, "sd-scripts", "ai-toolkit", "command"}
+    assert len(asked) == 9 and {args.trainer for args in asked} == {None, "sd-scripts", "ai-toolkit", "command"}
     make_picture(tmp_path / "dataset" / "1.jpg")
     (dry,) = (line for line in lines if "--dry-run" in line)
     done = run_script(*shlex.split(dry), cwd=tmp_path)

@@ -22,11 +22,13 @@ class ContractError(ValueError):
 
 
 REFERENCE, CANDIDATE = "Reference", "Candidate"  # types of a group
+HELD_OUT = "Held-out"  # name of the group of real photos that no training saw; its type is REFERENCE
 
 
 def group_label(kind: str, name: str) -> str:
-    """What people read: a LoRA that is itself called Reference must not be taken for the references."""
-    return f"{name} (LoRA)" if kind == CANDIDATE and name.casefold() == REFERENCE.casefold() else name
+    """What people read: a LoRA that is itself called Reference or Held-out must not be taken for real photos."""
+    taken = (REFERENCE.casefold(), HELD_OUT.casefold())
+    return f"{name} (LoRA)" if kind == CANDIDATE and name.casefold() in taken else name
 
 
 class Status(StrEnum):
@@ -83,6 +85,9 @@ class GroupSummary(Contract):
     failed: int
     statuses: dict[Status, int]
     similarity: Spread
+    similarity_interval: tuple[float, float] | None = None  # 95 %, of the median; null for too few faces
+    identity: float | None = None  # median similarity corrected for pose, see utils.metrics.pose_corrected
+    identity_interval: tuple[float, float] | None = None  # 95 %
     nearest_similarity: Spread
     age: Spread
     yaw_abs_deg: Spread
@@ -373,6 +378,153 @@ class ValidationReport(Contract):
     ignored_files: dict[str, int]
     warnings: list[str]
     images: list[ValidatedImage]
+
+
+class RealPhoto(Contract):
+    """One photo of the user's dataset, as it was when the loop copied it."""
+
+    file: str  # relative to the dataset folder, and to the working copy's
+    sha256: str
+    caption_sha256: str | None  # of the text file beside it
+    held_out: bool = False  # never trained on: likeness is measured against it
+
+
+class MergedImage(Contract):
+    """One generated image that entered the working dataset."""
+
+    file: str  # in the working dataset
+    source: str  # the approved file, relative to the loop's output folder
+    sha256: str
+    caption: str
+    iteration: int
+    gap_type: str | None
+    target: str | None
+    seed: int | None
+    quality: float | None
+    lora: str  # name of the LoRA that made it
+    lora_sha256: str
+
+
+class MergeManifest(Contract):
+    """`merge_manifest.json`: what the working dataset consists of. The folders follow this file."""
+
+    schema_version: Literal[1] = 1
+    script: Literal["bootstrap_loop.py"] = "bootstrap_loop.py"
+    dataset_dir: str  # where the real photos come from; nothing is ever written there
+    seed: int
+    real: list[RealPhoto]
+    merged: list[MergedImage] = []
+    taken_out: list[MergedImage] = []  # by --undo
+    undone: list[int] = []  # iterations
+    retired: dict[str, str] = {}  # copies that are to go: place in the output folder -> hash of its content
+
+
+class LoraRecord(Contract):
+    """One LoRA of the loop and what its samples measured. null is not measured."""
+
+    name: str  # v1 is the control, trained on real photos alone unless it was adopted
+    file: str  # relative to the LoRA folder
+    sha256: str
+    iteration: int  # 0 for v1
+    adopted: bool = False  # it was there before the loop
+    real_images: int | None = None  # that it was trained on; null for an adopted one
+    synthetic_images: int | None = None
+    samples: int = 0
+    faces: int = 0  # samples in which a face was measured
+    similarity: float | None = None  # median, to the held-out photos (without them: to the real photos)
+    identity: float | None = None  # the same corrected for pose, see utils.metrics.pose_corrected
+    identity_interval: tuple[float, float] | None = None  # 95 %
+    scores: dict[str, float] = {}  # sample -> its similarity, corrected for pose
+    level: float | None = None  # the identity of the real photos themselves
+    variety: float | None = None  # of head angles, 0-1, see utils.metrics.variety
+    variety_interval: tuple[float, float] | None = None
+
+
+class GapOutcome(Contract):
+    """One gap of an iteration, and what became of it."""
+
+    type: str
+    target: str
+    count: int
+    reason: str
+    generated: int = 0
+    approved: int = 0
+
+
+class StepRecord(Contract):
+    """A step that ended well. With other inputs, or where an output is no longer what it was, it is done again."""
+
+    step: str
+    inputs: str  # hash of the command and of what it reads
+    outputs: dict[str, str]  # file or folder -> hash of its content, time stamps aside
+    started: str
+    finished: str
+
+
+class RunningStep(Contract):
+    """A step that was started, and did not end if this is still here."""
+
+    step: str
+    inputs: str
+
+
+class StopDecision(Contract):
+    """What followed from an iteration."""
+
+    stop: bool
+    rule: str  # a name of utils/stopping.py
+    words: str
+    best: str  # name of the LoRA that is kept
+    improvement_percent: float | None = None  # of the score, against the best round before
+    noise_percent: float | None = None  # what measuring it again could change about that, 95 %
+
+
+class IterationRecord(Contract):
+    """One round of the loop. null is not known, or not yet."""
+
+    number: int  # 0 makes the control
+    generator: str | None = None  # the LoRA that generated
+    steps: list[StepRecord] = []
+    running: RunningStep | None = None
+    gaps: list[GapOutcome] | None = None
+    coverage_before: float | None = None  # 0-1, see utils.stopping.coverage
+    coverage: float | None = None  # after the merge
+    generated: int | None = None
+    approved: int | None = None
+    rejected: int | None = None
+    unverified: int | None = None
+    approval: float | None = None  # 0-1
+    quality: float | None = None  # mean of the approved images
+    failures: dict[str, int] = {}  # check -> images that failed it
+    merged: int | None = None
+    left_out: dict[str, int] = {}  # reason -> approved images that were not merged
+    synthetic_share: float | None = None  # of the working dataset after the merge
+    lora: str | None = None  # that this iteration trained
+    score: float | None = None
+    needs_real_photos: list[str] = []
+    decision: StopDecision | None = None  # null: the iteration has not ended
+
+
+class IterationHistory(Contract):
+    """`iteration_history.json`: all that the loop did and knows. Written whole after every step."""
+
+    schema_version: Literal[1] = 1
+    script: Literal["bootstrap_loop.py"] = "bootstrap_loop.py"
+    created: str
+    updated: str
+    person: str
+    base_model: str
+    dataset_dir: str
+    lora_output_dir: str
+    seed: int
+    held_out: int  # photos
+    adopted: str | None = None  # hash of the LoRA that was there before the loop and became v1
+    settings: dict[str, str | int | float | bool | None]
+    simulated: str | None = None  # what a program that took a step's place said of its images, shown wherever they are
+    warnings: list[str] = []
+    loras: list[LoraRecord] = []
+    iterations: list[IterationRecord] = []
+    best: str | None = None
 
 
 class EpochLog(Contract):

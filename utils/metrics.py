@@ -24,6 +24,11 @@ USUAL_SHARES = {0: 1.0, 15: 1.0, 30: 0.96, 45: 0.84, 60: 0.68, 75: 0.49, 90: 0.4
 IDENTITY_FLOOR = 0.20
 FEWEST_REFERENCES = 3  # our choice; with two, one bad picture is half of the person
 
+# Intervals: 95 %, from this many resamples (Efron & Tibshirani 1993, chapter 13, ask for 1,000 and more), drawn with a
+# fixed seed, so that the same scores give the same interval.
+INTERVAL_LEVEL, INTERVAL_DRAWS, INTERVAL_SEED = 0.95, 2000, 20240607
+FEWEST_FOR_INTERVAL = 3  # our choice: below that resampling knows nothing that the values themselves do not say
+
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """`vectors` (..., D) scaled to unit Euclidean norm, float64. Raises ValueError for a zero vector."""
@@ -98,6 +103,50 @@ def reference_level(references: np.ndarray, yaws_deg: np.ndarray) -> float | Non
     return min(1.0, float(np.median(leave_one_out(references) / usual)))
 
 
+def median_interval(values: np.ndarray) -> tuple[float, float] | None:
+    """Where the median of more such values lies: percentile bootstrap interval at INTERVAL_LEVEL; None for too few.
+
+    Efron 1979 (Annals of Statistics 7, 1-26), percentile method of Efron 1981: the values are drawn again with
+    replacement, as many as there are, and the interval holds the middle 95 % of the medians of these draws.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    if len(values) < FEWEST_FOR_INTERVAL:
+        return None
+    draws = np.random.default_rng(INTERVAL_SEED).integers(len(values), size=(INTERVAL_DRAWS, len(values)))
+    medians = np.median(values[draws], axis=1)
+    low, high = np.quantile(medians, [(1 - INTERVAL_LEVEL) / 2, (1 + INTERVAL_LEVEL) / 2])
+    return float(low), float(high)
+
+
+def variety(counts: np.ndarray) -> float | None:
+    """How evenly faces spread over the bins of head angles, 0 (all in one) to 1 (as many in each); None without faces.
+
+    Gini-Simpson index (Simpson 1949, Nature 163): the chance that two faces lie in different bins, by the largest one.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    if counts.sum() < 1 or len(counts) < 2:
+        return None
+    return float(_gini_simpson(counts[None, :])[0])
+
+
+def variety_interval(counts: np.ndarray) -> tuple[float, float] | None:
+    """Percentile bootstrap interval of `variety`, as for `median_interval`."""
+    counts = np.asarray(counts, dtype=np.int64)
+    total = int(counts.sum())
+    if total < FEWEST_FOR_INTERVAL or len(counts) < 2:
+        return None
+    draws = np.random.default_rng(INTERVAL_SEED).multinomial(total, counts / total, size=INTERVAL_DRAWS)
+    low, high = np.quantile(_gini_simpson(draws), [(1 - INTERVAL_LEVEL) / 2, (1 + INTERVAL_LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _gini_simpson(counts: np.ndarray) -> np.ndarray:
+    """(M,) of counts (M, bins)."""
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    return (1 - (shares**2).sum(axis=1)) / (1 - 1 / counts.shape[1])
+
+
 def identity_limit(yaw_deg: float, level: float) -> float:
     """Cosine to the references' centroid below which a head turned by `yaw_deg` is not taken for the person.
 
@@ -138,6 +187,15 @@ def identity_limit(yaw_deg: float, level: float) -> float:
 def usual_similarity(yaw_deg: float, level: float) -> float:
     """Cosine to the references' centroid that the person usually has with a head turned by `yaw_deg`."""
     return level * _share_at(yaw_deg, USUAL_SHARES)
+
+
+def pose_corrected(similarity: np.ndarray, yaw_deg: np.ndarray) -> np.ndarray:
+    """Similarities (N,) as the same heads would score from the front: by the share that is usual with their yaw.
+
+    Without it a LoRA that cannot turn heads would seem more like the person than one that can.
+    """
+    shares = np.interp(np.abs(yaw_deg), list(USUAL_SHARES), list(USUAL_SHARES.values()))
+    return np.asarray(similarity, dtype=np.float64) / shares
 
 
 def _share_at(yaw_deg: float, shares: dict[int, float]) -> float:

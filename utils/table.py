@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 
 from utils import metrics
-from utils.contracts import CANDIDATE, REFERENCE, GroupSummary, PackInfo, Spread, Status
+from utils.contracts import CANDIDATE, HELD_OUT, REFERENCE, GroupSummary, PackInfo, Spread, Status
 from utils.measurer import Picture
 from utils.pose import BIN_LIMITS_DEG, angle_bin
 
 # name -> pandas type; unmeasured cells are NaN / NA in the frame and blank in the file
 COLUMNS = {
     "Type": "object",  # REFERENCE or CANDIDATE
-    "Group": "object",  # "Reference", or the LoRA's folder name
+    "Group": "object",  # "Reference", "Held-out", or the LoRA's folder name
     "Filename": "object",  # relative to the group's folder, with forward slashes
     "Status": "object",  # utils.contracts.Status
-    "Similarity": "float64",  # cosine to the reference centroid (references: leave-one-out)
+    "Similarity": "float64",  # cosine to the centroid of held-out photos, else of references (their own: leave-one-out)
     "Age": "float64",  # years
     "Yaw": "float64",  # degrees, signs in utils.pose
     "Pitch": "float64",
@@ -62,18 +62,30 @@ def _defused(text: str) -> str:
 def score_pictures(pictures: list[Picture], pack: PackInfo) -> pd.DataFrame:
     """The table of `pictures`, in their order: what was measured, and how each compares with the references.
 
-    References are scored leave-one-out, candidates against the centroid of all references. At least one reference
-    must be measured.
+    Similarity is to the centroid of the held-out photos where there are any, else of the references; pictures that
+    are part of that centroid are scored leave-one-out. The nearest picture is always a reference: copies are made of
+    what was trained on. At least one reference must be measured, and one held-out photo where there are any.
     """
-    references = [picture for picture in pictures if picture.measured and picture.type == REFERENCE]
-    candidates = [picture for picture in pictures if picture.measured and picture.type == CANDIDATE]
-    truth = np.stack([picture.face.embedding for picture in references])
-    scores = _compared(references, metrics.leave_one_out(truth), metrics.nearest(truth, truth, True), references)
+    held_out = [one for one in pictures if one.measured and one.group == HELD_OUT and one.type == REFERENCE]
+    references = [one for one in pictures if one.measured and one.group == REFERENCE and one.type == REFERENCE]
+    candidates = [one for one in pictures if one.measured and one.type == CANDIDATE]
+    truth = _embeddings(references)
+    standard = _embeddings(held_out) if held_out else truth
+    similarity = metrics.similarity_to_centroid(truth, standard) if held_out else metrics.leave_one_out(truth)
+    scores = _compared(references, similarity, metrics.nearest(truth, truth, True), references)
+    if held_out:
+        similarity = metrics.leave_one_out(standard)
+        scores |= _compared(held_out, similarity, metrics.nearest(standard, truth), references)
     if candidates:
-        generated = np.stack([picture.face.embedding for picture in candidates])
-        similarity = metrics.similarity_to_centroid(generated, truth)
+        generated = _embeddings(candidates)
+        similarity = metrics.similarity_to_centroid(generated, standard)
         scores |= _compared(candidates, similarity, metrics.nearest(generated, truth), references)
     return make_table([_row(picture, pack) | scores.get(id(picture), {}) for picture in pictures])
+
+
+def _embeddings(pictures: list[Picture]) -> np.ndarray:
+    """(N, D), one row a picture."""
+    return np.stack([picture.face.embedding for picture in pictures])
 
 
 def _compared(
@@ -123,6 +135,8 @@ def _row(picture: Picture, pack: PackInfo) -> dict:
 def summarise_group(table: pd.DataFrame, kind: str, name: str) -> GroupSummary:
     """The rows of one group in numbers. `kind` is REFERENCE or CANDIDATE."""
     rows = table[(table["Type"] == kind) & (table["Group"] == name)]
+    scored = rows[rows["Similarity"].notna() & rows["Yaw"].notna()]
+    identity = metrics.pose_corrected(scored["Similarity"].to_numpy(), scored["Yaw"].to_numpy())
     statuses = Counter(Status(status) for status in rows["Status"])
     faces = sum(count for status, count in statuses.items() if status.measured)
     bins = Counter(rows["AngleBin"].dropna())
@@ -136,6 +150,9 @@ def summarise_group(table: pd.DataFrame, kind: str, name: str) -> GroupSummary:
         failed=len(rows) - faces,
         statuses=dict(statuses),
         similarity=_spread(rows["Similarity"]),
+        similarity_interval=metrics.median_interval(rows["Similarity"].to_numpy()),
+        identity=float(np.median(identity)) if len(identity) else None,
+        identity_interval=metrics.median_interval(identity),
         nearest_similarity=_spread(rows["NearestSimilarity"]),
         age=_spread(rows["Age"]),
         yaw_abs_deg=_spread(rows["Yaw"].abs()),

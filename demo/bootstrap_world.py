@@ -1,0 +1,91 @@
+"""What the demo of the bootstrap loop begins with: rendered photos of a person, a tiny base model, a configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from demo.parallel import render_all
+from demo.scene import draw_scene
+from demo.simulated_generator import GRAIN, PIXELS, SAID, people, write_png
+from demo.tiny_sdxl import build
+from utils.console import UserError, say
+from utils.defaults import DEMO_PACK, MODELS_FOLDER
+from utils.files import write_text_atomic
+from utils.progress import GroupProgress
+
+# A dataset as people have it: most photos from the front, few turned, hardly a profile.
+FRONT, TURNED, PROFILE = 31, 3, 2
+SEED = 3
+GOALS = {  # the simulated generator turns heads and no more, so light has no goals
+    "face_angle": {"three_quarter": {"goal": 30, "trigger": 25}, "profile": {"goal": 20, "trigger": 18}},
+    "lighting": {"low_key": None, "high_key": None},
+}
+# A few real steps: the tiny model learns nothing that anybody could see, whatever it is trained for.
+TRAINING = "--repeats 1 --batch 4 --resolution 64 --rank 4 --device cpu --no-gradient-checkpointing"
+STAMP = "bootstrap_world.json"  # written last: the world is whole
+
+
+def prepare(folder: Path, control: bool) -> Path:
+    """The configuration of a loop in `folder`, with everything it needs; what is there already stays. UserError."""
+    from utils.packs import demo_pack, missing_demo_pack
+
+    if demo_pack() is None:
+        raise UserError(missing_demo_pack())
+    stamp, facts = folder / STAMP, {"seed": SEED, "photos": [FRONT, TURNED, PROFILE], "control": control}
+    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) != facts:
+        raise UserError(f"{folder} holds another demo of the loop; choose another folder, or delete it.")
+    if not stamp.is_file() and folder.is_dir() and any(folder.iterdir()) and not (folder / "photos").is_dir():
+        raise UserError(f"{folder} holds files that are no demo's; choose another folder.")
+    if not stamp.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        say(f"Preparing the demo in {folder}: {FRONT + TURNED + PROFILE} rendered photos and a tiny SDXL.")
+        render_photos(folder / "photos")
+        build(folder / "tiny_sdxl")
+        write_text_atomic(folder / "goals.json", json.dumps(GOALS))
+        write_text_atomic(folder / "config.json", json.dumps(configuration(folder, control), indent=2))
+        write_text_atomic(stamp, json.dumps(facts))
+    say(f"Note: the generator of this demo is {SAID}.")
+    return folder / "config.json"
+
+
+def render_photos(folder: Path) -> None:
+    random = np.random.default_rng(SEED)
+    person, _ = people()
+    yaws = [
+        *random.uniform(-20, 20, FRONT),
+        *(random.uniform(28, 42, TURNED) * random.choice([-1, 1], TURNED)),
+        *(random.uniform(60, 66, PROFILE) * random.choice([-1, 1], PROFILE)),
+    ]
+    scenes = [draw_scene(person, random, yaw_deg=float(yaw), pitch_deg=0.0, grain=GRAIN) for yaw in yaws]
+    folder.mkdir(exist_ok=True)
+    with GroupProgress() as progress:
+        task = progress.add("Rendering photos", len(scenes))
+        for index, (scene, picture) in enumerate(zip(scenes, render_all(scenes, PIXELS, samples=1.0), strict=True)):
+            write_png(folder / f"photo_{index:02d}.png", picture.image, scene.yaw_deg)
+            progress.step(task)
+
+
+def configuration(folder: Path, control: bool) -> dict:
+    """Real gap analysis, validation, merge, training and measuring; the generator alone is simulated."""
+    generator = ["{python}", "-m", "demo.simulated_generator", "--gaps", "{gaps}", "--prompts", "{prompts}"]
+    generator += ["--dataset", "{dataset}", "--output", "{output}", "--trigger", "{trigger}", "--seed", "{seed}"]
+    generator += ["--num-per-gap", "{num_per_gap}"] + (["--never-improves"] if control else [])
+    return {
+        "person_name": "demo",
+        "person_trigger": "ohwx person",
+        "base_model": str((folder / "tiny_sdxl").resolve()),
+        "dataset_dir": str((folder / "photos").resolve()),
+        "models_dir": str(MODELS_FOLDER.resolve()),
+        "output_dir": str((folder / "output").resolve()),
+        "lora_output_dir": str((folder / "loras").resolve()),
+        "max_iterations": 2 if control else 3,
+        "max_synthetic_share": 0.5,
+        "pack": DEMO_PACK,
+        "gap_analysis": {"goals": str((folder / "goals.json").resolve())},
+        "generation": {"num_per_gap": 7, "command": generator},
+        "metrics": {"samples": 30},
+        "training": {"epochs": 1, "options": TRAINING.split()},
+    }

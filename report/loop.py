@@ -1,0 +1,163 @@
+"""`bootstrap_report.html`: the rounds of a bootstrap loop, the LoRAs side by side, and why it stopped."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+
+from report.colours import BACKGROUND, CANDIDATE_COLOURS, REFERENCE_COLOUR
+from report.render import asset, number, render, shown
+from utils.checks import SAID
+from utils.contracts import IterationHistory, IterationRecord, LoraRecord, MergeManifest, PromptPlan
+from utils.stopping import APPROVAL, CONVERGED, NO_GAPS, WORSE
+
+SHOWN_SAMPLES = 12  # prompts of the plan that the page shows; all of them were measured
+_GOOD, _BAD, _OPEN = "#4fd1a5", "#ff6b6b", "#f5b942"
+
+
+def build_loop(
+    history: IterationHistory,
+    manifest: MergeManifest,
+    plan: PromptPlan,
+    samples: Mapping[tuple[str, str], bytes],
+    reasons: Mapping[int, Sequence[str]],
+) -> str:
+    """The whole page. `samples` (LoRA, name in the plan) are small JPEGs, `reasons` by iteration sentences."""
+    rounds = [one for one in history.iterations if one.number]
+    decision = next((one.decision for one in reversed(history.iterations) if one.decision), None)
+    return render(
+        "loop.html",
+        styles=[asset("base.css"), asset("loop.css")],
+        scripts=[],
+        background=BACKGROUND,
+        facts=_facts(history, manifest),
+        warnings=[shown(warning) for warning in history.warnings],
+        simulated=shown(history.simulated or ""),
+        decision=_decision(decision),
+        standard="held-out photos" if history.held_out else "real photos (none are held out)",
+        level=_level(history.loras),
+        loras=[_lora(history, lora, place) for place, lora in enumerate(history.loras)],
+        rounds=[_round(one, manifest, reasons.get(one.number, ())) for one in rounds],
+        columns=[_column(history, lora) for lora in history.loras],
+        samples=_samples(history.loras, plan, samples),
+        unseen=max(0, len(plan.images) - SHOWN_SAMPLES),
+    )
+
+
+def _facts(history: IterationHistory, manifest: MergeManifest) -> list[tuple[str, str]]:
+    real = sum(not photo.held_out for photo in manifest.real)
+    return [
+        ("Person", shown(history.person)),
+        ("Base model", shown(PurePath(history.base_model).name)),
+        ("Begun", shown(history.created).replace("T", " ", 1)),
+        ("Real photos", f"{real:,} to train on, {history.held_out:,} held out"),
+        ("Synthetic in the dataset", f"{len(manifest.merged):,} of {real + len(manifest.merged):,}"),
+        ("Kept", shown(history.best or "none yet")),
+    ]
+
+
+def _decision(decision: object) -> dict:
+    if decision is None:
+        return {"title": "Not decided yet", "words": "The control is still being made.", "colour": _OPEN}
+    title = "Stopped" if decision.stop else "Goes on"
+    if decision.rule in (CONVERGED, APPROVAL, NO_GAPS):
+        return {"title": "Convergence achieved", "words": shown(decision.words), "colour": _GOOD}
+    colour = _BAD if decision.rule == WORSE else _OPEN
+    return {"title": title, "words": shown(decision.words), "colour": colour}
+
+
+def _level(loras: Sequence[LoraRecord]) -> float | None:
+    """What the real photos themselves score, in percent of the scale."""
+    level = next((lora.level for lora in reversed(loras) if lora.level is not None), None)
+    return None if level is None else _percent(level)
+
+
+def _percent(value: float) -> float:
+    return round(100 * min(1.0, max(0.0, value)), 2)
+
+
+def _colour(place: int) -> str:
+    """The control has the colour that all pages give to the references."""
+    return REFERENCE_COLOUR if place == 0 else CANDIDATE_COLOURS[(place - 1) % len(CANDIDATE_COLOURS)]
+
+
+def _lora(history: IterationHistory, lora: LoraRecord, place: int) -> dict:
+    low, high = lora.identity_interval or (None, None)
+    return _column(history, lora) | {
+        "colour": _colour(place),
+        "real": "not known" if lora.real_images is None else f"{lora.real_images:,}",
+        "synthetic": "not known" if lora.synthetic_images is None else f"{lora.synthetic_images:,}",
+        "identity": lora.identity,
+        "similarity": lora.similarity,
+        "low": low,
+        "high": high,
+        "at": None if lora.identity is None else _percent(lora.identity),
+        "from": None if low is None else _percent(low),
+        "width": None if low is None else round(_percent(high) - _percent(low), 2),
+        "variety": lora.variety,
+        "faces": f"{lora.faces:,} of {lora.samples:,}",
+    }
+
+
+def _column(history: IterationHistory, lora: LoraRecord) -> dict:
+    tags = ["control"] if lora.iteration == 0 else []
+    tags += ["adopted"] if lora.adopted else []
+    tags += ["kept"] if lora.name == history.best else []
+    return {"name": shown(lora.name), "tags": tags}
+
+
+def _round(one: IterationRecord, manifest: MergeManifest, reasons: Sequence[str]) -> dict:
+    decision = one.decision
+    gain = None if decision is None else decision.improvement_percent
+    noise = None if decision is None else decision.noise_percent
+    return {
+        "number": one.number,
+        "undone": one.number in manifest.undone,
+        "generator": shown(one.generator or ""),
+        "lora": shown(one.lora or "none"),
+        "gaps": [_gap(gap, one.needs_real_photos) for gap in one.gaps or []],
+        "generated": _count(one.generated),
+        "approved": _count(one.approved),
+        "approval": None if one.approval is None else _percent(one.approval),
+        "quality": number(one.quality, 2),
+        "merged": _count(one.merged),
+        "coverage": None if one.coverage is None else _percent(one.coverage),
+        "share": None if one.synthetic_share is None else _percent(one.synthetic_share),
+        "score": number(one.score, 3),
+        "gain": "\N{EN DASH}" if gain is None else f"{gain:+.1f}%",
+        "noise": "" if noise is None else f"\N{PLUS-MINUS SIGN}{noise:.1f}%",
+        "failures": [(SAID.get(check, shown(check)), count) for check, count in one.failures.items() if count],
+        "most": max([1, *one.failures.values()]),
+        "reasons": [shown(reason) for reason in reasons],
+        "words": shown(decision.words) if decision else "Not ended yet.",
+    }
+
+
+def _gap(gap: object, hopeless: Sequence[str]) -> dict:
+    return {
+        "name": shown(f"{gap.type}: {gap.target}".replace("_", " ")),
+        "reason": shown(gap.reason),
+        "count": gap.count,
+        "came": f"{gap.approved:,} of {gap.generated:,} approved" if gap.generated else "none generated",
+        "hopeless": f"{gap.type} {gap.target}" in hopeless,
+    }
+
+
+def _count(value: int | None) -> str:
+    return "\N{EN DASH}" if value is None else f"{value:,}"
+
+
+def _samples(loras: Sequence[LoraRecord], plan: PromptPlan, samples: Mapping[tuple[str, str], bytes]) -> list[dict]:
+    """A row for each prompt, a picture for each LoRA."""
+    return [
+        {
+            "prompt": shown(one.prompt),
+            "seed": one.seed,
+            "pictures": [
+                base64.b64encode(picture).decode("ascii") if (picture := samples.get((lora.name, one.name))) else None
+                for lora in loras
+            ],
+        }
+        for one in plan.images[:SHOWN_SAMPLES]
+    ]

@@ -1,0 +1,357 @@
+"""A loop of fakes that is killed, failed, damaged and doubled: what it ends with equals an undisturbed run."""
+
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+from conftest import ROOT
+from loop_fixture import loop_command, make_loop, run_loop
+
+from utils.steps import content_of
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills and limits are those of Unix")
+
+ASIDE = ("logs", ".loop.lock", "metrics_iter", "bootstrap_report.html")  # named by time, or telling it
+QUICK = {"FAKE_PAUSE_S": "0.002"}
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory):
+    """Configuration of a loop that has not begun, and what an undisturbed run of it ends with."""
+    return undisturbed(tmp_path_factory.mktemp("loop"))
+
+
+@pytest.fixture(scope="module")
+def short_loop(tmp_path_factory):
+    """The same with one iteration."""
+    return undisturbed(tmp_path_factory.mktemp("short"), max_iterations=1)
+
+
+def undisturbed(base, **changes):
+    config = make_loop(base, **changes)
+    done = run_loop(config, **QUICK)
+    assert done.returncode == 0, done.stderr
+    state = state_of(base)
+    clear(base)
+    return base, config, state
+
+
+def state_of(base):
+    """Every file of both folders by content, time stamps aside; the page without the time of its beginning."""
+    created = json.loads((base / "out" / "iteration_history.json").read_text())["created"].replace("T", " ")
+    state = {"page": (base / "out" / "bootstrap_report.html").read_text().replace(created, "")}
+    for folder in ("out", "loras"):
+        for path in sorted((base / folder).rglob("*")):
+            name = path.relative_to(base).as_posix()
+            if path.is_file() and not any(f"/{part}" in name for part in ASIDE):
+                state[name] = content_of(path)
+    state["metrics"] = [len(list(folder.iterdir())) for folder in sorted((base / "out").glob("metrics_iter*"))]
+    return state
+
+
+def clear(base):
+    for folder in ("out", "loras"):
+        shutil.rmtree(base / folder, ignore_errors=True)
+    for wish in (base / "templates").glob("fail_*"):
+        wish.unlink()
+
+
+@pytest.fixture
+def fresh(loop):
+    """The same loop in the same place, not begun."""
+    clear(loop[0])
+    return loop
+
+
+@pytest.fixture
+def short(short_loop):
+    clear(short_loop[0])
+    return short_loop
+
+
+def assert_equal(base, state):
+    now = state_of(base)
+    assert sorted(now) == sorted(state), "nothing lost, nothing left over"
+    assert [name for name in now if now[name] != state[name]] == []
+
+
+def killed_in(config, kind, delay_s):
+    """Start the loop and kill it `delay_s` after a step of this kind begins; the exit code, None where none began."""
+    process = subprocess.Popen(
+        loop_command(config),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"FAKE_PAUSE_S": "0.03"},
+        encoding="utf-8",
+    )
+    for line in process.stderr:
+        if line.startswith(f"{kind} begins"):
+            time.sleep(delay_s)
+            process.kill()
+            break
+    process.stderr.close()
+    return process.wait()
+
+
+def running_step(base):
+    path = base / "out" / "iteration_history.json"
+    iterations = json.loads(path.read_text())["iterations"] if path.exists() else []
+    running = iterations[-1]["running"] if iterations else None
+    return running["step"] if running else None
+
+
+ROUND = ("gaps", "generate", "validate", "train", "generate", "metrics")
+
+
+def test_killed_at_thirty_moments(fresh):
+    """Once in each of the 21 steps of three iterations and at nine more moments, at random within the step."""
+    base, config, state = fresh
+    draw = random.Random(7)
+    kinds = ["train", "generate", "metrics", *ROUND, *ROUND, *ROUND]
+    for place in sorted(draw.sample(range(len(kinds)), 9), reverse=True):
+        kinds.insert(place, kinds[place])  # the same step once more
+    hit = Counter()
+    for kind in kinds:
+        assert killed_in(config, kind, draw.uniform(0, 0.08)) == -9
+        hit[running_step(base)] += 1
+    done = run_loop(config, **QUICK)
+    assert done.returncode == 0, done.stderr
+    assert_equal(base, state)
+    inside = {step: hit[step] for step in ("gaps", "generate", "validate", "train", "sample", "measure")}
+    assert sum(hit.values()) == 30 and min(inside.values()) >= 3, hit
+
+
+def test_killed_during_writes(fresh):
+    """Before and after files take their place, again and again, until the loop is through: merges are among them."""
+    base, config, state = fresh
+    draw = random.Random(8)
+    kills, in_merge = 0, 0
+    for _ in range(60):
+        mode = draw.choice(["kill-before", "kill-after"])
+        done = harness(config, mode, draw.randint(10, 38))
+        if done.returncode == 0:
+            break
+        assert done.returncode == -9, done.stderr
+        kills += 1
+        in_merge += running_step(base) == "merge"
+    assert_equal(base, state)
+    assert kills >= 8 and in_merge >= 3, (kills, in_merge)
+
+
+def harness(config, mode, at):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "loop_harness.py"), mode, str(at), "--config", str(config), "--debug"],
+        capture_output=True,
+        encoding="utf-8",
+        stdin=subprocess.DEVNULL,
+        env=os.environ | QUICK,
+        timeout=60,
+    )
+
+
+FAULTS = [
+    ("train", "exit 1"),
+    ("train", "nothing"),
+    ("train", "cut"),
+    ("generate", "kill"),
+    ("generate", "cut"),
+    ("generate", "lost"),
+    ("metrics", "exit 2"),
+    ("metrics", "nothing"),
+    ("metrics", "cut"),
+    ("gaps", "exit 3"),
+    ("gaps", "cut"),
+    ("generate", "stray"),
+    ("generate", "nothing"),
+    ("validate", "kill"),
+    ("validate", "nothing"),
+    ("validate", "cut"),
+]
+
+
+def test_every_child_made_to_fail(fresh):
+    """One after the other, in the order in which a loop meets them: each stops it with the child's own words."""
+    base, config, state = fresh
+    for step, how in FAULTS:
+        wish = base / "templates" / f"fail_{step}"
+        wish.write_text(how)
+        done = run_loop(config, **QUICK)
+        assert done.returncode == 2, (step, how, done.stderr)
+        error = done.stderr[done.stderr.rindex("Error:") :]
+        assert "Traceback" not in done.stderr and len(error) < 3000
+        if how.startswith("exit"):
+            assert f"ended with exit code {how[5:]}" in error and "something useful about the failure" in error
+            assert "give the same command again" in error
+        if how == "kill":
+            assert "was ended by signal 9" in error
+        wish.unlink()
+    assert run_loop(config, **QUICK).returncode == 0
+    assert_equal(base, state)
+
+
+@pytest.mark.parametrize("at", [1, 4, 9, 21])
+def test_disk_full(short, at):
+    base, config, state = short
+    done = harness(config, "full", at)
+    assert done.returncode == 2 and "the disk is full" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and "the same command again" in done.stderr
+    if at == 21:  # the others are through the same door; one is finished
+        assert run_loop(config, **QUICK).returncode == 0
+        assert_equal(base, state)
+
+
+def test_files_may_not_grow(short):
+    """A limit of the system on the size of files, which the history meets when it grows."""
+    _, config, _ = short
+    limit = 6000
+    done = subprocess.run(
+        loop_command(config),
+        capture_output=True,
+        encoding="utf-8",
+        stdin=subprocess.DEVNULL,
+        env=os.environ | QUICK,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        timeout=60,
+    )
+    assert done.returncode == 2 and "cannot be written" in done.stderr, done.stderr
+
+
+def test_two_loops_at_once(short):
+    base, config, state = short
+    first = subprocess.Popen(
+        loop_command(config),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ,
+    )
+    first.stderr.readline()  # its first step has begun
+    started = time.monotonic()
+    second = run_loop(config, **QUICK)
+    assert second.returncode == 2 and f"Another loop (process {first.pid}) works in" in second.stderr
+    assert time.monotonic() - started < 20
+    first.communicate(timeout=60)
+    assert first.returncode == 0
+    assert_equal(base, state)
+
+
+def test_an_orphaned_step_keeps_others_out_until_it_ends(short):
+    """A child that outlives its loop (here because it says so) still holds the lock, which the next start waits for."""
+    import fcntl
+
+    base, config, state = short
+    assert killed_in(config, "gaps", 0.0) == -9
+    holder = subprocess.Popen(["sleep", "1.5"], pass_fds=(handle := os.open(base / "out" / ".loop.lock", os.O_RDWR),))
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    os.close(handle)
+    done = run_loop(config, **QUICK)
+    holder.wait()
+    assert done.returncode == 0 and "waiting for its end" in done.stderr
+    assert_equal(base, state)
+
+
+def test_clock_set_back(short):
+    """All that is there comes from the future: no decision asks for the time."""
+    base, config, state = short
+    killed_in(config, "validate", 0.01)
+    for path in (base / "out").rglob("*"):
+        os.utime(path, (time.time() + 1e7,) * 2)
+    done = run_loop(config, **QUICK)
+    assert done.returncode == 0, done.stderr
+    assert_equal(base, state)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A loop that has ended; each test works on a copy of its files in the same place."""
+    base = tmp_path_factory.mktemp("finished")
+    config = make_loop(base)
+    assert run_loop(config, **QUICK).returncode == 0
+    shutil.copytree(base, base.with_name("kept"))
+    return base, config
+
+
+@pytest.fixture
+def ended(finished):
+    base = finished[0]
+    yield finished
+    shutil.rmtree(base)
+    shutil.copytree(base.with_name("kept"), base)
+
+
+def edited(path, change):
+    told = json.loads(path.read_text())
+    change(told)
+    path.write_text(json.dumps(told))
+
+
+def drop_merged(told):
+    told["merged"].pop()
+
+
+def wrong_field(told):
+    told["iterations"][1]["approved"] = "many"
+
+
+def forget_lora(told):
+    told["loras"][1]["sha256"] = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("iteration_history.json", lambda path: path.write_text(path.read_text()[:500]), "damaged or changed by hand"),
+        ("iteration_history.json", lambda path: edited(path, wrong_field), "field iterations.1.approved"),
+        ("iteration_history.json", lambda path: edited(path, forget_lora), "v2/lora.safetensors was changed"),
+        ("iteration_history.json", lambda path: path.unlink(), "is there already, without"),
+        ("merge_manifest.json", lambda path: edited(path, drop_merged), "one of them was changed by hand"),
+        ("merge_manifest.json", lambda path: path.unlink(), "merge_manifest.json cannot be read"),
+        ("../loras/v1/lora.safetensors", lambda path: path.unlink(), "v1/lora.safetensors is gone"),
+        ("../loras/lora.safetensors", lambda path: path.write_bytes(b"mine"), "is none of this loop's LoRAs"),
+        ("dataset/mine.png", lambda path: path.write_bytes(b"mine"), "dataset/mine.png is not of this loop"),
+    ],
+)
+def test_damaged_by_hand(ended, name, damage, words):
+    base, config = ended
+    path = base / "out" / name
+    damage(path)
+    before = {one: one.read_bytes() for one in (base / "loras").rglob("*.safetensors")}
+    done = run_loop(config, **QUICK)
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.strip().count("\n") <= 2
+    assert {one: one.read_bytes() for one in (base / "loras").rglob("*.safetensors")} == before, "nothing is touched"
+
+
+def test_the_working_dataset_mends_itself(ended):
+    base, config = ended
+    before = state_of(base)
+    dataset = base / "out" / "dataset"
+    merged = sorted(dataset.glob("synthetic_*.png"))
+    merged[0].unlink()
+    merged[1].write_bytes(b"spoiled")
+    merged[2].with_suffix(".txt").unlink()
+    (dataset / "photo_00.png").write_bytes(b"spoiled")
+    (dataset / "photo_00.npz").write_bytes(b"what a trainer keeps beside a picture stays")
+    done = run_loop(config, **QUICK)
+    assert done.returncode == 0 and "This loop has ended" in done.stdout, done.stderr
+    (dataset / "photo_00.npz").unlink()
+    assert_equal(base, before)
+    assert (base / "photos" / "photo_00.png").read_bytes() != b"spoiled"
+
+
+def test_a_finished_loop_does_nothing_twice(ended):
+    base, config = ended
+    before = {path: path.stat().st_mtime_ns for path in (base / "out" / "logs").iterdir()}
+    done = run_loop(config, **QUICK)
+    assert done.returncode == 0 and "begins" not in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in (base / "out" / "logs").iterdir()} == before
+    assert re.search(r"This loop has ended: 3 iteration\(s\) were asked for", done.stdout)

@@ -1,0 +1,105 @@
+"""bootstrap_config.json: deep defaults, and every mistake one sentence with the key and the nearest valid name."""
+
+import json
+
+import pytest
+from conftest import ROOT
+
+from utils.console import UserError
+from utils.loop_config import filled, load_config
+
+GOOD = {"person_name": "alice", "person_trigger": "ohwx alice", "base_model": "someone/model"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("dataset", "models"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def loaded(folder, given):
+    path = folder / "config.json"
+    path.write_text(given if isinstance(given, str) else json.dumps(given))
+    return load_config(path)
+
+
+def test_defaults_reach_every_depth(folder):
+    config = loaded(folder, GOOD | {"generation": {"steps": 12}})
+    assert (config.generation.steps, config.generation.num_per_gap, config.generation.guidance) == (12, 5, 7.5)
+    assert (config.training.epochs, config.convergence_threshold, config.max_synthetic_share) == (10, 0.05, 0.30)
+    assert config.output_dir == str((folder / "bootstrap_output").resolve()), (
+        "relative to the file, not to where one is"
+    )
+
+
+def test_the_documented_file_is_valid_and_says_the_defaults(folder):
+    given = json.loads((ROOT / "bootstrap_config.json").read_text())
+    assert set(given) >= {"person_name", "person_trigger", "base_model", "dataset_dir", "models_dir", "output_dir"}
+    assert set(given) >= {"lora_output_dir", "max_iterations", "convergence_threshold"}
+    assert set(given) >= {"generation", "validation", "training"}
+    written, default = loaded(folder, given), loaded(folder, GOOD)
+    names = {"person_name", "person_trigger", "base_model"}
+    assert written.model_dump(exclude=names) == default.model_dump(exclude=names)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"max_iteration": 3}, "max_iteration is no key that is known here; did you mean max_iterations"),
+        ({"generation": {"num_per_gaps": 3}}, "generation.num_per_gaps is no key .* did you mean num_per_gap"),
+        ({"generation": {"zebra": 3}}, "generation.zebra is no key .*; known: command, options, num_per_gap"),
+        ({"max_iterations": "5"}, 'max_iterations: it should be a valid integer, and it is "5"'),
+        ({"max_iterations": 0}, "max_iterations: it should be greater than or equal to 1"),
+        ({"max_iterations": True}, "max_iterations: it should be a valid integer"),
+        ({"training": 5}, "training: "),
+        ({"convergence_threshold": 5}, "convergence_threshold: .* It is a share: 0.05 is 5 %"),
+        ({"max_synthetic_share": 0.6}, "max_synthetic_share: it should be less than or equal to 0.5"),
+        ({"validation": {"allow_unverified": ["hats"]}}, "validation.allow_unverified.0"),
+        ({"dataset_dir": "datset"}, "dataset_dir: .*datset does not exist; did you mean .*dataset"),
+        ({"models_dir": "config.json"}, "models_dir: .* is a file, and it should be a folder"),
+        ({"output_dir": "config.json"}, "output_dir: .* is a file"),
+        ({"output_dir": "dataset/out"}, "lie in one another"),
+        ({"output_dir": "."}, "lie in one another"),
+        ({"lora_output_dir": "bootstrap_output"}, "choose two folders"),
+        ({"base_model": "./nowhere"}, "base_model: .*nowhere does not exist"),
+        ({"base_model": "sdxl.safetensors"}, "base_model: .*sdxl.safetensors does not exist"),
+        ({"gap_analysis": {"goals": "goals.json"}}, "gap_analysis.goals: .* does not exist"),
+        ({"training": {"command": ["x", "{dataset}"]}}, "training.command: {output} is missing"),
+        ({"training": {"command": ["{datset}", "{output}"]}}, "{datset} is no placeholder; did you mean dataset"),
+        ({"training": {"command": []}}, "training.command"),
+        (
+            {"training": {"command": ["{dataset}{output}"], "options": ["-x"]}},
+            "training.options are for our own script",
+        ),
+    ],
+)
+def test_each_mistake_is_a_sentence(folder, change, words):
+    with pytest.raises(UserError, match=words) as caught:
+        loaded(folder, GOOD | change)
+    assert "\n" not in str(caught.value) and str(folder / "config.json") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "the whole file"),
+        ('{"seed": 1, "seed": 2}', "'seed' stands there twice"),
+        ("\xff", "must be a JSON file"),
+    ],
+)
+def test_broken_files(folder, text, words):
+    with pytest.raises(UserError, match=words):
+        loaded(folder, text)
+
+
+def test_a_missing_key_and_a_missing_file(folder):
+    with pytest.raises(UserError, match="the key person_trigger is missing"):
+        loaded(folder, {key: value for key, value in GOOD.items() if key != "person_trigger"})
+    with pytest.raises(UserError, match="does not exist"):
+        load_config(folder / "nothing.json")
+
+
+def test_placeholders_are_filled_and_other_braces_stay():
+    assert filled(["{a}/x", "{b}", '{"json": 1}', "{}"], {"a": 1}) == ["1/x", "{b}", '{"json": 1}', "{}"]

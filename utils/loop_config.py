@@ -1,0 +1,246 @@
+"""The configuration of the bootstrap loop: typed, merged deeply over its defaults, every mistake one sentence.
+
+Paths are relative to the configuration file's folder, so that the same command means the same wherever it is given.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from utils.console import UserError
+from utils.defaults import HARD_SYNTHETIC_SHARE, MAX_SYNTHETIC_SHARE, UNVERIFIED_WORDS
+
+SEED = 42
+SAMPLES = 24  # images of each LoRA that likeness is measured on; our choice: the median is then known to about 0.03
+
+# What a command may ask for, by the step that it takes over; `needs` must occur in it.
+_EVERYWHERE = ("python", "models_dir", "person", "trigger", "base_model", "dataset", "seed")
+PLACEHOLDERS = {
+    "gap_analysis": (*_EVERYWHERE, "output", "max_synthetic_share"),
+    "generation": (*_EVERYWHERE, "gaps", "prompts", "output", "lora", "num_per_gap", "steps", "guidance"),
+    "validation": (*_EVERYWHERE, "folder", "references", "approved", "rejected", "unverified", "report"),
+    "training": (*_EVERYWHERE, "output", "preset", "epochs"),
+    "metrics": (*_EVERYWHERE, "references", "holdout", "candidates", "output"),
+}
+NEEDED = {
+    "gap_analysis": ("dataset", "output"),
+    "generation": ("gaps", "prompts", "output"),
+    "validation": ("folder", "approved", "report"),
+    "training": ("dataset", "output"),
+    "metrics": ("candidates", "output"),
+}
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+Command = list[str]
+
+
+class _Section(BaseModel):
+    """A part of the file. `command` is a program that takes the step over, as an argument list with placeholders."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    command: Command | None = Field(None, min_length=1)
+    options: Command = []  # more arguments for our own script
+
+
+class GapSettings(_Section):
+    goals: str | None = None  # JSON file with other goals
+
+
+class GenerationSettings(_Section):
+    num_per_gap: int = Field(5, ge=1)
+    steps: int = Field(30, ge=1)
+    guidance: float = Field(7.5, ge=0)
+
+
+class ValidationSettings(_Section):
+    allow_unverified: list[Literal[UNVERIFIED_WORDS]] = []
+
+
+class TrainingSettings(_Section):
+    preset: str = "sdxl"
+    epochs: int = Field(10, ge=1)
+
+
+class MetricsSettings(_Section):
+    samples: int = Field(SAMPLES, ge=3)
+
+
+class LoopConfig(BaseModel):
+    """`bootstrap_config.json`. What a file leaves out has the default given here."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    person_name: str = Field(min_length=1)
+    person_trigger: str = Field(min_length=1)
+    base_model: str = Field(min_length=1)  # hub id, diffusers folder or .safetensors file
+    dataset_dir: str = Field("dataset", min_length=1)
+    models_dir: str = Field("models", min_length=1)
+    output_dir: str = Field("bootstrap_output", min_length=1)
+    lora_output_dir: str = Field("lora_output", min_length=1)
+    max_iterations: int = Field(5, ge=1, le=1000)
+    convergence_threshold: float = Field(0.05, gt=0, lt=1)
+    max_synthetic_share: float = Field(MAX_SYNTHETIC_SHARE, ge=0, le=HARD_SYNTHETIC_SHARE)
+    pack: str | None = None  # InsightFace model pack; null: the scripts' own default
+    seed: int = Field(SEED, ge=0, lt=2**31)
+    gap_analysis: GapSettings = GapSettings()
+    generation: GenerationSettings = GenerationSettings()
+    validation: ValidationSettings = ValidationSettings()
+    training: TrainingSettings = TrainingSettings()
+    metrics: MetricsSettings = MetricsSettings()
+
+
+def load_config(path: Path) -> LoopConfig:
+    """The configuration in `path`, its paths absolute. Raises UserError naming the key, and the nearest valid name."""
+    if path.is_dir() or not path.exists():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {what}. --config takes a JSON file, such as the project's bootstrap_config.json.")
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_key_twice)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}. It must be a JSON file.") from error
+    try:
+        config = LoopConfig.model_validate_json(json.dumps(given))
+    except ValidationError as error:
+        raise UserError(f"{path}: {_sentence(error.errors()[0])}") from error
+    _check_commands(path, config)
+    return _with_paths(path, config)
+
+
+def _no_key_twice(pairs: list[tuple[str, object]]) -> dict:
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"the key {key!r} stands there twice")
+    return dict(pairs)
+
+
+def _sentence(error: dict) -> str:
+    """One problem of pydantic's list in words, with the path of the key and a hint."""
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        names = list(_fields_at(error["loc"][:-1]))
+        return f"{place} is no key that is known here{_nearest(str(error['loc'][-1]), names)}."
+    if error["type"] == "missing":
+        return f"the key {place} is missing."
+    seen = json.dumps(error["input"], ensure_ascii=False)[:60]
+    hint = ""
+    if place == "convergence_threshold" and isinstance(error["input"], int | float):
+        hint = " It is a share: 0.05 is 5 %."
+    message = error["msg"].removeprefix("Input ").replace("should be", "it should be", 1)
+    return f"{place or 'the whole file'}: {message}, and it is {seen}.{hint}"
+
+
+def _fields_at(place: tuple[str | int, ...]) -> dict:
+    model = LoopConfig
+    for part in place:
+        model = model.model_fields[part].annotation
+    return model.model_fields
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, 1, 0.5)
+    return f"; did you mean {close[0]}" if close else f"; known: {', '.join(names)}"
+
+
+def _check_commands(path: Path, config: LoopConfig) -> None:
+    """Raise UserError for a placeholder that is not known, or one that a step cannot do without."""
+    for section, known in PLACEHOLDERS.items():
+        command = getattr(config, section).command
+        if command is None:
+            continue
+        if getattr(config, section).options:
+            raise UserError(f"{path}: {section}.options are for our own script; with {section}.command leave them out.")
+        used = [name for argument in command for name in _PLACEHOLDER.findall(argument)]
+        for name in used:
+            if name not in known:
+                hint = _nearest(name, list(known))
+                raise UserError(f"{path}: {section}.command: {{{name}}} is no placeholder{hint}.")
+        for name in NEEDED[section]:
+            if name not in used:
+                raise UserError(f"{path}: {section}.command: {{{name}}} is missing, so the step cannot be checked.")
+
+
+def filled(command: Command, values: dict[str, object]) -> Command:
+    """`command` with its placeholders replaced; all other braces stay."""
+    return [_PLACEHOLDER.sub(lambda one: str(values.get(one[1], one[0])), argument) for argument in command]
+
+
+def _with_paths(path: Path, config: LoopConfig) -> LoopConfig:
+    """Absolute paths; raises UserError for what must be there and is not, and for folders inside each other."""
+    base = path.resolve().parent
+    found = {key: _absolute(base, getattr(config, key)) for key in ("dataset_dir", "models_dir")}
+    made = {key: _absolute(base, getattr(config, key)) for key in ("output_dir", "lora_output_dir")}
+    for key, folder in found.items():
+        if not folder.is_dir():
+            raise UserError(f"{path}: {key}: {_what_is(folder)}{_nearest_file(folder)}.")
+    for key, folder in made.items():
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{path}: {key}: {folder} is a file, and it should be a folder.")
+    _demand_apart(path, found["dataset_dir"], made)
+    changes = {key: str(folder) for key, folder in (found | made).items()}
+    changes["base_model"] = _base_model(path, base, config.base_model)
+    if config.pack is not None and _is_path(config.pack):
+        changes["pack"] = str(_existing(path, base, "pack", config.pack))
+    gaps = config.gap_analysis
+    if gaps.goals is not None:
+        goals = _existing(path, base, "gap_analysis.goals", gaps.goals)
+        changes["gap_analysis"] = gaps.model_copy(update={"goals": str(goals)})
+    return config.model_copy(update=changes)
+
+
+def _absolute(base: Path, given: str) -> Path:
+    return (base / Path(given).expanduser()).resolve()
+
+
+def _existing(path: Path, base: Path, key: str, given: str) -> Path:
+    place = _absolute(base, given)
+    if not place.exists():
+        raise UserError(f"{path}: {key}: {_what_is(place)}{_nearest_file(place)}.")
+    return place
+
+
+def _what_is(place: Path) -> str:
+    return f"{place} is a file, and it should be a folder" if place.exists() else f"{place} does not exist"
+
+
+def _nearest_file(place: Path) -> str:
+    """The name in the same folder that is most like it."""
+    if place.exists() or not place.parent.is_dir():
+        return ""
+    close = difflib.get_close_matches(place.name, [one.name for one in place.parent.iterdir()], 1, 0.6)
+    return f"; did you mean {place.parent / close[0]}" if close else ""
+
+
+def _is_path(given: str) -> bool:
+    """Whether a name is meant as a path: a hub id has one slash and no dot at its beginning."""
+    return given.startswith((".", "/", "~", "\\")) or "\\" in given or given.count("/") > 1
+
+
+def _base_model(path: Path, base: Path, given: str) -> str:
+    """A folder or file that is there as an absolute path, a hub id as it is. Raises UserError for a path to nothing."""
+    place = _absolute(base, given)
+    if place.exists():
+        return str(place)
+    if _is_path(given) or given.lower().endswith((".safetensors", ".ckpt")):
+        raise UserError(f"{path}: base_model: {_what_is(place)}{_nearest_file(place)}.")
+    return given
+
+
+def _demand_apart(path: Path, dataset: Path, made: dict[str, Path]) -> None:
+    """The user's photos stay alone: no folder of the loop is theirs, in theirs, or around them."""
+    for key, folder in made.items():
+        if folder == dataset or dataset in folder.parents or folder in dataset.parents:
+            raise UserError(
+                f"{path}: {key} {folder} and dataset_dir {dataset} lie in one another; the loop writes into {key}, "
+                "so choose another folder."
+            )
+    output, loras = made["output_dir"], made["lora_output_dir"]
+    if output == loras:
+        raise UserError(f"{path}: output_dir and lora_output_dir are both {output}; choose two folders.")

@@ -1,0 +1,119 @@
+"""What the steps of a bootstrap loop learned: from their results into the history, and from there to the stop rules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from utils.contracts import (
+    CANDIDATE,
+    HELD_OUT,
+    REFERENCE,
+    GenerationMetadata,
+    IterationHistory,
+    IterationRecord,
+    LoraRecord,
+    MergeManifest,
+    Summary,
+    ValidationReport,
+    Verdict,
+)
+from utils.merging import CAP
+from utils.metrics import variety, variety_interval
+from utils.stopping import Round, hopeless, interval_part, share
+
+
+def counting(history: IterationHistory, manifest: MergeManifest) -> list[IterationRecord]:
+    """Iterations that were not undone."""
+    return [one for one in history.iterations if one.number not in manifest.undone]
+
+
+def rounds_of(history: IterationHistory, manifest: MergeManifest) -> list[Round]:
+    """The history as the stop rules see it."""
+
+    loras = {lora.name: lora for lora in history.loras}
+    iterations = counting(history, manifest)
+    first = next((one.coverage_before for one in history.iterations if one.number == 1), None)
+    return [_round(one, loras.get(one.lora), one.coverage if one.number else first) for one in iterations]
+
+
+def _round(one: IterationRecord, lora: LoraRecord | None, coverage: float | None) -> Round:
+    asked = [gap for gap in one.gaps or [] if gap.count]
+    judged = [one.approved, one.rejected, one.unverified]
+    return Round(
+        one.number,
+        one.lora,
+        coverage=coverage,
+        approval=share(one.approved, sum(judged)) if None not in judged else None,
+        gaps=None if one.gaps is None else len(one.gaps),
+        merged=one.merged,
+        without_room=one.left_out.get(CAP, 0) + (0 if asked else len(one.gaps or [])),
+        only_hopeless=bool(asked) and all(f"{gap.type} {gap.target}" in one.needs_real_photos for gap in asked),
+        **_measures(lora),
+    )
+
+
+def _measures(lora: LoraRecord | None) -> dict[str, object]:
+    """What the samples of a LoRA showed, likeness by what the real photos score."""
+    if lora is None:
+        return {}
+    unit = lora.level or 1.0
+    return {
+        "identity": interval_part(lora.identity, lora.identity_interval, unit),
+        "variety": interval_part(lora.variety, lora.variety_interval),
+        "faces": share(lora.faces, lora.samples),
+        "scores": {sample: score / unit for sample, score in lora.scores.items()},
+    }
+
+
+def hopeless_gaps(history: IterationHistory, manifest: MergeManifest, one: IterationRecord) -> list[str]:
+    """Gaps that generation does not fill, as they are named in the history."""
+
+    earlier = [past for past in counting(history, manifest) if past.number < one.number]
+    attempts = [
+        {(gap.type, gap.target): (gap.generated, gap.approved) for gap in past.gaps or []} for past in [*earlier, one]
+    ]
+    return [f"{kind} {target}" for kind, target in hopeless(attempts)]
+
+
+def note_validation(one: IterationRecord, report: ValidationReport) -> None:
+    """Counts, approval, and what came of each gap."""
+
+    verdicts = Counter(image.verdict for image in report.images)
+    one.approved, one.rejected = verdicts[Verdict.APPROVED], verdicts[Verdict.REJECTED]
+    one.unverified, one.failures = verdicts[Verdict.UNVERIFIED], report.failures
+    one.approval = rounded(one.approved / len(report.images)) if report.images else None
+    one.quality = report.mean_quality
+    for gap in one.gaps:
+        tried = [image for image in report.images if (image.gap_type, image.target) == (gap.type, gap.target)]
+        gap.generated, gap.approved = len(tried), sum(image.verdict == Verdict.APPROVED for image in tried)
+
+
+def note_measures(
+    loras: list[LoraRecord], summary: Summary, scores: Mapping[str, dict[str, float]], has_holdout: bool
+) -> None:
+    """All LoRAs by one measurement, as scores of two packs do not mix."""
+
+    groups = {(group.type, group.name): group for group in summary.groups}
+    standard = groups.get((REFERENCE, HELD_OUT if has_holdout else REFERENCE))
+    for lora in loras:
+        group = groups[CANDIDATE, lora.name]
+        bins = list(group.angle_bins.values())
+        between, spread = group.identity_interval, variety_interval(bins)
+        lora.faces, lora.similarity = group.faces, rounded(group.similarity.median)
+        lora.identity, lora.scores = rounded(group.identity), scores.get(lora.name, {})
+        lora.identity_interval = None if between is None else tuple(map(rounded, between))
+        lora.level = None if standard is None else rounded(standard.identity)
+        lora.variety = rounded(variety(bins))
+        lora.variety_interval = None if spread is None else tuple(map(rounded, spread))
+
+
+def rounded(value: float | None) -> float | None:
+    """To four digits, as the history keeps numbers."""
+    return None if value is None else round(float(value), 4)
+
+
+def simulated(metadata: GenerationMetadata) -> str | None:
+    """What a generator that simulates says of itself."""
+    said = metadata.settings.get("simulated")
+    return said if isinstance(said, str) and said else None

@@ -1,0 +1,254 @@
+"""The steps of a long job: each a child process, its result recorded when it ends, and none done twice.
+
+A record is written whole, after everything that the step made has reached the disk. Starting again therefore finds
+every step either done or not begun: what an interrupted step left is taken up by the same step, or removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from utils.console import EXIT_OUR_FAULT, EXIT_USER, UserError
+from utils.contracts import IterationHistory, IterationRecord, RunningStep, StepRecord, write_contract
+from utils.files import write_bytes_atomic
+
+# Fields of JSON files that tell the time or follow from it: two runs that differ in nothing else count as equal.
+TIME_FIELDS = frozenset({"created", "started", "finished", "updated", "seconds", "written"})
+
+LAST_LINES = 12  # of a child that failed, shown with the error
+_TAIL_BYTES = 20_000
+_LAST_WORDS_SECONDS = 2
+_END_SECONDS = 60  # how long a child may take to end after Ctrl-C
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class StepError(UserError):
+    """A child ended badly, or left something else than it should. `exit_code` is what the loop ends with."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_USER):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Child:
+    """One process to run. `ours` is False for a program that the user put in a step's place."""
+
+    title: str  # begins the sentence when it fails
+    command: list[str]
+    log: Path
+    folder: Path  # where it runs
+    ours: bool = True
+
+    @property
+    def key(self) -> list[str]:
+        """What of the command decides the result; where our Python and scripts lie does not."""
+        return [Path(self.command[1]).name, *self.command[2:]] if self.ours else self.command
+
+
+def run_child(child: Child, inherited: Iterable[int] = ()) -> None:
+    """Run it to its end; its talk goes to stderr and into the log. It is never asked anything, and it ends with us.
+
+    `inherited` are file descriptors that it keeps open, locks among them. Raises StepError with its last lines.
+    """
+    child.log.parent.mkdir(parents=True, exist_ok=True)
+    posix = {"process_group": 0, "pass_fds": tuple(inherited), "preexec_fn": _die_with_parent()}
+    try:
+        process = subprocess.Popen(
+            child.command,
+            cwd=child.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+            **(posix if os.name == "posix" else {}),
+        )
+    except OSError as error:
+        raise StepError(f"{child.title} cannot start {child.command[0]}: {error.strerror or error}.") from error
+    try:
+        with open(child.log, "wb") as log:
+            tail = _follow(process, log)
+    except KeyboardInterrupt:
+        _interrupt(process)
+        raise
+    finally:
+        _end(process)
+    if code := process.returncode:
+        raise StepError(_why(child, code, tail), EXIT_OUR_FAULT if child.ours and code == 1 else EXIT_USER)
+
+
+def _follow(process: subprocess.Popen, log: BinaryIO) -> bytes:
+    """Pass on what the child says until it ends; its last bytes."""
+    tail = bytearray()
+
+    def read() -> None:
+        while piece := os.read(process.stdout.fileno(), 65536):
+            tail.extend(piece)
+            del tail[:-_TAIL_BYTES]
+            with contextlib.suppress(OSError):  # a full disk must not stop what the child itself may still do
+                log.write(piece)
+                log.flush()
+            sys.stderr.write(piece.decode("utf-8", "replace"))
+            sys.stderr.flush()
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    process.wait()
+    reader.join(_LAST_WORDS_SECONDS)  # not longer: a grandchild may keep the pipe open
+    return bytes(tail)
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """For Linux: the child is killed when the loop is, so that no orphan goes on writing."""
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def arrange() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was gone already
+            os._exit(1)
+
+    return arrange
+
+
+def _interrupt(process: subprocess.Popen) -> None:
+    """Ctrl-C for the child, which may save its work; a second one does not wait."""
+    with contextlib.suppress(KeyboardInterrupt, subprocess.TimeoutExpired, OSError):
+        if os.name == "posix":
+            os.killpg(process.pid, signal.SIGINT)
+        process.wait(_END_SECONDS)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Whatever happened: no child is left."""
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def _why(child: Child, code: int, tail: bytes) -> str:
+    text = tail.decode("utf-8", "replace").replace("\r", "\n")
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()][-LAST_LINES:]
+    how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    said = "\n".join(["Its last lines:", *(f"  {line}" for line in lines)]) if lines else "It said nothing."
+    return (
+        f"{child.title} {how}. {said}\nAll of it is in {child.log}. Put that right and give the same command again: "
+        "it goes on at this step."
+    )
+
+
+def digest(*parts: object) -> str:
+    """Hash of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def content_of(path: Path) -> str | None:
+    """Hash of a file or of all that a folder holds, TIME_FIELDS of JSON files aside; None where nothing is there."""
+    if path.is_dir():
+        return digest([(one.relative_to(path).as_posix(), content_of(one)) for one in files_in(path)])
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if path.suffix == ".json":
+        with contextlib.suppress(ValueError):
+            return digest(timeless(json.loads(data)))
+    return hashlib.sha256(data).hexdigest()
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Every file below `folder`, sorted."""
+    return sorted(one for one in folder.rglob("*") if one.is_file())
+
+
+def timeless(value: object) -> object:
+    """`value` without TIME_FIELDS, at any depth."""
+    if isinstance(value, dict):
+        return {key: timeless(one) for key, one in value.items() if key not in TIME_FIELDS}
+    return [timeless(one) for one in value] if isinstance(value, list) else value
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file, or every file of a folder, has reached the disk: a record must not be there before it."""
+    for one in files_in(path) if path.is_dir() else [path]:
+        handle = os.open(one, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # Windows syncs only what is open for writing
+                os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+class Ledger:
+    """The history on the disk. All changes go through `save`, which writes it whole or not at all."""
+
+    def __init__(self, path: Path, history: IterationHistory):
+        self.path = path
+        self.history = history
+
+    def save(self) -> None:
+        self.history.updated = now()
+        write_contract(self.path, self.history)
+
+    def step(
+        self,
+        one: IterationRecord,
+        name: str,
+        inputs: list[object],
+        outputs: list[Path],
+        work: Callable[[bool], None],
+        forget: Callable[[str], None],
+    ) -> None:
+        """Do step `name` of an iteration unless it is done with these inputs and its outputs still stand.
+
+        `work(again)` makes the outputs and puts what it learned into the history; `again` says that the same step was
+        begun before and did not end. `forget(name)` takes a step's facts out of the history, with the steps after it.
+        """
+        key = digest(inputs)
+        place = self.path.parent
+        done = next((record for record in one.steps if record.step == name), None)
+        if done and done.inputs == key and all(content_of(place / at) == was for at, was in done.outputs.items()):
+            return
+        again = one.running == RunningStep(step=name, inputs=key)
+        forget(name)
+        one.running = RunningStep(step=name, inputs=key)
+        self.save()
+        started = now()
+        work(again)
+        for output in outputs:
+            to_disk(output)
+        one.steps.append(
+            StepRecord(
+                step=name,
+                inputs=key,
+                outputs={os.path.relpath(path, place).replace(os.sep, "/"): content_of(path) for path in outputs},
+                started=started,
+                finished=now(),
+            )
+        )
+        one.running = None
+        self.save()
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def copy_atomic(source: Path, place: Path) -> None:
+    """`place` becomes a copy of `source`, whole or not at all. Raises OSError."""
+    write_bytes_atomic(place, source.read_bytes())

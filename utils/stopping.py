@@ -1,0 +1,314 @@
+"""When the bootstrap loop ends, and which LoRA it keeps. Pure: rounds in, a decision out; nothing is read or measured.
+
+The score of a round is the mean of three parts, each 0 to 1:
+
+    identity    median similarity of the new LoRA's samples to the held-out real photos, by what those photos score
+                among each other, at most 1
+    coverage    how far the working dataset reaches its goals after the merge (`coverage`)
+    approval    share of the generated images that validation approved
+
+Two rounds are compared by the parts that both have (v1 has no approval: nothing was generated before it). Every part
+has its noise: half of the 95 % interval of the value if it were measured again.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from utils.contracts import GapReport
+
+# Rules, by name, in the order in which they are asked.
+NO_GAPS, WORSE, NO_ROOM, NOTHING_APPROVED = "no_gaps", "worse", "no_room", "nothing_approved"
+APPROVAL, CONVERGED, NO_GAIN, REAL_PHOTOS = "approval", "converged", "no_gain", "needs_real_photos"
+MAX_ITERATIONS, GO_ON = "max_iterations", "go_on"
+
+HIGH_APPROVAL = 0.90  # above it twice in a row the loop ends, as documented
+HOPELESS_APPROVAL = 0.10  # a gap below it over two rounds needs real photos, as documented
+
+# A difference counts when it exceeds 1.75 times the half width of its own 95 % interval, 3.4 standard errors: the loop
+# asks three things after each of up to twenty rounds, and at 1.0 one flat history in ten would be called worse. Our
+# choice, with the simulated histories of tests/test_stopping.py.
+BEYOND_NOISE = 1.75
+# Where noise could hide a gain above the threshold, the loop ends only if the score lies below it against each of so
+# many rounds before (at least two): over three rounds a gain that is worth a round outgrows the noise. Our choice.
+WINDOW = 3
+# From so many samples that both LoRAs drew, their likeness is compared pair by pair: the same prompts and seeds differ
+# far less between two LoRAs than among each other. Our choice.
+FEWEST_PAIRS = 8
+_Z95 = 1.96
+
+
+@dataclass(frozen=True)
+class Part:
+    """A measured value, 0 to 1, and half the width of its 95 % interval; None where too little was measured for one."""
+
+    value: float
+    noise: float | None = 0.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """One iteration as the rules see it; number 0 is the control. None: not measured."""
+
+    number: int
+    lora: str | None = None  # None: no LoRA came of it
+    identity: Part | None = None
+    variety: Part | None = None  # of head angles, utils.metrics.variety
+    faces: Part | None = None  # share of the samples that show a face
+    coverage: float | None = None
+    approval: Part | None = None
+    gaps: int | None = None
+    merged: int | None = None
+    without_room: int = 0  # approved images that the cap kept out
+    only_hopeless: bool = False  # every gap that is left needs real photos
+    scores: Mapping[str, float] = field(default_factory=dict)  # sample -> identity, for those with a face
+
+    def parts(self) -> dict[str, Part]:
+        """What the score is the mean of."""
+        coverage = None if self.coverage is None else Part(self.coverage)
+        found = {"identity": self.identity, "coverage": coverage, "approval": self.approval}
+        return {name: part for name, part in found.items() if part is not None}
+
+    @property
+    def score(self) -> float | None:
+        values = [part.value for part in self.parts().values()]
+        return sum(values) / len(values) if values else None
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Change of the score as a share of what it was, and its noise; None: unknown."""
+
+    change: float
+    noise: float | None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What follows. `rule` is one of the names above."""
+
+    stop: bool
+    rule: str
+    words: str
+    best: str
+    gain: Gain | None = None
+
+
+def share(count: int, of: int) -> Part | None:
+    """A share with the noise of its count: Agresti & Coull 1998, which does not call 12 of 12 certain."""
+    if of <= 0:
+        return None
+    middle = (count + 2) / (of + 4)
+    return Part(count / of, _Z95 * math.sqrt(middle * (1 - middle) / (of + 4)))
+
+
+def interval_part(value: float | None, interval: tuple[float, float] | None, unit: float = 1.0) -> Part | None:
+    """A value with its 95 % interval as a Part, both by `unit`, the value cut off at 0 and 1."""
+    if value is None or unit <= 0:
+        return None
+    noise = None if interval is None else (interval[1] - interval[0]) / 2 / unit
+    return Part(min(1.0, max(0.0, value / unit)), noise)
+
+
+def coverage(report: GapReport, added: dict[tuple[str, str], int]) -> float | None:
+    """How far the goals are reached, 0 to 1: the mean over all targets of share by goal, each at most 1.
+
+    `added` (type, target) are images that were merged after `report`; each counts for the goal it was made for, in the
+    type of that goal. None where nothing that has a goal could be measured.
+    """
+    reached = []
+    for one in report.distributions:
+        of_type = {share.target: added.get((one.type, share.target), 0) for share in one.targets}
+        measured = one.measured + sum(of_type.values())
+        for target in one.targets:
+            if target.goal_percent and measured:
+                percent = 100 * (target.count + of_type[target.target]) / measured
+                reached.append(min(1.0, percent / target.goal_percent))
+    return sum(reached) / len(reached) if reached else None
+
+
+def hopeless(attempts: Sequence[dict[tuple[str, str], tuple[int, int]]]) -> list[tuple[str, str]]:
+    """Gaps whose last two rounds with attempts were approved in fewer than a tenth.
+
+    `attempts` has one dictionary a round: (type, target) -> (generated, approved).
+    """
+    found = []
+    for gap in dict.fromkeys(gap for one in attempts for gap in one):
+        last = [one[gap] for one in attempts if one.get(gap, (0, 0))[0]][-2:]
+        tried, approved = sum(one[0] for one in last), sum(one[1] for one in last)
+        if len(last) == 2 and approved < HOPELESS_APPROVAL * tried:
+            found.append(gap)
+    return found
+
+
+def fall(best: Round, new: Round) -> str:
+    """In what the new LoRA is worse than the best one beyond noise, in words; empty where it is not."""
+    for name, words in (
+        ("identity", "it looks less like the person"),
+        ("variety", "its head angles vary less"),
+        ("faces", "fewer of its samples show a face"),
+    ):
+        before, after = getattr(best, name), getattr(new, name)
+        if _higher(best, new, name):
+            return f"{words} ({before.value:.2f} before, {after.value:.2f} now)"
+    return ""
+
+
+def beats(new: Round, best: Round) -> bool:
+    """Whether the new LoRA is better than the best one beyond noise, and worse in nothing."""
+    if fall(best, new):
+        return False
+    if best.identity is None:
+        return new.identity is not None
+    return any(_higher(new, best, name) for name in ("identity", "variety", "faces"))
+
+
+def _higher(one: Round, other: Round, name: str) -> bool:
+    """Whether `one` lies above `other` beyond noise; likeness by pairs of samples where there are enough."""
+    both = one.scores.keys() & other.scores.keys()
+    if name != "identity" or len(both) < FEWEST_PAIRS:
+        return _beyond(getattr(one, name), getattr(other, name))
+    gains = [one.scores[sample] - other.scores[sample] for sample in both]
+    noise = _Z95 * statistics.stdev(gains) / math.sqrt(len(gains))
+    return statistics.mean(gains) > max(1e-9, BEYOND_NOISE * noise)
+
+
+def _beyond(higher: Part | None, lower: Part | None) -> bool:
+    """Whether `higher` lies above `lower` by more than noise explains; False where either is unknown."""
+    if higher is None or lower is None or None in (higher.noise, lower.noise):
+        return False
+    return higher.value - lower.value > max(1e-9, BEYOND_NOISE * math.hypot(higher.noise, lower.noise))
+
+
+def best_of(rounds: Sequence[Round]) -> Round:
+    """The round whose LoRA is kept: of those that beat the control beyond noise the best, else the control."""
+    best = rounds[0]
+    for one in rounds[1:]:
+        is_better = best is rounds[0] or _quality(one) > _quality(best)
+        if one.lora is not None and is_better and beats(one, rounds[0]) and not fall(best, one):
+            best = one
+    return best
+
+
+def _quality(one: Round) -> float:
+    """What its samples show, 0 to 1."""
+    known = [part.value for part in (one.identity, one.variety) if part is not None]
+    return sum(known) / len(known) if known else 0.0
+
+
+def gain_of(rounds: Sequence[Round]) -> Gain | None:
+    """What the last round gained over the one before it; None where they have nothing in common."""
+    gains = _gains(rounds)
+    return gains[-1] if gains else None
+
+
+def _gains(rounds: Sequence[Round]) -> list[Gain]:
+    """The last round against each of the `WINDOW` rounds before it that have a LoRA, the nearest one last."""
+    before = [one for one in rounds[:-1] if one.lora is not None][-WINDOW:]
+    return [gain for gain in (_gain(one, rounds[-1]) for one in before) if gain is not None]
+
+
+def _gain(before: Round, after: Round) -> Gain | None:
+    old, new = before.parts(), after.parts()
+    shared = [name for name in old if name in new]
+    base = sum(old[name].value for name in shared)
+    if not base:
+        return None
+    noises = [part.noise for name in shared for part in (old[name], new[name])]
+    noise = None if None in noises else math.hypot(*noises) / base
+    return Gain((sum(new[name].value for name in shared) - base) / base, noise)
+
+
+def decide(rounds: Sequence[Round], threshold: float, max_iterations: int) -> Decision:
+    """What follows from the rounds so far, the control first. `threshold` is a share: 0.05 is 5 %."""
+    last, best = rounds[-1], best_of(rounds)
+    gain = gain_of(rounds) if last.number and last.lora is not None else None
+    for rule in (_no_gaps, _worse, _without_a_merge, _approval, _small_gain, _only_hopeless, _enough):
+        found = rule(rounds, gain, threshold, max_iterations)
+        if found is not None:
+            return Decision(True, found[0], f"{found[1]} {_kept(rounds, best)}", best.lora, gain)
+    return Decision(False, GO_ON, _going_on(gain, threshold), best.lora, gain)
+
+
+Found = tuple[str, str] | None  # rule and sentence
+
+
+def _no_gaps(rounds: Sequence[Round], gain: Gain | None, threshold: float, limit: int) -> Found:
+    return (NO_GAPS, "Nothing that was measured is scarce in the dataset any more.") if rounds[-1].gaps == 0 else None
+
+
+def _worse(rounds: Sequence[Round], gain: Gain | None, threshold: float, limit: int) -> Found:
+    last = rounds[-1]
+    if last.number == 0 or last.lora is None:
+        return None
+    best = best_of(rounds[:-1])
+    lost = fall(best, last)
+    return (WORSE, f"{last.lora} is worse than {best.lora}: {lost}. That is no convergence.") if lost else None
+
+
+def _without_a_merge(rounds: Sequence[Round], gain: Gain | None, threshold: float, limit: int) -> Found:
+    last = rounds[-1]
+    if last.number and not last.merged and last.without_room:
+        return NO_ROOM, "The dataset holds as many synthetic images as its cap allows; real photos make room."
+    if len(rounds) > 2 and all(not one.merged and one.number for one in rounds[-2:]):
+        return (
+            NOTHING_APPROVED,
+            "No image of two rounds in a row may enter the dataset; the reasons stand in the report.",
+        )
+    return None
+
+
+def _approval(rounds: Sequence[Round], gain: Gain | None, threshold: float, limit: int) -> Found:
+    rates = [one.approval.value for one in rounds[-2:] if one.approval is not None]
+    if len(rates) == 2 and min(rates) > HIGH_APPROVAL:
+        return APPROVAL, f"More than {HIGH_APPROVAL:.0%} of the images were approved in two rounds in a row."
+    return None
+
+
+def _small_gain(rounds: Sequence[Round], gain: Gain | None, threshold: float, limit: int) -> Found:
+    """Below the threshold beyond doubt, or against each of the last rounds."""
+    if gain is None or gain.change >= threshold:
+        return None
+    doubtful = gain.noise is None or gain.change + BEYOND_NOISE * gain.noise >= threshold
+    gains = _gains(rounds)
+    if doubtful and (len(gains) < 2 or max(one.change for one in gains) >= threshold):
+        return None
+    said = f"Improvement {gain.change:.1%}, below the threshold of {threshold:.0%}"
+    if best_of(rounds).number == 0:
+        return NO_GAIN, f"{said}."
+    return CONVERGED, f"{said}: converged."
+
+
+def _only_hopeless(rounds: Sequence[Round], gain: Gain | None, threshold: float, limit: int) -> Found:
+    if not rounds[-1].only_hopeless:
+        return None
+    return REAL_PHOTOS, "Every gap that is left needs real photos: fewer than a tenth of its images were approved."
+
+
+def _enough(rounds: Sequence[Round], gain: Gain | None, threshold: float, limit: int) -> Found:
+    return (
+        (MAX_ITERATIONS, f"{limit} iteration(s) were asked for (max_iterations).")
+        if rounds[-1].number >= limit
+        else None
+    )
+
+
+def _kept(rounds: Sequence[Round], best: Round) -> str:
+    others = [one for one in rounds[1:] if one.lora is not None]
+    if best.number:
+        return f"{best.lora} is kept: it beat {rounds[0].lora}, the control, beyond measuring noise."
+    if not others:
+        return f"{best.lora}, the control, is kept."
+    return f"No gain: nothing beat {best.lora}, the control, beyond measuring noise. It is kept."
+
+
+def _going_on(gain: Gain | None, threshold: float) -> str:
+    if gain is None:
+        return "The loop goes on."
+    if gain.change >= threshold:
+        return f"Improvement {gain.change:.1%}: the loop goes on."
+    noise = "unknown noise" if gain.noise is None else f"a noise of {gain.noise:.1%}"
+    return f"Improvement {gain.change:.1%}, with {noise}: the next round decides."
