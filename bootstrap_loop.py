@@ -34,6 +34,7 @@ from utils.defaults import PROJECT
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from utils.contracts import (
         GenerationMetadata,
+        IterationHistory,
         IterationRecord,
         LoraRecord,
         PromptPlan,
@@ -81,7 +82,7 @@ def forget(loop: Loop, one: IterationRecord, step: str) -> None:
         GAPS: ("gaps", "coverage_before"),
         GENERATE: ("generated",),
         VALIDATE: ("approved", "rejected", "unverified", "approval", "quality", "failures"),
-        MERGE: ("merged", "left_out", "synthetic_share", "coverage"),
+        MERGE: ("merged", "merged_entries", "left_out", "synthetic_share", "coverage"),
         TRAIN: ("lora",),
     }
     fresh = IterationRecord(number=one.number)
@@ -125,11 +126,12 @@ def find_gaps(loop: Loop, one: IterationRecord) -> None:
         one.coverage_before = rounded(coverage(report, {}))
 
     do(loop, one, GAPS, child, [fingerprint(without(loop.manifest, one.number))], [path], work)
-    print(f"✓ Gap Analysis: {counted(len(one.gaps), 'gap')} found")
+    tell(f"✓ Gap Analysis: {counted(len(one.gaps), 'gap')} found")
 
 
 def generate(loop: Loop, one: IterationRecord) -> GenerationMetadata:
-    from utils.loop_commands import GENERATE, images_made
+    from utils.contracts import GapReport, read_contract
+    from utils.loop_commands import GENERATE, asked_for, demand_asked, images_made
     from utils.loop_facts import simulated
     from utils.steps import content_of
 
@@ -140,16 +142,20 @@ def generate(loop: Loop, one: IterationRecord) -> GenerationMetadata:
         # our own script takes up what it left; of another program nobody knows whether it does
         run_fresh(loop, child, *([] if again and child.ours else [folder]))
         metadata = images_made(child, folder)
+        gaps = read_contract(loop.places.gaps(one.number), GapReport, "gap_analysis.py")
+        if short := demand_asked(child, metadata, asked_for(gaps, loop.config.generation.num_per_gap)):
+            note(short)
         one.generated = len(metadata.images)
         loop.ledger.history.simulated = simulated(metadata) or loop.ledger.history.simulated
 
     do(loop, one, GENERATE, child, [content_of(loop.places.gaps(one.number)), hash_of(loop, one)], [folder], work)
-    print(f"✓ Generated: {counted(one.generated, 'image')}{label(loop)}")
+    tell(f"✓ Generated: {counted(one.generated, 'image')}{label(loop)}")
     return images_made(child, folder)
 
 
 def label(loop: Loop) -> str:
-    return f" ({loop.ledger.history.simulated})" if loop.ledger.history.simulated else ""
+    """Behind every line that rests on simulated images; the table at the end says in full what they are."""
+    return " (simulated)" if loop.ledger.history.simulated else ""
 
 
 def hash_of(loop: Loop, one: IterationRecord) -> str:
@@ -174,7 +180,7 @@ def validate(loop: Loop, one: IterationRecord, metadata: GenerationMetadata) -> 
     inputs = [content_of(places.of("synthetic", number)), fingerprint(without(loop.manifest, number))]
     do(loop, one, VALIDATE, child, inputs, [report, approved], work)
     share = "" if one.approval is None else f" ({one.approval:.0%})"
-    print(f"✓ Validation: {one.approved} approved{share}")
+    tell(f"✓ Validation: {one.approved} approved{share}{label(loop)}")
     return validated(child, report, approved, metadata)
 
 
@@ -204,6 +210,7 @@ def merge(loop: Loop, one: IterationRecord, report: ValidationReport, metadata: 
         loop.manifest = plan.manifest
         merging.sync(loop.manifest, places.output)
         one.merged, one.left_out = len(plan.merged), plan.left_out
+        one.merged_entries = merging.entries_of(loop.manifest, number)
         one.synthetic_share = rounded(merging.synthetic_share(loop.manifest))
         added: dict[tuple[str, str], int] = {}
         for image in plan.merged:
@@ -215,7 +222,7 @@ def merge(loop: Loop, one: IterationRecord, report: ValidationReport, metadata: 
     before = merging.without(loop.manifest, number)
     inputs += [config.person_trigger, config.max_synthetic_share, merging.fingerprint(before)]
     do(loop, one, MERGE, None, inputs, [places.manifest], work)
-    print(f"✓ Merged: {counted(one.merged, 'image')} into dataset")
+    tell(f"✓ Merged: {counted(one.merged, 'image')} into dataset{label(loop)}")
     tell_left_out(one)
 
 
@@ -224,11 +231,11 @@ def tell_left_out(one: IterationRecord) -> None:
 
     words = {
         CAP: "as no more of the dataset may be synthetic (max_synthetic_share)",
-        DOUBLE: "that the dataset holds already",
-        VANISHED: "that changed after validation",
+        DOUBLE: "as the dataset holds the same already",
+        VANISHED: "as the copy changed after validation",
     }
     for reason, count in one.left_out.items():
-        say(f"Left out: {counted(count, 'approved image')} {words[reason]}.")
+        note(f"{counted(count, 'approved image')} left out {words[reason]}.")
 
 
 def train(loop: Loop, one: IterationRecord) -> None:
@@ -255,18 +262,19 @@ def train(loop: Loop, one: IterationRecord) -> None:
         file = path.relative_to(loop.places.loras).as_posix()
         record = LoraRecord(name=name, file=file, sha256=sha256, iteration=one.number, adopted=bool(adopts))
         record.real_images, record.synthetic_images = real, merged
+        record.learned_from = [] if adopts else sorted({image.iteration for image in loop.manifest.merged})
         history.loras.append(record)
         one.lora = name
 
     inputs = [adopts] if adopts else [fingerprint(loop.manifest)]
     do(loop, one, TRAIN, None if adopts else child, inputs, [path], work)
-    print(f"✓ Training: LoRA {name} {'adopted' if adopts else 'complete'}")
+    tell(f"✓ Training: LoRA {name} {'adopted' if adopts else 'complete'}")
 
 
 def sample(loop: Loop, one: IterationRecord) -> None:
     """The fixed plan with the new LoRA."""
     from utils.contracts import PromptPlan, read_contract
-    from utils.loop_commands import SAMPLE, images_made
+    from utils.loop_commands import SAMPLE, demand_planned, images_made
     from utils.loop_facts import simulated
     from utils.steps import content_of
 
@@ -276,12 +284,23 @@ def sample(loop: Loop, one: IterationRecord) -> None:
 
     def work(again: bool) -> None:
         run_fresh(loop, child, *([] if again and child.ours else [folder]))
-        metadata = images_made(child, folder, plan)
+        metadata = images_made(child, folder)
+        demand_planned(child, metadata, plan)
         lora.samples = len(plan.images)
         loop.ledger.history.simulated = simulated(metadata) or loop.ledger.history.simulated
 
     do(loop, one, SAMPLE, child, [lora.sha256, content_of(loop.places.plan)], [folder], work)
-    print(f"✓ Samples: {counted(lora.samples, 'image')} of LoRA {one.lora}{label(loop)}")
+    tell(f"✓ Samples: {counted(lora.samples, 'image')} of LoRA {one.lora}{label(loop)}")
+
+
+def sample_again(loop: Loop, now: IterationRecord) -> None:
+    """Samples of earlier LoRAs that are gone or were changed are drawn anew: LoRA, plan and seed are still there."""
+    from utils.loop_commands import SAMPLE
+
+    for one in loop.ledger.history.iterations:
+        if one is not now and one.lora and not loop.ledger.stands(one, SAMPLE):
+            note(f"The samples of {one.lora} are gone or were changed: drawing them again.")
+            sample(loop, one)
 
 
 def measure(loop: Loop, one: IterationRecord) -> None:
@@ -292,19 +311,19 @@ def measure(loop: Loop, one: IterationRecord) -> None:
 
     history, folder = loop.ledger.history, loop.places.of("metrics", one.number)
     child = loop.commands.measure(one.number, history.held_out > 0)
-    names = [lora.name for lora in history.loras]
+    drawn = {lora.name: lora.samples for lora in history.loras}
 
     def work(again: bool) -> None:
         folder_is_new(folder)
         run_fresh(loop, child)
-        summary = measured(child, folder, names)
-        note_measures(history.loras, summary, sample_scores(folder, summary), history.held_out > 0)
+        summary = measured(child, folder, drawn)
+        note_measures(history.loras, summary, sample_scores(child, folder, summary), history.held_out > 0)
 
     photos = [(photo.sha256, photo.held_out) for photo in loop.manifest.real]
-    inputs = [photos, *(content_of(loop.places.samples(name)) for name in names)]
+    inputs = [photos, *(content_of(loop.places.samples(name)) for name in drawn)]
     do(loop, one, MEASURE, child, inputs, [], work)
     lora = next(lora for lora in history.loras if lora.name == one.lora)
-    print(f"✓ Identity: {in_words(lora)}, to the {'held-out' if history.held_out else 'real'} photos")
+    tell(f"✓ Identity: {in_words(lora)}, to the {'held-out' if history.held_out else 'real'} photos{label(loop)}")
 
 
 def folder_is_new(folder: Path) -> None:
@@ -327,12 +346,14 @@ def decide(loop: Loop, one: IterationRecord) -> Decision:
     from utils.contracts import StopDecision
     from utils.loop_facts import hopeless_gaps, rounded, rounds_of
     from utils.loop_state import publish
+    from utils.merging import photos_of
 
     history, config = loop.ledger.history, loop.config
+    one.photos = photos_of(loop.manifest)
     one.needs_real_photos = hopeless_gaps(history, loop.manifest, one)
     rounds = rounds_of(loop.ledger.history, loop.manifest)
     found = stopping.decide(rounds, config.convergence_threshold, config.max_iterations)
-    one.score = rounded(rounds[-1].score) if one.lora else None
+    one.score = rounded(rounds[-1].score) if one.lora and one.number else None  # the control's is likeness alone
     gain = found.gain
     one.decision = StopDecision(
         stop=found.stop,
@@ -353,18 +374,18 @@ def decide(loop: Loop, one: IterationRecord) -> Decision:
 def tell_decision(loop: Loop, one: IterationRecord, found: Decision) -> None:
     from utils import stopping
 
-    threshold = f"{loop.config.convergence_threshold:.0%} threshold"
     if found.gain is not None:
-        side = "below" if found.gain.change < loop.config.convergence_threshold else "above"
-        print(f"{'✓' if found.gain.change > 0 else '✗'} Improvement: {found.gain.change:.1%} ({side} {threshold})")
+        limit, change = loop.config.convergence_threshold, found.gain.change
+        side = f"{'below' if change < limit else 'above'} {100 * limit:g}% threshold"
+        tell(f"{'✓' if change > 0 else '✗'} Improvement: {change:.1%} ({side}){label(loop)}")
     for gap in one.needs_real_photos:
-        print(f"✗ Needs real photos: {gap}, as fewer than a tenth of its images were approved in two rounds")
+        tell(f"✗ Needs real photos: {gap}, as fewer than a tenth of its images were approved in two rounds")
     if found.rule in (stopping.CONVERGED, stopping.APPROVAL, stopping.NO_GAPS):
-        print("✓ Convergence Achieved!")
+        tell("✓ Convergence Achieved!")
     elif found.rule == stopping.WORSE:
-        print("✗ Worse")
+        tell("✗ Worse")
     if found.stop or one.number:
-        print(f"{'Stopped: ' if found.stop else ''}{found.words}")
+        tell(f"{'Stopped: ' if found.stop else ''}{found.words}")
 
 
 def write_page(loop: Loop) -> None:
@@ -419,16 +440,32 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+def tell(line: str) -> None:
+    """A line of the result, at once, also into a pipe. That nobody reads it any more does not end the loop."""
+    from utils.steps import heard_or_not
+
+    with heard_or_not(sys.stdout):
+        print(line, flush=True)
+
+
+def note(sentence: str) -> None:
+    """The same for the talk."""
+    from utils.steps import heard_or_not
+
+    with heard_or_not(sys.stderr):
+        say(f"Note: {sentence}")
+
+
 # The story
 
 
 def iterate(loop: Loop, one: IterationRecord) -> Decision:
     """One iteration, from wherever it was left to its decision."""
     if one.number == 0:
-        print("Round 0: the control, v1")
+        tell("Round 0: the control, v1")
         train(loop, one)
     else:
-        print(f"Iteration {one.number} of at most {loop.config.max_iterations}, with LoRA {one.generator}")
+        tell(f"Iteration {one.number} of at most {loop.config.max_iterations}, with LoRA {one.generator}")
         find_gaps(loop, one)
         if not any(gap.count for gap in one.gaps):
             return decide(loop, one)
@@ -438,6 +475,7 @@ def iterate(loop: Loop, one: IterationRecord) -> Decision:
             return decide(loop, one)
         train(loop, one)
     sample(loop, one)
+    sample_again(loop, one)
     measure(loop, one)
     return decide(loop, one)
 
@@ -446,7 +484,6 @@ def next_iteration(loop: Loop) -> IterationRecord | None:
     """The one that did not end, or a new one; None where the loop has ended."""
     from utils import stopping
     from utils.contracts import IterationRecord
-    from utils.loop_facts import rounds_of
 
     history = loop.ledger.history
     if not history.iterations:
@@ -454,15 +491,40 @@ def next_iteration(loop: Loop) -> IterationRecord | None:
     last = history.iterations[-1]
     if last.decision is None and last.number not in loop.manifest.undone:
         return last
-    found = stopping.decide(
-        rounds_of(loop.ledger.history, loop.manifest), loop.config.convergence_threshold, loop.config.max_iterations
-    )
-    if found.stop or last.number >= loop.config.max_iterations:
+    found = decided(loop)
+    lifted = found.rule in stopping.LIFTED_BY_PHOTOS and photos_changed(loop)
+    if (found.stop and not lifted) or last.number >= loop.config.max_iterations:
         return None
     return begun(loop, IterationRecord(number=last.number + 1, generator=found.best))
 
 
+def decided(loop: Loop) -> Decision:
+    """What follows from the iterations that count."""
+    from utils import stopping
+    from utils.loop_facts import rounds_of
+
+    rounds = rounds_of(loop.ledger.history, loop.manifest)
+    return stopping.decide(rounds, loop.config.convergence_threshold, loop.config.max_iterations)
+
+
+def photos_changed(loop: Loop) -> bool:
+    """Whether the real photos are others than when it was decided last."""
+    from utils.loop_facts import last_decided
+    from utils.merging import photos_of
+
+    last = last_decided(loop.ledger.history, loop.manifest)
+    return last is not None and last.photos != photos_of(loop.manifest)
+
+
 def begun(loop: Loop, one: IterationRecord) -> IterationRecord:
+    """A new iteration; with the first one, generated files among the user's photos enter the dataset."""
+    from utils.contracts import write_contract
+    from utils.merging import sync
+
+    if one.number and not loop.manifest.control_is_made:
+        loop.manifest = loop.manifest.model_copy(update={"control_is_made": True})
+        write_contract(loop.places.manifest, loop.manifest)
+        sync(loop.manifest, loop.places.output)
     loop.ledger.history.iterations.append(one)
     return one
 
@@ -483,8 +545,9 @@ def tell_end(loop: Loop) -> None:
         for lora in history.loras
     ]
     columns = ["LoRA", "Real", "Synthetic", "Identity", "from", "to (95 %)", "Variety"]
-    print_table(f"LoRAs; * is kept{label(loop)}", columns, rows)
-    print(f"best: {loop.places.best}\nreport: {loop.places.page}\nhistory: {loop.places.history}")
+    said = f" ({history.simulated})" if history.simulated else ""
+    print_table(f"LoRAs; * is kept{said}", columns, rows)
+    tell(f"best: {loop.places.best}\nreport: {loop.places.page}\nhistory: {loop.places.history}")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -503,13 +566,17 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config)
     places = Places(Path(config.output_dir), Path(config.lora_output_dir))
     commands = Commands(config, places, PROJECT if args.demo else args.config.resolve().parent)
+    commands.demand_programs()
     if args.dry_run:
-        return dry_run(commands)
-    if not args.yes and args.undo is None and sys.stdin.isatty() and not agreed(config):
+        return dry_run(config, commands)
+    if args.undo is not None and not places.history.exists():
+        raise UserError(f"There is no loop in {places.output}, so there is nothing to undo.")
+    begins = args.undo is None and not places.history.exists()
+    if begins and not args.yes and sys.stdin.isatty() and not agreed(config):
         return EXIT_OK
     try:
         with disk_told(places.output), locked(places) as locks:
-            loop = open_loop(config, commands, locks)
+            loop = open_loop(config, commands, locks, undoing=args.undo is not None)
             return run_undo(loop, args.undo) if args.undo is not None else run_loop(loop)
     except StepError as error:
         say(f"Error: {error}")
@@ -517,58 +584,119 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_loop(loop: Loop) -> int:
-    from utils.loop_facts import counting
-
     for warning in loop.ledger.history.warnings:
-        say(f"Note: {warning}")
+        note(warning)
     ended_before = True
     while (one := next_iteration(loop)) is not None:
         ended_before = False
         iterate(loop, one)
     if ended_before:
-        last = next(one for one in reversed(counting(loop.ledger.history, loop.manifest)) if one.decision)
-        print(f"This loop has ended: {last.decision.words}")
+        tell_ended(loop)
         write_page(loop)
     tell_end(loop)
     return EXIT_OK
 
 
+def tell_ended(loop: Loop) -> None:
+    """Why this run does nothing, and what would make it go on."""
+    from utils import stopping
+
+    found, limit = decided(loop), loop.config.max_iterations
+    lifted = found.rule in stopping.LIFTED_BY_PHOTOS and photos_changed(loop)
+    if found.stop and not lifted:
+        tell(f"This loop has ended: {found.words}")
+    else:
+        tell(f"This loop has ended: it has made its {counted(limit, 'iteration')}; raise max_iterations to go on.")
+    if photos_changed(loop) and not lifted:
+        tell(
+            "The real photos have changed since, which does not lift this stop: "
+            "a loop that begins anew, in another output_dir and lora_output_dir, starts from them."
+        )
+
+
 def run_undo(loop: Loop, number: int) -> int:
-    """Take an iteration's merge out. The manifest alone says what is undone, so doing it twice does no harm."""
+    """Take an iteration's merge out; one that had not ended is to be made again.
+
+    The manifest alone says what is undone, so doing it twice does no harm.
+    """
     from utils import merging
     from utils.contracts import write_contract
+    from utils.loop_commands import GAPS
+    from utils.loop_state import settle
 
-    one = next((one for one in loop.ledger.history.iterations if one.number == number and number > 0), None)
-    if one is None or (one.merged is None and number not in loop.manifest.undone):
+    history = loop.ledger.history
+    count = sum(image.iteration == number for image in loop.manifest.merged)
+    one = next((one for one in history.iterations if one.number == number and number > 0), None)
+    if one is None or (one.merged is None and not count and number not in loop.manifest.undone):
         raise UserError(
             f"There is no merge of iteration {number} in {loop.places.history}; --undo takes one that merged."
         )
-    count = sum(image.iteration == number for image in loop.manifest.merged)
-    loop.manifest = merging.take_out(loop.manifest, number)
-    write_contract(loop.places.manifest, loop.manifest)
-    merging.sync(loop.manifest, loop.places.output)
+    learned = [lora.name for lora in history.loras if number in lora.learned_from]
+    if one.decision is None:
+        forget(loop, one, GAPS)
+    else:
+        loop.manifest = merging.take_out(loop.manifest, number)
+        write_contract(loop.places.manifest, loop.manifest)
+        merging.sync(loop.manifest, loop.places.output)
+    settle(loop)
     write_page(loop)
-    print(f"✓ Taken out: {counted(count, 'image')} of iteration {number}")
-    trained = [lora.name for lora in loop.ledger.history.loras if lora.iteration >= number]
-    if trained:
-        print(f"{', '.join(trained)} learned from them and stay as they are; the next training does without.")
+    tell(f"✓ Taken out: {counted(count, 'image')} of iteration {number}")
+    tell_undone(loop, one, learned)
     return EXIT_OK
 
 
-def dry_run(commands: Commands) -> int:
-    """Every command of round 0 and of one iteration, as the shell would take them. Nothing is written or loaded."""
-    places = commands.places
-    adopts = places.best.exists() and not places.history.exists()
-    first = f"# v1: {places.best} is adopted" if adopts else shell(commands.train(0, "v1"))
-    print(f"# Round 0\n{first}\n{shell(commands.sample(0, 'v1'))}\n{shell(commands.measure(0, True))}")
-    seed = commands.config.seed + 1
-    print(f"# Iteration 1 (of at most {commands.config.max_iterations}; later ones alike, with the best LoRA so far)")
-    for child in (commands.gaps(1), commands.generate(1, "v1", seed), commands.validate(1)):
+def tell_undone(loop: Loop, one: IterationRecord, learned: list[str]) -> None:
+    if one.decision is None:
+        tell(f"Iteration {one.number} had not ended: the next run makes it again, from its gap analysis.")
+    elif learned:
+        names = ", ".join(learned)
+        tell(f"{names} learned from them: no longer compared, generated with or kept as the best LoRA.")
+    tell(f"best: {loop.ledger.history.best}")
+
+
+def dry_run(config: LoopConfig, commands: Commands) -> int:
+    """Every command up to the end of the next iteration, as the shell would take it. Nothing is written or loaded."""
+    from utils.stopping import MAX_ITERATIONS
+
+    places, history = commands.places, as_it_stands(config, commands.places)
+    has_holdout = history is not None and history.held_out > 0
+    adopted = history is not None and history.adopted
+    ended = [one for one in history.iterations if one.decision] if history else []
+    if ended:
+        print(f"# Round(s) 0 to {ended[-1].number} are done")
+    else:
+        first = f"# v1: {places.best} is adopted" if adopted else shell(commands.train(0, "v1"))
+        control = [first, *map(shell, (commands.sample(0, "v1"), commands.measure(0, has_holdout)))]
+        print("\n".join(["# Round 0", *control]))
+    number = ended[-1].number + 1 if ended else 1
+    by_rule = ended and ended[-1].decision.stop and ended[-1].decision.rule != MAX_ITERATIONS
+    if by_rule or number > config.max_iterations:
+        print(f"# Nothing would run: {ended[-1].decision.words}")
+        return EXIT_OK
+    best, new = (history and history.best) or "v1", f"v{number + 1}"
+    print(f"# Iteration {number} (of at most {config.max_iterations}; later ones alike, with the best LoRA so far)")
+    for child in (commands.gaps(number), commands.generate(number, best, config.seed + number)):
         print(shell(child))
-    print(f"# approved images are merged into {places.dataset}")
-    for child in (commands.train(1, "v2"), commands.sample(1, "v2"), commands.measure(1, True)):
+    print(f"{shell(commands.validate(number))}\n# approved images are merged into {places.dataset}")
+    for child in (commands.train(number, new), commands.sample(number, new), commands.measure(number, has_holdout)):
         print(shell(child))
     return EXIT_OK
+
+
+def as_it_stands(config: LoopConfig, places: Places) -> IterationHistory | None:
+    """The history that is there, or that a loop would begin with; None where the photos are still missing."""
+    from utils import merging
+    from utils.contracts import IterationHistory
+    from utils.loop_commands import read_own
+    from utils.loop_state import new_history
+
+    if places.history.exists():
+        return read_own(places.history, IterationHistory, "put a copy of it back.")
+    try:
+        return new_history(config, places, merging.list_real(Path(config.dataset_dir)))[0]
+    except UserError as error:
+        say(f"Note: {error}")
+        return None
 
 
 def shell(child: Child) -> str:
@@ -606,8 +734,10 @@ def disk_told(folder: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename2 or error.filename or folder
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
+        no_room = (errno.ENOSPC, errno.EFBIG, errno.EROFS, getattr(errno, "EDQUOT", None))  # Windows has no quota's
+        what = "cannot be written" if error.errno in no_room else "cannot be used"
         raise UserError(
-            f"{where} cannot be written: {reason}. Put that right and give the same command again: it goes on."
+            f"{where} {what}: {reason}. Put that right and give the same command again: it goes on."
         ) from error
 
 

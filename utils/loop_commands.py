@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import shutil
 import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,14 +30,14 @@ from utils.contracts import (
     Verdict,
     read_contract,
 )
-from utils.defaults import IMAGE_EXTENSIONS, METADATA, PACK, PROJECT
-from utils.loop_config import LoopConfig, filled
+from utils.defaults import METADATA, PACK, PROJECT
+from utils.loop_config import PLACEHOLDERS, LoopConfig, filled
 from utils.merging import DATASET, HELD_OUT, REAL, sha256_of
-from utils.steps import Child, StepError
+from utils.steps import Child, StepError, files_in, is_picture
 
 GAPS, GENERATE, VALIDATE, MERGE = "gaps", "generate", "validate", "merge"
-TRAIN, SAMPLE, MEASURE, DECIDE = "train", "sample", "measure", "decide"
-STEPS = (GAPS, GENERATE, VALIDATE, MERGE, TRAIN, SAMPLE, MEASURE, DECIDE)
+TRAIN, SAMPLE, MEASURE = "train", "sample", "measure"
+STEPS = (GAPS, GENERATE, VALIDATE, MERGE, TRAIN, SAMPLE, MEASURE)
 
 LORA_FILE, TRAINING_LOG = "lora.safetensors", "training_log.json"
 HISTORY, MANIFEST, PAGE, PLAN = (
@@ -43,6 +47,8 @@ HISTORY, MANIFEST, PAGE, PLAN = (
     "sample_plan.json",
 )
 _SAFETENSORS_LIMIT = 100_000_000  # bytes of a header; the format's own limit
+_SEED_STEP = 7919  # a prime, so that the seeds of a plan are not those of neighbouring plans
+_NAMED = 5  # files that a sentence names, of however many
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,27 @@ class Commands:
         values["holdout"] = places.held_out if has_holdout else ""
         return self._child("Measuring", "metrics", number, MEASURE, own, values)
 
+    def demand_programs(self) -> None:
+        """Find out before hours of work that a program is missing. Raises UserError."""
+        for section in PLACEHOLDERS:
+            command = getattr(self.config, section).command
+            if command is None:
+                continue
+            program = self._program(filled(command[:1], {"python": sys.executable})[0])
+            if shutil.which(program) is not None:
+                continue
+            if Path(program).is_file():
+                raise UserError(f"{section}.command: {program} may not be run; chmod +x allows it.")
+            raise UserError(
+                f"{section}.command: {command[0]} is neither in {self.folder}, where the configuration lies, nor a "
+                "program that this system finds."
+            )
+
+    def _program(self, name: str) -> str:
+        """A program of the user's own: beside the configuration, else wherever the system finds it."""
+        beside = self.folder / Path(name).expanduser()
+        return str(beside) if beside.is_file() else name
+
     def _pack(self, always: bool = False) -> list[str]:
         """The model pack: by its folder where it lies in models_dir, as the scripts look for names elsewhere."""
         name = self.config.pack or PACK
@@ -197,7 +224,8 @@ class Commands:
             "dataset": self.places.dataset,
             "seed": config.seed,
         } | values
-        return Child(title, filled(settings.command, values), log, self.folder, ours=False)
+        program, *arguments = filled(settings.command, values)
+        return Child(title, [self._program(program), *arguments], log, self.folder, ours=False)
 
 
 def sample_plan(trigger: str, count: int, seed: int) -> PromptPlan:
@@ -212,7 +240,7 @@ def sample_plan(trigger: str, count: int, seed: int) -> PromptPlan:
         images.append(
             PlannedPrompt(
                 prompt=f"photo of {trigger}, {words}, high quality, natural light",
-                seed=(seed + 7919 * (index + 1)) % 2**31,
+                seed=(seed + _SEED_STEP * (index + 1)) % 2**31,
                 name=f"sample_{index + 1:02d}_{targets[place].name}",
             )
         )
@@ -226,11 +254,10 @@ def gaps_made(child: Child, path: Path) -> GapReport:
     return _contract(child, path, GapReport)
 
 
-def images_made(child: Child, folder: Path, plan: PromptPlan | None = None) -> GenerationMetadata:
-    """The metadata of a folder, in which every image is there, whole, and named; with `plan`, all that was planned."""
+def images_made(child: Child, folder: Path) -> GenerationMetadata:
+    """The metadata of a folder, in which every image is there, whole, and named."""
     metadata = _contract(child, folder / METADATA, GenerationMetadata)
-    suffixes = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
-    there = {one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.name.lower().endswith(suffixes)}
+    there = {one.relative_to(folder).as_posix() for one in files_in(folder) if is_picture(one)}
     named = [image.file for image in metadata.images]
     for problem, files in (
         ("names images that are not there", set(named) - there),
@@ -238,15 +265,61 @@ def images_made(child: Child, folder: Path, plan: PromptPlan | None = None) -> G
         ("names images twice", {name for name in named if named.count(name) > 1}),
     ):
         if files:
-            raise StepError(f"{child.title}: {folder / METADATA} {problem}: {', '.join(sorted(files)[:5])}.")
+            raise _wrong(child, f"{folder / METADATA} {problem}: {_listed(files)}")
     for name in named:
         _demand_picture(child, folder / name)
-    if plan is not None:
-        done = {Path(name).stem for name in named} | {one.name for one in metadata.failed}
-        lost = [one.name for one in plan.images if one.name not in done]
-        if lost:
-            raise StepError(f"{child.title}: {folder} lacks images of the plan: {', '.join(lost[:5])}.")
     return metadata
+
+
+def asked_for(gaps: GapReport, num_per_gap: int) -> dict[tuple[str, str], int]:
+    """(gap type, target) -> images that a generator is to make."""
+    return {(gap.type, gap.target): min(gap.count, num_per_gap) for gap in gaps.recommendations if gap.count}
+
+
+def demand_asked(child: Child, metadata: GenerationMetadata, asked: Mapping[tuple[str, str], int]) -> str:
+    """What is short of `asked`, in a sentence or empty. Raises StepError where a gap got nothing, or a wrong one some.
+
+    An image that the generator tried and reports as failed is no image, but its gap was seen to. Our own generator has
+    no words for a gap type without prompts.
+    """
+    made = Counter((image.gap_type, image.target) for image in metadata.images)
+    tried = made + Counter((one.gap_type, one.target) for one in metadata.failed)
+    if strange := made.keys() - asked.keys():
+        raise _wrong(child, f"it made images that no gap asks for: {_listed(map(_gap_name, strange))}")
+    if ignored := [gap for gap in asked if gap not in tried and _has_prompts(*gap)]:
+        raise _wrong(child, f"it made no image for {_listed(map(_gap_name, ignored))}")
+    short = [f"{made[gap]} of {count} for {_gap_name(gap)}" for gap, count in asked.items() if made[gap] < count]
+    return f"{child.title} made fewer images than were asked for: {', '.join(short)}." if short else ""
+
+
+def _has_prompts(gap_type: str, target: str) -> bool:
+    from utils.gaps import GAP_TYPES
+
+    known = GAP_TYPES[gap_type].targets if gap_type in GAP_TYPES else ()
+    return any(one.name == target and one.prompts for one in known)
+
+
+def _gap_name(gap: tuple[str | None, str | None]) -> str:
+    return f"{gap[0]} {gap[1]}" if gap[0] else "no target"
+
+
+def demand_planned(child: Child, metadata: GenerationMetadata, plan: PromptPlan) -> None:
+    """Raise StepError unless the images are those of a plan: its names, prompts and seeds, all and no others."""
+    from utils.prompts import other_seed
+
+    wanted = {one.name: one for one in plan.images}
+    made = {Path(image.file).stem: image for image in metadata.images}
+    stems = [Path(image.file).stem for image in metadata.images]
+    if strange := {name for name in stems if name not in wanted or stems.count(name) > 1}:
+        raise _wrong(child, f"it made images that are not in the plan, or one of them twice: {_listed(strange)}")
+    if lost := wanted.keys() - made.keys() - {one.name for one in metadata.failed}:
+        raise _wrong(child, f"images of the plan are missing: {_listed(lost)}")
+    for name, image in made.items():
+        one = wanted[name]
+        if image.prompt != one.prompt:
+            raise _wrong(child, f"{image.file} was drawn with another prompt than the plan's: {image.prompt!r}")
+        if image.seed not in (one.seed, other_seed(one.seed)):  # our script's second try for a black image
+            raise _wrong(child, f"{image.file} was drawn with seed {image.seed}, and the plan says {one.seed}")
 
 
 def _demand_picture(child: Child, path: Path) -> None:
@@ -255,7 +328,7 @@ def _demand_picture(child: Child, path: Path) -> None:
     try:
         decode(read_file(path))
     except ImageError as error:
-        raise StepError(f"{child.title}: {path} {error.reason}.") from error
+        raise _wrong(child, f"{path} {error.reason}") from error
 
 
 def validated(child: Child, path: Path, approved: Path, metadata: GenerationMetadata) -> ValidationReport:
@@ -263,14 +336,13 @@ def validated(child: Child, path: Path, approved: Path, metadata: GenerationMeta
     report = _contract(child, path, ValidationReport)
     judged, made = {image.file for image in report.images}, {image.file for image in metadata.images}
     if judged != made:
-        odd = ", ".join(sorted(judged ^ made)[:5])
-        raise StepError(f"{child.title}: {path} and the generated images do not agree: {odd}.")
+        raise _wrong(child, f"{path} and the generated images do not agree: {_listed(judged ^ made)}")
     for image in report.images:
         if image.verdict != Verdict.APPROVED:
             continue
         place = Path(image.copied_to or "")
         if not place.is_file() or place.parent.resolve() != approved.resolve() or sha256_of(place) != image.sha256:
-            raise StepError(f"{child.title}: {path} approves {image.file}, and its copy is not in {approved}.")
+            raise _wrong(child, f"{path} approves {image.file}, and its copy is not in {approved}")
     return report
 
 
@@ -278,14 +350,14 @@ def lora_made(child: Child, path: Path) -> str:
     """Hash of a LoRA file that is whole, with a training log beside it."""
     problem = lora_problem(path)
     if problem:
-        raise StepError(f"{child.title}: {path} {problem}.")
+        raise _wrong(child, f"{path} {problem}")
     log = path.with_name(TRAINING_LOG)
     try:
         told = json.loads(log.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StepError(f"{child.title}: {log} cannot be read: {error}.") from error
-    if not isinstance(told, dict) or told.get("finished") is False:
-        raise StepError(f"{child.title}: {log} does not tell of a finished training.")
+        raise _wrong(child, f"{log} cannot be read: {error}") from error
+    if not isinstance(told, dict) or told.get("finished") is not True:
+        raise _wrong(child, f'{log} does not tell of a finished training ("finished": true)')
     return sha256_of(path)
 
 
@@ -311,20 +383,25 @@ def lora_problem(path: Path) -> str:
     return "" if size == 8 + length + end else f"is cut off: {size} bytes where its header asks for {8 + length + end}"
 
 
-def measured(child: Child, folder: Path, loras: list[str]) -> Summary:
-    """The summary of a run of mirror_metrics.py, with a group for each of `loras`."""
+def measured(child: Child, folder: Path, loras: Mapping[str, int]) -> Summary:
+    """The summary of a run of mirror_metrics.py, with a group for each of `loras` (name -> samples that it drew)."""
     found = sorted(folder.glob("Summary_*.json"))
     if len(found) != 1:
-        raise StepError(f"{child.title}: {folder} should hold one Summary_*.json, and holds {len(found)}.")
+        raise _wrong(child, f"{folder} should hold one Summary_*.json, and holds {len(found)}")
     summary = _contract(child, found[0], Summary)
-    groups = {group.name for group in summary.groups if group.type == CANDIDATE}
-    lost = [name for name in loras if name not in groups]
-    if lost:
-        raise StepError(f"{child.title}: {found[0]} has no group {', '.join(lost)}.")
+    groups = {group.name: group for group in summary.groups if group.type == CANDIDATE}
+    if lost := loras.keys() - groups.keys():
+        raise _wrong(child, f"{found[0]} has no group {_listed(lost)}")
+    for name, samples in loras.items():
+        one = groups[name]
+        if not 0 <= one.faces <= samples:
+            raise _wrong(child, f"{found[0]} counts {one.faces} faces of {name}, which drew {samples} samples")
+        if not all(map(math.isfinite, (one.identity or 0.0, *(one.identity_interval or ()), *one.angle_bins.values()))):
+            raise _wrong(child, f"{found[0]} measured something of {name} that is no number")
     return summary
 
 
-def sample_scores(folder: Path, summary: Summary) -> dict[str, dict[str, float]]:
+def sample_scores(child: Child, folder: Path, summary: Summary) -> dict[str, dict[str, float]]:
     """LoRA -> sample -> similarity corrected for pose, from the table beside a summary; empty where there is none."""
     from utils.metrics import pose_corrected
 
@@ -332,19 +409,37 @@ def sample_scores(folder: Path, summary: Summary) -> dict[str, dict[str, float]]
     table = folder / summary.results.get("data", "")
     if not table.is_file():
         return scores
-    with open(table, encoding="utf-8-sig", newline="") as file:
-        for row in csv.DictReader(file):
-            if row["Type"] == CANDIDATE and row["Similarity"] and row["Yaw"]:
-                corrected = pose_corrected([float(row["Similarity"])], [float(row["Yaw"])])[0]
-                scores.setdefault(row["Group"], {})[row["Filename"]] = round(float(corrected), 4)
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as file:
+            for row in csv.DictReader(file):
+                if row["Type"] == CANDIDATE and row["Similarity"] and row["Yaw"]:
+                    corrected = float(pose_corrected([float(row["Similarity"])], [float(row["Yaw"])])[0])
+                    if not math.isfinite(corrected):
+                        raise ValueError(f"{row['Filename']} has no number")
+                    scores.setdefault(row["Group"], {})[row["Filename"]] = round(corrected, 4)
+    except KeyError as error:
+        raise _wrong(child, f"{table} has no column {error.args[0]}") from error
+    except (ValueError, csv.Error) as error:
+        raise _wrong(child, f"{table} cannot be read: {error}") from error
     return scores
+
+
+def _wrong(child: Child, what: str) -> StepError:
+    """A result that is not what it should be: what, and where the step's own words are."""
+    return StepError(
+        f"{child.title}: {what}. What the step said is in {child.log}; put that right and give the same command again."
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)[:_NAMED])
 
 
 def _contract(child: Child, path: Path, model: type[Contract]) -> Contract:
     if not path.is_file():
-        raise StepError(f"{child.title} ended well, and {path} is not there; see {child.log}.")
+        raise _wrong(child, f"it ended well, and {path} is not there")
     try:
-        return read_contract(path, model, Path(child.command[1 if child.ours else 0]).name)
+        return read_contract(path, model, cure=f"what the step said is in {child.log}")
     except ContractError as error:
         raise StepError(f"{child.title}: {error}") from error
 

@@ -6,6 +6,7 @@ every step either done or not begun: what an interrupted step left is taken up b
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import json
@@ -15,22 +16,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from utils.console import EXIT_OUR_FAULT, EXIT_USER, UserError
 from utils.contracts import IterationHistory, IterationRecord, RunningStep, StepRecord, write_contract
-from utils.files import write_bytes_atomic
+from utils.defaults import IMAGE_EXTENSIONS, METADATA
+from utils.files import caption_of, write_bytes_atomic
 
 # Fields of JSON files that tell the time or follow from it: two runs that differ in nothing else count as equal.
 TIME_FIELDS = frozenset({"created", "started", "finished", "updated", "seconds", "written"})
 
 LAST_LINES = 12  # of a child that failed, shown with the error
-_TAIL_BYTES = 20_000
-_LAST_WORDS_SECONDS = 2
-_END_SECONDS = 60  # how long a child may take to end after Ctrl-C
+_TAIL_BYTES = 20_000  # enough for that many lines, tracebacks and progress bars among them
+_LAST_WORDS_SECONDS = 2  # for what still lies in the pipe when the child has ended
+_END_SECONDS = 60  # how long a child may take to end after Ctrl-C: a training saves its state first
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -59,12 +61,15 @@ class Child:
 
 
 def run_child(child: Child, inherited: Iterable[int] = ()) -> None:
-    """Run it to its end; its talk goes to stderr and into the log. It is never asked anything, and it ends with us.
+    """Run it to its end; its talk goes to stderr and into the log. It cannot ask anything, and it ends with us.
 
-    `inherited` are file descriptors that it keeps open, locks among them. Raises StepError with its last lines.
+    It has a session of its own: there is no `/dev/tty` on which it could wait for an answer, and what it started is
+    found by its group and ended with it. `inherited` are file descriptors that it keeps open, locks among them. Raises
+    StepError with its last lines.
     """
     child.log.parent.mkdir(parents=True, exist_ok=True)
-    posix = {"process_group": 0, "pass_fds": tuple(inherited), "preexec_fn": _die_with_parent()}
+    log = open(child.log, "wb")  # noqa: SIM115 - closed by whoever reads the child, which may be later than here
+    posix = {"start_new_session": True, "pass_fds": tuple(inherited), "preexec_fn": _die_with_parent()}
     try:
         process = subprocess.Popen(
             child.command,
@@ -76,38 +81,62 @@ def run_child(child: Child, inherited: Iterable[int] = ()) -> None:
             **(posix if os.name == "posix" else {}),
         )
     except OSError as error:
+        log.close()
         raise StepError(f"{child.title} cannot start {child.command[0]}: {error.strerror or error}.") from error
+    listener = Listener(process, log)
     try:
-        with open(child.log, "wb") as log:
-            tail = _follow(process, log)
+        process.wait()
     except KeyboardInterrupt:
         _interrupt(process)
         raise
     finally:
         _end(process)
+        listener.finish()
     if code := process.returncode:
-        raise StepError(_why(child, code, tail), EXIT_OUR_FAULT if child.ours and code == 1 else EXIT_USER)
+        raise StepError(_why(child, code, listener.tail), EXIT_OUR_FAULT if child.ours and code == 1 else EXIT_USER)
 
 
-def _follow(process: subprocess.Popen, log: BinaryIO) -> bytes:
-    """Pass on what the child says until it ends; its last bytes."""
-    tail = bytearray()
+class Listener:
+    """Passes on what a child says to stderr and to its log, and keeps the last of it in `tail`.
 
-    def read() -> None:
-        while piece := os.read(process.stdout.fileno(), 65536):
-            tail.extend(piece)
-            del tail[:-_TAIL_BYTES]
-            with contextlib.suppress(OSError):  # a full disk must not stop what the child itself may still do
-                log.write(piece)
-                log.flush()
-            sys.stderr.write(piece.decode("utf-8", "replace"))
-            sys.stderr.flush()
+    The pipe is read to its end whatever becomes of stderr and log: a child whose pipe is full would stand still.
+    """
 
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    process.wait()
-    reader.join(_LAST_WORDS_SECONDS)  # not longer: a grandchild may keep the pipe open
-    return bytes(tail)
+    def __init__(self, process: subprocess.Popen, log: BinaryIO):
+        self.tail = bytearray()
+        self._process, self._log = process, log
+        self._aloud = True
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        text = codecs.getincrementaldecoder("utf-8")("replace")  # a piece may end within a letter
+        with contextlib.suppress(OSError), self._log:  # closing writes once more, perhaps to a full disk
+            while piece := os.read(self._process.stdout.fileno(), 65536):
+                self.tail.extend(piece)
+                del self.tail[:-_TAIL_BYTES]
+                with contextlib.suppress(OSError):  # a full disk must not stop what the child itself may still do
+                    self._log.write(piece)
+                    self._log.flush()
+                if self._aloud:
+                    with heard_or_not(sys.stderr):
+                        sys.stderr.write(text.decode(piece))
+                        sys.stderr.flush()
+
+    def finish(self) -> None:
+        """Wait for the last words, but not long: what left the child's session may keep the pipe open."""
+        self._thread.join(_LAST_WORDS_SECONDS)
+        self._aloud = False
+
+
+@contextlib.contextmanager
+def heard_or_not(stream: TextIO) -> Iterator[None]:
+    """Write to a stream; where nobody reads it any more (`| head`, a closed terminal), it leads nowhere from then."""
+    try:
+        yield
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _die_with_parent() -> Callable[[], None] | None:
@@ -135,13 +164,16 @@ def _interrupt(process: subprocess.Popen) -> None:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """Whatever happened: no child is left."""
-    if process.poll() is None:
+    """Whatever happened: neither the child nor anything that it started is left."""
+    if os.name == "posix":
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # the group is empty
+            os.killpg(process.pid, signal.SIGKILL)
+    elif process.poll() is None:
         process.kill()
-        process.wait()
+    process.wait()
 
 
-def _why(child: Child, code: int, tail: bytes) -> str:
+def _why(child: Child, code: int, tail: bytearray) -> str:
     text = tail.decode("utf-8", "replace").replace("\r", "\n")
     lines = [line.rstrip() for line in text.splitlines() if line.strip()][-LAST_LINES:]
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
@@ -158,9 +190,9 @@ def digest(*parts: object) -> str:
 
 
 def content_of(path: Path) -> str | None:
-    """Hash of a file or of all that a folder holds, TIME_FIELDS of JSON files aside; None where nothing is there."""
+    """Hash of a file or of what counts in a folder, TIME_FIELDS of JSON files aside; None where nothing is there."""
     if path.is_dir():
-        return digest([(one.relative_to(path).as_posix(), content_of(one)) for one in files_in(path)])
+        return digest([(os.path.relpath(one, path).replace(os.sep, "/"), content_of(one)) for one in what_counts(path)])
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -169,6 +201,23 @@ def content_of(path: Path) -> str | None:
         with contextlib.suppress(ValueError):
             return digest(timeless(json.loads(data)))
     return hashlib.sha256(data).hexdigest()
+
+
+def what_counts(folder: Path) -> list[Path]:
+    """The metadata and the pictures that they name, else all pictures; with captions. What systems strew into folders
+    (.DS_Store, Thumbs.db) undoes no step."""
+    pictures = [one for one in files_in(folder) if is_picture(one)]
+    metadata = folder / METADATA
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        told = json.loads(metadata.read_text(encoding="utf-8"))
+        pictures = sorted(folder / image["file"] for image in told["images"])
+    found = [metadata] if metadata.is_file() else []
+    return found + [one for picture in pictures for one in (picture, caption_of(picture)) if one.is_file()]
+
+
+def is_picture(path: Path) -> bool:
+    """By its name; hidden files, such as macOS's ._photo.jpg, hold none."""
+    return path.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS and not path.name.startswith(".")
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -205,6 +254,12 @@ class Ledger:
         self.history.updated = now()
         write_contract(self.path, self.history)
 
+    def stands(self, one: IterationRecord, name: str) -> bool:
+        """Whether a step was done, and what it made is still there and the same."""
+        done = next((record for record in one.steps if record.step == name), None)
+        place = self.path.parent
+        return done is not None and all(content_of(place / at) == was for at, was in done.outputs.items())
+
     def step(
         self,
         one: IterationRecord,
@@ -222,7 +277,7 @@ class Ledger:
         key = digest(inputs)
         place = self.path.parent
         done = next((record for record in one.steps if record.step == name), None)
-        if done and done.inputs == key and all(content_of(place / at) == was for at, was in done.outputs.items()):
+        if done and done.inputs == key and self.stands(one, name):
             return
         again = one.running == RunningStep(step=name, inputs=key)
         forget(name)
