@@ -106,6 +106,7 @@ def collect(args: argparse.Namespace) -> Inputs:
             else:
                 inputs.warnings += [] if found else [f"{folder} holds no pictures."]
             inputs.candidates += found
+    inputs.warnings += _simulated(inputs)
     inputs.warnings = [readable(warning) for warning in inputs.warnings]
     if not inputs.references:
         raise UserError(_what_to_put_where(args, bool(inputs.candidates)))
@@ -129,6 +130,18 @@ def _pictures(inputs: Inputs, kind: str, group: str, folder: Path, recursive: bo
     return [
         Picture(kind, group, _not_yet(readable(path.relative_to(folder).as_posix()), names), path)
         for path in listing.images
+    ]
+
+
+def _simulated(inputs: Inputs) -> list[str]:
+    """What generators say of groups that they only simulated."""
+    from utils.simulation import said_of
+
+    folders = {picture.path.parent: picture.group for picture in inputs.candidates}
+    said = {group: words for folder, group in folders.items() if (words := said_of(folder))}
+    return [
+        f"The images of {', '.join(group for group in said if said[group] == words)} are {words}."
+        for words in dict.fromkeys(said.values())
     ]
 
 

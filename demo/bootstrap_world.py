@@ -71,8 +71,9 @@ def render_photos(folder: Path) -> None:
 def configuration(folder: Path, control: bool) -> dict:
     """Real gap analysis, validation, merge, training and measuring; the generator alone is simulated."""
     generator = ["{python}", "-m", "demo.simulated_generator", "--gaps", "{gaps}", "--prompts", "{prompts}"]
-    generator += ["--dataset", "{dataset}", "--output", "{output}", "--trigger", "{trigger}", "--seed", "{seed}"]
-    generator += ["--num-per-gap", "{num_per_gap}"] + (["--never-improves"] if control else [])
+    generator += ["--dataset", "{dataset}", "--lora", "{lora}", "--output", "{output}", "--trigger", "{trigger}"]
+    generator += ["--seed", "{seed}", "--num-per-gap", "{num_per_gap}"]
+    generator += ["--never-improves"] if control else []  # the only thing in which the control differs
     return {
         "person_name": "demo",
         "person_trigger": "ohwx person",
@@ -81,7 +82,7 @@ def configuration(folder: Path, control: bool) -> dict:
         "models_dir": str(MODELS_FOLDER.resolve()),
         "output_dir": str((folder / "output").resolve()),
         "lora_output_dir": str((folder / "loras").resolve()),
-        "max_iterations": 2 if control else 3,
+        "max_iterations": 3,
         "max_synthetic_share": 0.5,
         "pack": DEMO_PACK,
         "gap_analysis": {"goals": str((folder / "goals.json").resolve())},

@@ -1,21 +1,26 @@
 """Stands for a generator in the demo of the bootstrap loop: renders heads, and errs as a LoRA might that saw a dataset.
 
     python -m demo.simulated_generator --gaps gaps.json --output DIR --dataset DIR --seed 1
-    python -m demo.simulated_generator --prompts plan.json --output DIR --dataset DIR
+    python -m demo.simulated_generator --prompts plan.json --output DIR --dataset DIR --lora v2/lora.safetensors
 
-reads   --dataset DIR    what was trained on: the angle of every picture, which the renderer wrote into the file
+reads   --dataset DIR         the working dataset: the angle of every picture, which the renderer wrote into the file
+        --lora FILE           which of them it learned from, by the history and the manifest beside the dataset
+                              (without it: all of them)
         --gaps | --prompts    what to render: gaps of gap_analysis.py, or a fixed plan
 writes  DIR/*.png, DIR/generation_metadata.json    as generate_synthetic.py does
 
-How wrong a picture comes out depends on one thing: how many pictures of the dataset show a head turned like the one
-that is asked for. Angles seen often come out well; of others the head stays too near the front and the face is
-somebody else's in part. Neither a LoRA nor the number of the round is looked at. With --never-improves only the real
-photos count, whatever was merged: the control, with which a loop must end without a gain.
+How wrong a picture comes out depends on one thing: how many of the pictures that the LoRA learned from show a head
+turned like the one that is asked for. Angles seen often come out well; of others the head stays too near the front and
+the face is somebody else's in part. How much luck a picture of a gap has is drawn from what was learned and from its
+place in the batch, that of a plan's picture from its seed, which is the same for all LoRAs: the number of the round
+plays no part. With --never-improves only the real photos count, whatever was merged: the control, with which a loop
+must end without a gain.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -33,6 +38,8 @@ from utils.contracts import (
     GapReport,
     GeneratedImage,
     GenerationMetadata,
+    IterationHistory,
+    MergeManifest,
     PromptPlan,
     read_contract,
     write_contract,
@@ -40,18 +47,23 @@ from utils.contracts import (
 from utils.defaults import METADATA, SYNTHETIC_PREFIX
 from utils.files import write_bytes_atomic
 from utils.gaps import GAP_TYPES
+from utils.loop_commands import HISTORY, MANIFEST
+from utils.merging import REAL, sha256_of
 from utils.progress import GroupProgress
 
 SAID = "simulated: rendered heads in place of a diffusion model's images"
-PERSON_SEED = (5, 19)  # who is rendered
-PIXELS = 384
+PERSON_SEED = (5, 19)  # who is rendered; any would do
+PIXELS = 384  # the demo's detectors find nearly all heads of this size, and more takes longer
 GRAIN = 3.0  # grey levels: small smooth renders would count as blurred without it
+MOST_IMAGES = 1000  # of one batch: its seeds are this many times --seed, and count from there
 YAWS_DEG = {"front": (0.0, 16.0), "three_quarter": (33.0, 47.0), "profile": (64.0, 74.0)}  # asked for, either side
 
+# Our choices, so that two profiles among the photos give a few good ones, and a dozen give mostly good ones.
 KINSHIP_DEG = 10.0  # a picture teaches angles about so far from its own
 ENOUGH = 2.5  # pictures of an angle after which the error has fallen to 37 %
 LUCK = (0.2, 1.2)  # the error of one picture is the usual one times a number between these
 TURN_LOST, FACE_LOST = 0.75, 1.0  # of the turn, and of the likeness, at an error of 1
+_LUCK, _SCENE = 17, 18  # what random numbers are for, so that those of one purpose never are those of another
 YAW_KEY = "yaw_deg"  # in the PNG
 
 
@@ -74,17 +86,38 @@ def write_png(path: Path, image: np.ndarray, yaw_deg: float) -> None:
     write_bytes_atomic(path, buffer.getvalue())
 
 
-def known_yaws(dataset: Path, never_improves: bool) -> list[float]:
-    """Absolute angles of the dataset's pictures."""
+def learned_from(dataset: Path, lora: Path | None) -> list[Path]:
+    """The pictures of the working dataset that a LoRA was trained on. Raises UserError for a LoRA of no loop here.
+
+    The history says which merges it learned from, and the manifest which images those were, also where they were taken
+    out of the dataset since then.
+    """
+    if lora is None:
+        return sorted(dataset.glob("*.png"))
+    output = dataset.parent
+    history = read_contract(output / HISTORY, IterationHistory, "bootstrap_loop.py")
+    manifest = read_contract(output / MANIFEST, MergeManifest, "bootstrap_loop.py")
+    sha256 = sha256_of(lora)
+    record = next((one for one in history.loras if one.sha256 == sha256), None)
+    if record is None:
+        raise UserError(f"{lora} is no LoRA of {output / HISTORY}; this simulated generator knows what those learned.")
+    merged = [one for one in manifest.merged + manifest.taken_out if one.iteration in record.learned_from]
+    return [output / REAL / photo.file for photo in manifest.real if not photo.held_out] + [
+        place if (place := dataset / one.file).is_file() else output / one.source for one in merged
+    ]
+
+
+def known_yaws(pictures: list[Path], never_improves: bool) -> list[float]:
+    """Absolute angles of the pictures, in order of size."""
     from PIL import Image
 
     yaws = []
-    for path in sorted(dataset.glob("*.png")):
+    for path in pictures:
         if never_improves and path.name.startswith(SYNTHETIC_PREFIX):
             continue
         with Image.open(path) as picture:
             yaws.append(abs(float(picture.info[YAW_KEY])))
-    return yaws
+    return sorted(yaws)
 
 
 def usual_error(yaw_deg: float, yaws: list[float]) -> float:
@@ -93,14 +126,20 @@ def usual_error(yaw_deg: float, yaws: list[float]) -> float:
     return float(np.exp(-np.exp(-(apart**2) / 2).sum() / ENOUGH))
 
 
-def scene_for(target: str, seed: int, yaws: list[float]) -> Scene:
-    """The picture that comes out when `target` is asked for."""
-    random = np.random.default_rng([seed, 17])
+def luck_of(yaws: list[float], place: int) -> list[int]:
+    """Seed of the luck of one picture of a gap: what was learned, and its place in the batch."""
+    learned = hashlib.sha256(json.dumps(yaws).encode()).digest()
+    return [int.from_bytes(learned[:4], "big"), place]
+
+
+def scene_for(target: str, seed: int, luck: list[int], yaws: list[float]) -> Scene:
+    """The picture that comes out when `target` is asked for. `luck` seeds its error, `seed` all else that it shows."""
+    chance = np.random.default_rng([*luck, _LUCK])
     low, high = YAWS_DEG[target]
-    asked = float(random.uniform(low, high) * random.choice([-1, 1]))
-    error = min(1.0, usual_error(asked, yaws) * float(random.uniform(*LUCK)))
+    asked = float(chance.uniform(low, high) * chance.choice([-1, 1]))
+    error = min(1.0, usual_error(asked, yaws) * float(chance.uniform(*LUCK)))
     person, stranger = people()
-    who = person.towards(stranger, FACE_LOST * error)
+    who, random = person.towards(stranger, FACE_LOST * error), np.random.default_rng([seed, _SCENE])
     return draw_scene(who, random, yaw_deg=asked * (1 - TURN_LOST * error), pitch_deg=0.0, roll_deg=0.0, grain=GRAIN)
 
 
@@ -122,7 +161,7 @@ def wanted(args: argparse.Namespace) -> list[GeneratedImage]:
                     gap_type=gap.type,
                     target=gap.target,
                     prompt=f"photo of {args.trigger}, {words[index % len(words)]}",
-                    seed=args.seed * 1000 + len(images),
+                    seed=args.seed * MOST_IMAGES + len(images),
                 )
             )
     return images
@@ -138,9 +177,12 @@ def target_of(image: GeneratedImage) -> str:
 
 def run(args: argparse.Namespace) -> int:
     images = wanted(args)
-    yaws = known_yaws(args.dataset, args.never_improves)
+    yaws = known_yaws(learned_from(args.dataset, args.lora), args.never_improves)
     args.output.mkdir(parents=True, exist_ok=True)
-    scenes = [scene_for(target_of(image), image.seed, yaws) for image in images]
+    scenes = [
+        scene_for(target_of(image), image.seed, luck_of(yaws, place) if args.gaps else [image.seed], yaws)
+        for place, image in enumerate(images)
+    ]
     with GroupProgress() as progress:
         task = progress.add("Rendering (simulated generator)", len(scenes))
         for image, scene, picture in zip(images, scenes, render_all(scenes, PIXELS, samples=1.0), strict=True):
@@ -171,11 +213,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--gaps", type=_path, metavar="FILE", help="gaps to render images for")
     add("--prompts", type=_path, metavar="FILE", help="a fixed plan instead")
-    add("--dataset", type=Path, required=True, metavar="DIR", help="what the simulated LoRA was trained on")
+    add("--dataset", type=Path, required=True, metavar="DIR", help="the loop's working dataset")
+    add("--lora", type=_path, metavar="FILE", help="what it learned from counts (default: the whole dataset)")
     add("--output", type=Path, required=True, metavar="DIR", help="gets pictures and metadata")
     add("--trigger", default="ohwx person", metavar="WORDS", help="for the prompts")
     add("--num-per-gap", type=int, default=6, metavar="N", help="most images for one gap")
-    add("--seed", type=int, default=1, metavar="N", help="decides everything that is random")
+    add("--seed", type=int, default=1, metavar="N", help="of light, background and hair, never of the error")
     add("--never-improves", action="store_true", help="learn nothing from merged images: the control")
     add("--debug", action="store_true", help="show the traceback of an unexpected error")
     args = parser.parse_args(argv)

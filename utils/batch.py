@@ -23,6 +23,7 @@ from utils.files import readable
 from utils.gaps import GAP_TYPES
 from utils.images import holds_pictures, list_images
 from utils.sensors import Looked
+from utils.simulation import said_of
 
 Read = TypeVar("Read", bound=Contract)
 
@@ -97,6 +98,8 @@ def _follow(batch: Batch, path: Path) -> None:
     metadata = _read(path, GenerationMetadata, "generate_synthetic.py")
     batch.metadata = path
     batch.wanted = {image.file: image for image in metadata.images}
+    if said := said_of(path.parent):
+        batch.warnings.append(f"These images are {said}.")
     _demand_known_targets(path, metadata)
     batch.dataset = _beside(path, metadata.dataset)
     batch.sensors = metadata.sensors
