@@ -12,7 +12,7 @@ from utils.checks import SAID
 from utils.contracts import IterationHistory, IterationRecord, LoraRecord, MergeManifest, PromptPlan
 from utils.stopping import APPROVAL, CONVERGED, NO_GAPS, WORSE
 
-SHOWN_SAMPLES = 12  # prompts of the plan that the page shows; all of them were measured
+SHOWN_SAMPLES = 12  # prompts of the plan that the page shows: every head angle, in a page of few MB; all were measured
 _GOOD, _BAD, _OPEN = "#4fd1a5", "#ff6b6b", "#f5b942"
 
 
@@ -38,7 +38,7 @@ def build_loop(
         standard="held-out photos" if history.held_out else "real photos (none are held out)",
         level=_level(history.loras),
         loras=[_lora(history, lora, place) for place, lora in enumerate(history.loras)],
-        rounds=[_round(one, manifest, reasons.get(one.number, ())) for one in rounds],
+        rounds=[_round(history, one, manifest, reasons.get(one.number, ())) for one in rounds],
         columns=[_column(history, lora) for lora in history.loras],
         samples=_samples(history.loras, plan, samples),
         unseen=max(0, len(plan.images) - SHOWN_SAMPLES),
@@ -107,8 +107,14 @@ def _column(history: IterationHistory, lora: LoraRecord) -> dict:
     return {"name": shown(lora.name), "tags": tags}
 
 
-def _round(one: IterationRecord, manifest: MergeManifest, reasons: Sequence[str]) -> dict:
+def _round(history: IterationHistory, one: IterationRecord, manifest: MergeManifest, reasons: Sequence[str]) -> dict:
     decision = one.decision
+    identity = next((lora.identity for lora in history.loras if lora.name == one.lora), None)
+    unknown = [
+        name
+        for name, part in (("identity", identity), ("coverage", one.coverage), ("approval", one.approval))
+        if part is None
+    ]
     gain = None if decision is None else decision.improvement_percent
     noise = None if decision is None else decision.noise_percent
     return {
@@ -124,7 +130,9 @@ def _round(one: IterationRecord, manifest: MergeManifest, reasons: Sequence[str]
         "merged": _count(one.merged),
         "coverage": None if one.coverage is None else _percent(one.coverage),
         "share": None if one.synthetic_share is None else _percent(one.synthetic_share),
+        "identity": number(identity, 3),
         "score": number(one.score, 3),
+        "without": "" if one.score is None or not unknown else f"without {' and '.join(unknown)}",
         "gain": "\N{EN DASH}" if gain is None else f"{gain:+.1f}%",
         "noise": "" if noise is None else f"\N{PLUS-MINUS SIGN}{noise:.1f}%",
         "failures": [(SAID.get(check, shown(check)), count) for check, count in one.failures.items() if count],
