@@ -213,6 +213,46 @@ def after(how, step, arguments):
         pictures_in(arguments[3] if step == "generate" else arguments[1])[0].unlink()
     elif how == "stray":
         shutil.copy(pictures_in(arguments[3])[0], Path(arguments[3]) / "stray.png")
+    elif step == "generate":
+        spoil_images(how, Path(arguments[3]))
+    elif how == "unfinished":
+        (Path(arguments[1]) / "training_log.json").write_text("{}")
+    elif step == "metrics":
+        spoil_summary(how, next(Path(arguments[1]).glob("Summary_*")))
+
+
+def spoil_images(how, folder):
+    """Images that are all whole and named, and not those that were asked for."""
+    path = folder / "generation_metadata.json"
+    told = json.loads(path.read_text())
+    first = told["images"][0]
+    if how in ("ignored", "fewer"):
+        kept = [one for one in told["images"] if one["target"] != first["target"]]
+        kept += [first] if how == "fewer" else []
+        for one in told["images"]:
+            if one not in kept:
+                (folder / one["file"]).unlink()
+        told["images"] = kept
+    elif how == "strange":
+        first["target"] = "three_quarter"
+    elif how == "more":
+        shutil.copy(folder / first["file"], folder / "more.png")
+        told["images"].append(first | {"file": "more.png"})
+    elif how == "prompt":
+        first["prompt"] = "somebody else"
+    elif how == "seed":
+        first["seed"] += 1
+    path.write_text(json.dumps(told))
+
+
+def spoil_summary(how, path):
+    told = json.loads(path.read_text())
+    if how == "columns":
+        (path.parent / "Data.csv").write_text("A,B\n1,2\n")
+        told["results"]["data"] = "Data.csv"
+    elif how == "faces":
+        told["groups"][-1]["faces"] = 99
+    path.write_text(json.dumps(told))
 
 
 def main():

@@ -6,8 +6,30 @@ import numpy as np
 import pytest
 
 from demo import simulated_generator
-from demo.simulated_generator import SAID, known_yaws, parse_args, scene_for, usual_error, write_png
-from utils.contracts import GenerationMetadata, PlannedPrompt, PromptPlan, read_contract, write_contract
+from demo.simulated_generator import (
+    SAID,
+    known_yaws,
+    learned_from,
+    luck_of,
+    parse_args,
+    scene_for,
+    usual_error,
+    write_png,
+)
+from utils.console import UserError
+from utils.contracts import (
+    GenerationMetadata,
+    IterationHistory,
+    LoraRecord,
+    MergedImage,
+    MergeManifest,
+    PlannedPrompt,
+    PromptPlan,
+    RealPhoto,
+    read_contract,
+    write_contract,
+)
+from utils.merging import sha256_of
 
 SEEDS = range(60)
 
@@ -19,22 +41,26 @@ def dataset_of(folder, **files):
     return folder
 
 
+def scenes(target, yaws):
+    return [scene_for(target, seed, luck_of(yaws, seed), yaws) for seed in SEEDS]
+
+
 def turned_enough(yaws, target="profile"):
     """Share of pictures that come out in the bin that was asked for."""
     from utils.pose import angle_bin
 
-    return np.mean([angle_bin(scene_for(target, seed, yaws).yaw_deg) == target for seed in SEEDS])
+    return np.mean([angle_bin(scene.yaw_deg) == target for scene in scenes(target, yaws)])
 
 
 def test_angles_seen_often_come_out_well_and_others_fail():
-    frontal = [3.0 * i for i in range(-5, 6)]
+    frontal = [3.0 * i for i in range(6)] * 2
     assert turned_enough(frontal, "front") == 1.0
     assert 0 < turned_enough(frontal) < 0.5
     assert turned_enough([*frontal, 66, 70]) > turned_enough(frontal)
     assert turned_enough([*frontal, *[68.0] * 8]) > 0.9
     person = simulated_generator.people()[0]
-    strange = [person.distance(scene_for("profile", seed, frontal).who) for seed in SEEDS]
-    learnt = [person.distance(scene_for("profile", seed, [*frontal, *[68.0] * 8]).who) for seed in SEEDS]
+    strange = [person.distance(scene.who) for scene in scenes("profile", frontal)]
+    learnt = [person.distance(scene.who) for scene in scenes("profile", [*frontal, *[68.0] * 8])]
     assert np.median(learnt) < np.median(strange) / 2
 
 
@@ -43,13 +69,53 @@ def test_the_error_falls_with_every_picture_of_such_an_angle():
     assert errors == sorted(errors, reverse=True) and errors[0] > 0.95 and errors[-1] < 0.2
 
 
-def test_it_depends_on_the_dataset_alone(tmp_path):
-    """Not on a LoRA or a round: it has no option for either. The control forgets what was merged."""
+def test_the_error_depends_on_what_was_learned_and_on_no_seed_or_round(tmp_path):
+    """Another seed shows another scene of the same head, as far turned; the control forgets what was merged."""
     folder = dataset_of(tmp_path / "d", photo_0=5.0, synthetic_iter3_face_angle_profile_x=70.0)
-    assert known_yaws(folder, False) == [5.0, 70.0] and known_yaws(folder, True) == [5.0]
-    options = vars(parse_args(["--gaps", "g", "--dataset", "d", "--output", "o"]))
-    assert not {"lora", "iteration", "round"} & set(options)
-    assert scene_for("profile", 4, [1.0, 60.0]) == scene_for("profile", 4, [1.0, 60.0])
+    pictures = learned_from(folder, None)
+    yaws = known_yaws(pictures, False)
+    assert yaws == [5.0, 70.0] and known_yaws(pictures, True) == [5.0]
+    one, other = (scene_for("profile", seed, luck_of(yaws, 3), yaws) for seed in (1042, 9043))
+    assert (one.yaw_deg, one.who) == (other.yaw_deg, other.who) and one != other
+    assert luck_of(yaws, 3) != luck_of(yaws, 4) and luck_of(yaws, 3) != luck_of([5.0], 3)
+    assert not {"iteration", "round"} & set(vars(parse_args(["--gaps", "g", "--dataset", "d", "--output", "o"])))
+
+
+def test_a_lora_knows_what_it_was_trained_on_and_nothing_later(tmp_path):
+    """v1 the real photos; v3 the first two merges, of which the second was taken out since; v4 the third as well."""
+    files = {"photo_0": 1.0, "synthetic_1": 61.0, "synthetic_3": 63.0}
+    dataset_of(tmp_path / "dataset", **files)
+    dataset_of(tmp_path / "real", photo_0=1.0)
+    dataset_of(tmp_path / "approved_iter2", kept=62.0)
+    loras = []
+    for number, learned in ((1, []), (3, [1, 2]), (4, [1, 2, 3])):
+        lora = tmp_path / f"v{number}.safetensors"
+        lora.write_bytes(str(number).encode())
+        record = LoraRecord(name=f"v{number}", file=lora.name, sha256=sha256_of(lora), iteration=number - 1)
+        loras.append(record.model_copy(update={"learned_from": learned}))
+    facts = dict.fromkeys(("created", "updated", "person", "base_model", "dataset_dir", "lora_output_dir"), "")
+    history = IterationHistory(**facts, seed=1, held_out=0, settings={}, loras=loras)
+    write_contract(tmp_path / "iteration_history.json", history)
+    merged = [merged_image(f"synthetic_{n}.png", f"approved_iter{n}/x.png", n) for n in (1, 3)]
+    gone = merged_image("synthetic_2.png", "approved_iter2/kept.png", 2)
+    real = [RealPhoto(file="photo_0.png", sha256="0", caption_sha256=None)]
+    manifest = MergeManifest(dataset_dir="", seed=1, real=real, merged=merged, taken_out=[gone], undone=[2])
+    write_contract(tmp_path / "merge_manifest.json", manifest)
+
+    def known(number):
+        return known_yaws(learned_from(tmp_path / "dataset", tmp_path / f"v{number}.safetensors"), False)
+
+    assert [known(1), known(3), known(4)] == [[1.0], [1.0, 61.0, 62.0], [1.0, 61.0, 62.0, 63.0]]
+    (tmp_path / "v9.safetensors").write_bytes(b"9")
+    with pytest.raises(UserError, match="is no LoRA of"):
+        known(9)
+
+
+def merged_image(file, source, iteration):
+    facts = dict.fromkeys(("gap_type", "target", "seed", "quality"))
+    return MergedImage(
+        file=file, source=source, sha256="", caption="", iteration=iteration, lora="", lora_sha256="", **facts
+    )
 
 
 def test_it_says_that_it_simulates(tmp_path):
@@ -63,9 +129,23 @@ def test_it_says_that_it_simulates(tmp_path):
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["one.png"]
 
 
+def test_validation_and_metrics_say_so_too(tmp_path, make_picture):
+    """What they warn of stands on their console, in their files and at the head of their pages."""
+    import mirror_metrics
+    from utils import batch
+
+    make_picture(tmp_path / "ref" / "photo.png")
+    make_picture(tmp_path / "cand" / "v1" / "one.png")
+    told = GenerationMetadata(created="", dataset="", images=[], settings={"simulated": SAID})
+    write_contract(tmp_path / "cand" / "v1" / "generation_metadata.json", told)
+    arguments = ["--reference", tmp_path / "ref", "--candidates", tmp_path / "cand"]
+    inputs = mirror_metrics.collect(mirror_metrics.parse_args(list(map(str, arguments))))
+    assert f"The images of v1 are {SAID}." in inputs.warnings
+    assert f"These images are {SAID}." in batch.collect(tmp_path / "cand" / "v1", tmp_path / "ref").warnings
+
+
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     from demo.bootstrap_world import prepare
-    from utils.console import UserError
 
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(UserError, match="holds files that are no demo's"):
@@ -79,10 +159,15 @@ def test_the_configuration_of_the_demo_is_valid(tmp_path):
     for name in ("tiny_sdxl", "photos"):
         (tmp_path / name).mkdir()
     (tmp_path / "goals.json").write_text("{}")
+    seen = []
     for control in (False, True):
         (tmp_path / "config.json").write_text(json.dumps(configuration(tmp_path, control)))
-        command = load_config(tmp_path / "config.json").generation.command
+        config = load_config(tmp_path / "config.json")
+        command = config.generation.command
         assert ("--never-improves" in command) == control
+        plain = [argument for argument in command if argument != "--never-improves"]
+        seen.append(config.model_copy(update={"generation": config.generation.model_copy(update={"command": plain})}))
+    assert seen[0] == seen[1], "the generator's ability is all in which the control differs"
 
 
 def test_a_tiny_random_sdxl_gets_nothing_approved(tmp_path):

@@ -2,9 +2,11 @@
 
 import json
 import os
+import pty
 import random
 import re
 import resource
+import select
 import shutil
 import subprocess
 import sys
@@ -13,9 +15,10 @@ from collections import Counter
 
 import pytest
 from conftest import ROOT
-from loop_fixture import loop_command, make_loop, run_loop
+from loop_fixture import FAKES, loop_command, make_loop, run_loop
 
-from utils.steps import content_of
+from utils import steps
+from utils.steps import Child, content_of, run_child
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills and limits are those of Unix")
 
@@ -162,20 +165,40 @@ FAULTS = [
     ("train", "exit 1"),
     ("train", "nothing"),
     ("train", "cut"),
+    ("train", "unfinished"),
     ("generate", "kill"),
     ("generate", "cut"),
     ("generate", "lost"),
+    ("generate", "more"),
+    ("generate", "prompt"),
+    ("generate", "seed"),
     ("metrics", "exit 2"),
     ("metrics", "nothing"),
     ("metrics", "cut"),
+    ("metrics", "columns"),
+    ("metrics", "faces"),
     ("gaps", "exit 3"),
     ("gaps", "cut"),
     ("generate", "stray"),
     ("generate", "nothing"),
+    ("generate", "ignored"),
+    ("generate", "strange"),
     ("validate", "kill"),
     ("validate", "nothing"),
     ("validate", "cut"),
 ]
+
+
+SAID = {  # of the results that only look right
+    "unfinished": 'does not tell of a finished training ("finished": true)',
+    "more": "images that are not in the plan, or one of them twice: more",
+    "prompt": "was drawn with another prompt than the plan's: 'somebody else'",
+    "seed": "and the plan says",
+    "columns": "Data.csv has no column Type",
+    "faces": "counts 99 faces of v1, which drew 3 samples",
+    "ignored": "it made no image for face_angle profile",
+    "strange": "images that no gap asks for: face_angle three_quarter",
+}
 
 
 def test_every_child_made_to_fail(fresh):
@@ -193,6 +216,8 @@ def test_every_child_made_to_fail(fresh):
             assert "give the same command again" in error
         if how == "kill":
             assert "was ended by signal 9" in error
+        assert SAID.get(how, "") in error, (how, error)
+        assert "run python again" not in error
         wish.unlink()
     assert run_loop(config, **QUICK).returncode == 0
     assert_equal(base, state)
@@ -355,3 +380,128 @@ def test_a_finished_loop_does_nothing_twice(ended):
     assert done.returncode == 0 and "begins" not in done.stderr
     assert {path: path.stat().st_mtime_ns for path in (base / "out" / "logs").iterdir()} == before
     assert re.search(r"This loop has ended: 3 iteration\(s\) were asked for", done.stdout)
+
+
+def test_lost_samples_are_drawn_again(ended):
+    base, config = ended
+    folder = base / "out" / "samples" / "v1"
+    before = content_of(folder)
+    shutil.rmtree(folder)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_iterations": 4}))
+    done = run_loop(config, **QUICK)
+    assert done.returncode == 0 and "samples of v1 are gone or were changed" in done.stderr, done.stderr
+    assert content_of(folder) == before and "Iteration 4 of at most 4" in done.stdout
+
+
+def test_a_loop_that_goes_on_asks_nothing(ended):
+    """Nobody answers on the terminal."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(loop_command(ended[1]), stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, _ = process.communicate(timeout=60)
+    os.close(slave)
+    os.close(master)
+    assert process.returncode == 0 and b"This loop has ended" in out
+
+
+def test_dry_run_says_what_would_run(ended, tmp_path):
+    done = run_loop(ended[1], "--dry-run")
+    assert done.returncode == 0 and "# Nothing would run: 3 iteration(s) were asked for" in done.stdout
+    for photos in (12, 30):
+        config = make_loop(tmp_path / str(photos), photos=photos)
+        given = json.loads(config.read_text())
+        given["metrics"].pop("command")
+        config.write_text(json.dumps(given | {"pack": "buffalo_l"}))
+        done = run_loop(config, "--dry-run")
+        assert done.returncode == 0 and done.stdout.count("--holdout") == (2 if photos == 30 else 0), done.stderr
+
+
+def test_fewer_images_than_asked_for_are_said(short):
+    base, config, _ = short
+    assert killed_in(config, "metrics", 0.0) == -9  # the samples of v1 are drawn
+    (base / "templates" / "fail_generate").write_text("fewer")
+    done = run_loop(config, **QUICK)
+    assert "Generation made fewer images than were asked for: 1 of 4 for face_angle profile." in done.stderr
+    assert "✓ Generated: 5 images" in done.stdout
+
+
+def test_a_console_that_goes_away_does_not_end_the_loop(short):
+    base, config, state = short
+    process = subprocess.Popen(
+        loop_command(config),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | QUICK,
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 0
+    assert_equal(base, state)
+
+
+def python_child(tmp_path, code):
+    return Child("Step", [sys.executable, "-c", code], tmp_path / "step.log", tmp_path, ours=False)
+
+
+def test_a_child_is_read_to_its_end_where_nobody_reads_us(tmp_path, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as deaf:
+        monkeypatch.setattr(sys, "stderr", deaf)
+        run_child(python_child(tmp_path, "print('x' * 300_000)"))
+    assert (tmp_path / "step.log").stat().st_size == 300_001
+
+
+def test_a_child_has_a_session_of_its_own_and_all_that_it_started_ends_with_it(tmp_path):
+    """Who sleeps on is the child's child; it holds the pipe open as long as it lives."""
+    code = "import os, time\nif os.fork() == 0: time.sleep(60)\nassert os.getsid(0) == os.getpid()"
+    reader, writer = os.pipe()
+    started = time.monotonic()
+    run_child(python_child(tmp_path, code), (writer,))
+    os.close(writer)
+    assert select.select([reader], [], [], 10)[0] and os.read(reader, 1) == b""
+    os.close(reader)
+    assert time.monotonic() - started < 10
+
+
+def test_who_left_the_session_may_speak_late(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "_LAST_WORDS_SECONDS", 0.1)
+    code = "import os, time\nif os.fork() == 0:\n  os.setsid(); time.sleep(1); print('late')"
+    run_child(python_child(tmp_path, code + "\nelse: time.sleep(0.3)"))
+    assert "late" not in (tmp_path / "step.log").read_text()
+    for _ in range(100):
+        if "late" in (tmp_path / "step.log").read_text():
+            return
+        time.sleep(0.05)
+    raise AssertionError("nobody listened any more")
+
+
+def test_litter_undoes_no_step(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"a")
+    (tmp_path / "a.txt").write_text("a caption")
+    without_metadata = content_of(tmp_path)
+    (tmp_path / "generation_metadata.json").write_text(json.dumps({"images": [{"file": "a.png"}]}))
+    before = content_of(tmp_path)
+    for name in (".DS_Store", "Thumbs.db", "._a.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"litter")
+    assert content_of(tmp_path) == before
+    (tmp_path / "generation_metadata.json").unlink()
+    assert content_of(tmp_path) == without_metadata != before
+    (tmp_path / "a.txt").write_text("another caption")
+    assert content_of(tmp_path) != without_metadata
+
+
+def test_a_program_beside_the_configuration(tmp_path):
+    """As the README writes it: a bare name."""
+    command = ["my_trainer.sh", str(tmp_path / "templates"), "{dataset}", "{output}"]
+    config = make_loop(tmp_path, max_iterations=1, training={"command": command})
+    run = run_loop(config)
+    assert run.returncode == 2 and "training.command: my_trainer.sh is neither in" in run.stderr
+    assert not (tmp_path / "out").exists()
+    trainer = tmp_path / "my_trainer.sh"
+    trainer.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{FAKES}" train "$@"\n')
+    run = run_loop(config)
+    assert run.returncode == 2 and "my_trainer.sh may not be run; chmod +x" in run.stderr
+    trainer.chmod(0o755)
+    run = run_loop(config, **QUICK)
+    assert run.returncode == 0 and "✓ Training: LoRA v2 complete" in run.stdout, run.stderr
