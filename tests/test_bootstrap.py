@@ -26,6 +26,17 @@ def done(tmp_path_factory):
     return base, run
 
 
+@pytest.fixture
+def ended(done):
+    """The same loop in the same place, which is put back afterwards."""
+    base, kept = done[0], done[0].with_name("kept")
+    shutil.copytree(base, kept)
+    yield base, base / "config.json"
+    for folder in (base, base.with_name("moved")):
+        shutil.rmtree(folder, ignore_errors=True)
+    kept.rename(base)
+
+
 def history_of(base):
     return read_contract(base / "out" / "iteration_history.json", IterationHistory, "x")
 
@@ -100,6 +111,7 @@ def test_an_existing_lora_is_adopted_and_kept(tmp_path):
     assert (tmp_path / "loras" / "v1" / "lora.safetensors").read_bytes() == mine
     first = history_of(tmp_path).loras[0]
     assert first.adopted and first.real_images is None
+    assert "v1 was there before this loop. It may have learned from the held-out photos" in run.stderr
     assert not (tmp_path / "out" / "logs" / "iter0_train.log").exists()
 
 
@@ -118,7 +130,11 @@ def test_undo_takes_the_merge_out_and_the_loop_goes_on_without(done, tmp_path):
     merged = {one.file for one in manifest_of(base).merged if one.iteration == 2}
     run = run_loop(config, "--undo", 2)
     assert run.returncode == 0 and f"✓ Taken out: {len(merged)} image" in run.stdout, run.stderr
-    assert "v3 learned from them" in run.stdout
+    assert "v3 learned from them: no longer compared" in run.stdout
+    history = history_of(base)
+    best = next(lora for lora in history.loras if lora.name == history.best)
+    assert best.name != "v3" and f"best: {best.name}" in run.stdout
+    assert (base / "loras" / "lora.safetensors").read_bytes() == (base / "loras" / best.file).read_bytes()
     left = {path.name for path in (base / "out" / "dataset").iterdir()}
     assert merged and not merged & left and any("iter1" in name for name in left)
     assert run_loop(config, "--undo", 2).returncode == 0, "twice does no harm"
@@ -127,10 +143,153 @@ def test_undo_takes_the_merge_out_and_the_loop_goes_on_without(done, tmp_path):
     edited = json.loads(config.read_text()) | {"max_iterations": 3}
     config.write_text(json.dumps(edited))
     run = run_loop(config, **QUICK)
-    assert run.returncode == 0 and "Iteration 3 of at most 3" in run.stdout, run.stderr
+    assert run.returncode == 0 and "Iteration 3 of at most 3, with LoRA v2" in run.stdout, run.stderr
     history = history_of(base)
     assert [one.number for one in history.iterations] == [0, 1, 2, 3]
     assert history.loras[-1].synthetic_images == sum(one.iteration in (1, 3) for one in manifest_of(base).merged)
+
+
+def test_undo_where_there_is_no_loop_makes_nothing(tmp_path):
+    config = make_loop(tmp_path)
+    run = run_loop(config, "--undo", 1)
+    assert run.returncode == 2 and "There is no loop in" in run.stderr
+    assert not (tmp_path / "out").exists() and not (tmp_path / "loras").exists()
+
+
+def test_undo_of_an_iteration_that_has_not_ended_makes_it_again(tmp_path):
+    config = make_loop(tmp_path, max_iterations=1)
+    wish = tmp_path / "templates" / "fail_gaps"
+    wish.write_text("exit 3")
+    assert run_loop(config, **QUICK).returncode == 2, "the control is made"
+    wish = wish.rename(wish.with_name("fail_train"))
+    assert run_loop(config, **QUICK).returncode == 2
+    merged = manifest_of(tmp_path).merged
+    assert merged
+    run = run_loop(config, "--undo", 1)
+    assert run.returncode == 0 and "the next run makes it again" in run.stdout, run.stderr
+    assert not manifest_of(tmp_path).merged and not manifest_of(tmp_path).undone
+    assert not list((tmp_path / "out" / "dataset").glob("synthetic_*"))
+    wish.unlink()
+    run = run_loop(config, **QUICK)
+    assert run.returncode == 0 and "Iteration 1 of at most 1" in run.stdout, run.stderr
+    assert manifest_of(tmp_path).merged == merged and history_of(tmp_path).loras[-1].name == "v2"
+
+
+def change(config, **keys):
+    config.write_text(json.dumps(json.loads(config.read_text()) | keys))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"person_trigger": "sks"}, 'begun with person_trigger "ohwx alice", and it is "sks" now'),
+        ({"person_name": "bob"}, 'begun with person_name "alice", and it is "bob" now'),
+        ({"training": {"epochs": 3}}, "begun with training.epochs 10, and it is 3 now"),
+        ({"training": {"command": ["{python}", "x.py", "{dataset}", "{output}"]}}, "begun with training.command"),
+        ({"gap_analysis": {"goals": "goals.json"}}, "begun with gap_analysis.goals null, and it is "),
+    ],
+)
+def test_a_changed_setting_is_refused_in_words(ended, keys, words):
+    base, config = ended
+    (base / "goals.json").write_text('{"face_angle": {"profile": 30}}')
+    given = json.loads(config.read_text())
+    change(config, **{key: given[key] | value if isinstance(value, dict) else value for key, value in keys.items()})
+    run = run_loop(config)
+    assert run.returncode == 2 and words in run.stderr and "begins" not in run.stderr, run.stderr
+
+
+def test_a_loop_goes_on_where_its_folder_was_moved_to(ended):
+    base, config = ended
+    there = base.rename(base.with_name("moved"))
+    text = (there / config.name).read_text()
+    (there / config.name).write_text(text.replace(str(base), str(there)))
+    change(there / config.name, max_iterations=4)
+    run = run_loop(there / config.name, **QUICK)
+    assert run.returncode == 0, run.stderr
+    assert "Iteration 4 of at most 4" in run.stdout and "Iteration 3" not in run.stdout
+
+
+def test_a_held_out_photo_that_is_taken_away_is_said_before_any_step(ended):
+    base, config = ended
+    change(config, max_iterations=9)
+    next((base / "photos" / photo.file).unlink() for photo in manifest_of(base).real if photo.held_out)
+    run = run_loop(config)
+    assert run.returncode == 2 and "this loop holds it out" in run.stderr and "begins" not in run.stderr
+    assert run.stderr.count("\n") == 1
+
+
+def test_held_out_photos_with_other_bytes_stay_held_out(ended):
+    base, config = ended
+    change(config, max_iterations=4)
+    names = {photo.file for photo in manifest_of(base).real if photo.held_out}
+    for name in names:
+        with open(base / "photos" / name, "ab") as file:
+            file.write(b"added by a photo manager")
+    assert run_loop(config, **QUICK).returncode == 0
+    assert {photo.file for photo in manifest_of(base).real if photo.held_out} == names
+    assert {path.name for path in (base / "out" / "holdout").glob("*.png")} == names
+    assert not names & {path.name for path in (base / "out" / "dataset").iterdir()}
+    assert history_of(base).held_out == 6
+
+
+@pytest.mark.parametrize("field", ["caption", "lora", "seed"])
+def test_a_manifest_that_was_changed_by_hand_is_refused(ended, field):
+    base, config = ended
+    path = base / "out" / "merge_manifest.json"
+    told = json.loads(path.read_text())
+    told["merged"][0][field] = 4 if field == "seed" else "mine"
+    path.write_text(json.dumps(told))
+    run = run_loop(config)
+    assert run.returncode == 2 and "one of the two files was changed by hand" in run.stderr
+
+
+def test_too_large_a_synthetic_share_is_said_before_any_step(ended):
+    _, config = ended
+    change(config, max_synthetic_share=0.05)
+    run = run_loop(config)
+    assert run.returncode == 2 and "of the working dataset is synthetic" in run.stderr and "--undo 3" in run.stderr
+    assert run_loop(config, "--undo", 3).returncode == 0
+
+
+def test_new_photos_lift_a_stop_that_rests_on_the_old_ones(tmp_path):
+    from loop_fakes import picture
+
+    config = make_loop(tmp_path, photos=20, max_iterations=9)
+    (tmp_path / "templates" / "approve_none").touch()
+    assert run_loop(config, **QUICK).returncode == 0
+    assert history_of(tmp_path).iterations[-1].decision.rule == "nothing_approved"
+    for index in range(20):
+        (tmp_path / "photos" / f"more_{index}.png").write_bytes(picture(f"more {index}"))
+    run = run_loop(config, **QUICK)
+    assert run.returncode == 0 and "Iteration 3 of at most 9" in run.stdout, run.stderr
+    assert "Iteration 4 of at most 9" in run.stdout and "Iteration 5" not in run.stdout
+    assert "None of the 40 real photos is held out, as too few could be when this loop began" in run.stderr
+    assert "The dataset has" not in run.stderr and "have changed since v1" in run.stderr
+
+
+def test_new_photos_do_not_lift_another_stop_and_that_is_said(ended):
+    from loop_fakes import picture
+
+    base, config = ended
+    (base / "photos" / "new.png").write_bytes(picture("new"))
+    run = run_loop(config, **QUICK)
+    assert run.returncode == 0 and "The real photos have changed since, which does not lift this stop" in run.stdout
+
+
+def test_generated_files_and_folders_among_the_photos_are_said(tmp_path):
+    from loop_fakes import picture
+
+    config = make_loop(tmp_path, max_iterations=1)
+    (tmp_path / "photos" / "synthetic_old.png").write_bytes(picture("old"))
+    (tmp_path / "photos" / "synthetic_old.txt").write_text("ohwx alice")
+    (tmp_path / "photos" / "10_alice").mkdir()
+    (tmp_path / "photos" / "10_alice" / "a.png").write_bytes(picture("a"))
+    run = run_loop(config, **QUICK)
+    assert run.returncode == 0, run.stderr
+    assert "1 file(s) of dataset_dir are generated ones" in run.stderr and "the pictures in 10_alice" in run.stderr
+    first, second = history_of(tmp_path).loras
+    assert (first.real_images, first.synthetic_images) == (24, 0)
+    assert second.synthetic_images == len(manifest_of(tmp_path).merged) + 1
 
 
 def test_more_iterations_go_on_and_another_base_model_is_refused(tmp_path):
@@ -139,7 +298,7 @@ def test_more_iterations_go_on_and_another_base_model_is_refused(tmp_path):
     given = json.loads(config.read_text())
     config.write_text(json.dumps(given | {"base_model": "another/model"}))
     run = run_loop(config)
-    assert run.returncode == 2 and "begun with base_model 'nobody/nothing'" in run.stderr
+    assert run.returncode == 2 and 'begun with base_model "nobody/nothing", and it is "another/model"' in run.stderr
     config.write_text(json.dumps(given | {"max_iterations": 2}))
     run = run_loop(config, **QUICK)
     assert run.returncode == 0 and "Iteration 2 of at most 2" in run.stdout and "Round 0" not in run.stdout

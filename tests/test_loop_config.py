@@ -62,6 +62,13 @@ def test_the_documented_file_is_valid_and_says_the_defaults(folder):
         ({"output_dir": "dataset/out"}, "lie in one another"),
         ({"output_dir": "."}, "lie in one another"),
         ({"lora_output_dir": "bootstrap_output"}, "choose two folders"),
+        ({"lora_output_dir": "bootstrap_output/samples"}, "lie in one another"),
+        ({"output_dir": "models/out"}, "output_dir .* and models_dir .* lie in one another"),
+        ({"training": {"preset": "sdx"}}, "training.preset: 'sdx' is no preset; did you mean sdxl"),
+        ({"person_trigger": "  "}, 'person_trigger: "  " is blank'),
+        ({"person_name": "a\nb"}, "person_name: .* is blank, or no text of one line"),
+        ({"pack": "bufalo_l"}, "pack: 'bufalo_l' is no model pack that is here; did you mean buffalo_l"),
+        ({"pack": " "}, "pack: "),
         ({"base_model": "./nowhere"}, "base_model: .*nowhere does not exist"),
         ({"base_model": "sdxl.safetensors"}, "base_model: .*sdxl.safetensors does not exist"),
         ({"gap_analysis": {"goals": "goals.json"}}, "gap_analysis.goals: .* does not exist"),
@@ -99,6 +106,18 @@ def test_a_missing_key_and_a_missing_file(folder):
         loaded(folder, {key: value for key, value in GOOD.items() if key != "person_trigger"})
     with pytest.raises(UserError, match="does not exist"):
         load_config(folder / "nothing.json")
+
+
+def test_another_trainer_may_have_other_presets(folder):
+    training = {"preset": "mine", "command": ["x", "{dataset}", "{output}", "{preset}"]}
+    assert loaded(folder, GOOD | {"training": training}).training.preset == "mine"
+
+
+def test_paths_below_the_file_are_kept_relative_to_it(folder):
+    config = loaded(folder, GOOD)
+    assert config.portable(config.output_dir) == "bootstrap_output"
+    assert config.portable("someone/model") == "someone/model"
+    assert config.portable(str(folder.parent / "elsewhere")) == str(folder.parent / "elsewhere")
 
 
 def test_placeholders_are_filled_and_other_braces_stay():

@@ -1,7 +1,9 @@
 """The working dataset: the split, the merge under its cap, taking a merge out, and folders that follow the manifest."""
 
+import os
 from fractions import Fraction
 
+import cv2
 import numpy as np
 import pytest
 from loop_fakes import picture
@@ -29,6 +31,8 @@ def photos(count):
 @pytest.mark.parametrize(("count", "held_out"), [(3, 0), (24, 0), (25, 5), (30, 6), (100, 20)])
 def test_a_fifth_is_held_out_where_there_are_enough(count, held_out):
     assert sum(photo.held_out for photo in split(photos(count), [], 1)) == held_out
+    generated = [photo.model_copy(update={"file": f"synthetic_{photo.file}"}) for photo in photos(2)]
+    assert sum(photo.held_out for photo in split(photos(count + 2)[2:] + generated, [], 1)) == held_out
 
 
 def test_the_split_depends_on_contents_and_seed_not_on_names_or_order():
@@ -52,11 +56,64 @@ def test_near_duplicates_and_generated_files_are_never_held_out():
 
 def test_new_photos_are_trained_on_and_held_out_ones_stay_so():
     manifest = MergeManifest(dataset_dir="x", seed=1, real=split(photos(30), [], 1))
-    more = merging.with_photos(manifest, photos(50)[5:])
     before = {photo.sha256 for photo in manifest.real if photo.held_out}
-    after = {photo.sha256 for photo in more.real if photo.held_out}
-    assert after == before - {photo.sha256 for photo in photos(5)}
-    assert f"{REAL}/0.jpg" in more.retired
+    first = next(photo for photo in manifest.real if not photo.held_out)
+    more = merging.with_photos(manifest, [photo for photo in photos(50) if photo.sha256 != first.sha256])
+    assert {photo.sha256 for photo in more.real if photo.held_out} == before and len(more.real) == 49
+    assert f"{REAL}/{first.file}" in more.retired
+
+
+def test_a_held_out_photo_that_goes_is_said():
+    manifest = MergeManifest(dataset_dir="x", seed=1, real=split(photos(30), [], 1))
+    gone = next(photo for photo in manifest.real if photo.held_out)
+    with pytest.raises(UserError, match=f"^{gone.file} is gone from x: this loop holds it out"):
+        merging.with_photos(manifest, [photo for photo in photos(30) if photo.sha256 != gone.sha256])
+    trained = next(photo for photo in manifest.real if not photo.held_out)
+    over = trained.model_copy(update={"file": gone.file, "held_out": False})
+    with pytest.raises(UserError, match="is gone"):  # a photo that was trained on takes its name
+        merging.with_photos(manifest, [photo for photo in photos(30) if photo.sha256 != gone.sha256] + [over])
+
+
+def scene(seed):
+    """(240, 320, 3) picture of large shapes, as photos have them."""
+    return cv2.resize(np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8), (320, 240))
+
+
+def test_what_was_held_out_is_never_trained_on_however_it_comes_back(tmp_path):
+    for index in range(30):
+        cv2.imwrite(str(tmp_path / f"{index:02d}.png"), scene(index))
+    first = merging.with_picture_hashes(merging.list_real(tmp_path), tmp_path)
+    manifest = MergeManifest(dataset_dir=str(tmp_path), seed=1, real=split(first, merging.twins_of(first), 1))
+    tagged, renamed, doubled, cropped, *rest = [photo.file for photo in manifest.real if photo.held_out]
+    with open(tmp_path / tagged, "ab") as file:
+        file.write(b"what a photo manager adds")
+    smaller = cv2.resize(cv2.imread(str(tmp_path / renamed)), (200, 150))
+    (tmp_path / renamed).unlink()
+    cv2.imwrite(str(tmp_path / "other_name.jpg"), smaller, [cv2.IMWRITE_JPEG_QUALITY, 80])
+    cv2.imwrite(str(tmp_path / "twin.jpg"), cv2.imread(str(tmp_path / doubled)))
+    cv2.imwrite(str(tmp_path / "crop.png"), cv2.imread(str(tmp_path / cropped))[2:-2, 2:-2])
+    cv2.imwrite(str(tmp_path / "new.png"), scene(99))
+    now = merging.with_picture_hashes(merging.list_real(tmp_path), tmp_path, manifest.real)
+    more = merging.with_photos(manifest, now)
+    held_out = {photo.file for photo in more.real if photo.held_out}
+    assert held_out == {tagged, "other_name.jpg", doubled, "twin.jpg", cropped, "crop.png", *rest}
+    again = merging.with_photos(more, merging.with_picture_hashes(merging.list_real(tmp_path), tmp_path, more.real))
+    assert again.real == more.real
+
+
+def test_the_entries_of_an_iteration_change_with_each_field():
+    manifest = MergeManifest(dataset_dir="x", seed=1, real=[], merged=[merged_image(i) for i in range(3)])
+    before = merging.entries_of(manifest, 1)
+    for field, value in (("caption", "other"), ("seed", 7), ("lora", "v9"), ("quality", 0.1)):
+        changed = [manifest.merged[0].model_copy(update={field: value}), *manifest.merged[1:]]
+        assert merging.entries_of(manifest.model_copy(update={"merged": changed}), 1) != before
+    assert merging.entries_of(manifest.model_copy(update={"merged": manifest.merged[::-1]}), 1) == before
+
+
+def test_the_cap_is_held_where_real_photos_go():
+    manifest = MergeManifest(dataset_dir="x", seed=1, real=photos(7), merged=[merged_image(i) for i in range(3)])
+    assert not merging.exceeds(manifest, 0.3)
+    assert merging.exceeds(manifest.model_copy(update={"real": photos(6)}), 0.3)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -254,3 +311,66 @@ def test_copies_of_one_photo_count_once(world):
     source, _, _ = world
     (source / "again.png").write_bytes((source / "photo_0.png").read_bytes())
     assert len(merging.list_real(source)) == 8
+
+
+def test_generated_files_of_the_user_come_after_the_control_and_count_as_synthetic(world):
+    source, output, _ = world
+    (source / "synthetic_old.png").write_bytes(picture("generated"))
+    (source / "synthetic_old.txt").write_text("a generated one")
+    manifest = MergeManifest(dataset_dir=str(source), seed=1, real=merging.list_real(source))
+    sync(manifest, output)
+    assert "synthetic_old.png" not in contents(output / DATASET) and merging.trained_on(manifest) == (8, 0)
+    later = manifest.model_copy(update={"control_is_made": True})
+    sync(later, output)
+    assert {"synthetic_old.png", "synthetic_old.txt"} <= set(contents(output / DATASET))
+    assert "synthetic_old.png" not in contents(output / REAL) and merging.trained_on(later) == (8, 1)
+    assert room(manifest, 0.5) == room(later, 0.5) == 7 and synthetic_share(later) == pytest.approx(1 / 9)
+    assert merging.fingerprint(manifest) != merging.fingerprint(later)
+    assert merging.photos_of(manifest) == merging.photos_of(world[2]), "they are no real photos"
+
+
+def test_generated_files_alone_are_no_dataset(tmp_path):
+    (tmp_path / "synthetic_1.png").write_bytes(picture("x"))
+    inside = tmp_path / "10_alice"
+    inside.mkdir()
+    (inside / "photo.png").write_bytes(picture("y"))
+    with pytest.raises(UserError, match=r"holds no real photos .* Those in 10_alice are not used"):
+        merging.list_real(tmp_path)
+    assert merging.passed_over(tmp_path) == ["10_alice"]
+
+
+def test_a_caption_that_goes_is_not_trained_on(world):
+    source, output, manifest = world
+    sync(manifest, output)
+    (source / "photo_1.txt").unlink()
+    now = merging.with_photos(manifest, merging.list_real(source))
+    sync(now, output)
+    assert not (output / DATASET / "photo_1.txt").exists() and not (output / REAL / "photo_1.txt").exists()
+    assert merging.fingerprint(now) != merging.fingerprint(manifest)
+    (source / "photo_3.png").unlink()
+    (source / "photo_3.txt").unlink()
+    sync(merging.with_photos(now, merging.list_real(source)), output)
+    assert not list(output.rglob("photo_3.*"))
+    (output / DATASET / "photo_0.txt").write_text("somebody writes it beside the copy")
+    with pytest.raises(UserError, match=r"photo_0\.txt is not of this loop"):
+        sync(merging.with_photos(now, merging.list_real(source)), output)
+
+
+def test_temporary_files_of_somebody_else_stay(world):
+    _, output, manifest = world
+    sync(manifest, output)
+    ours, other = output / DATASET / ".photo_0.png.abcd.tmp", output / DATASET / ".mine.abcd.tmp"
+    ours.touch()
+    other.touch()
+    sync(manifest, output)
+    assert other.exists() and not ours.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
+def test_names_that_are_no_utf8(tmp_path):
+    source, output = tmp_path / "photos", tmp_path / "out"
+    source.mkdir()
+    (source / os.fsdecode(b"caf\xe9.png")).write_bytes(picture("x"))
+    manifest = MergeManifest(dataset_dir=str(source), seed=1, real=merging.list_real(source))
+    sync(MergeManifest.model_validate_json(manifest.model_dump_json()), output)
+    assert set(contents(output / DATASET)) == {r"caf\xe9.png"}

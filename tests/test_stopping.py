@@ -59,16 +59,18 @@ def test_nothing_approved_once_is_tried_again_and_twice_ends_it():
     decision = decide([start, nothing, replace(nothing, number=2)], THRESHOLD, LIMIT)
     assert (decision.rule, decision.best) == (stopping.NOTHING_APPROVED, "v1")
     assert "v1, the control, is kept" in decision.words
+    other_photos = replace(nothing, number=2, photos="others")
+    assert rule_of(start, nothing, other_photos) == stopping.GO_ON, "rounds with other real photos do not add up"
 
 
 def test_documented_convergence():
-    """'Improvement: 4.2% (below 5% threshold)', where the noise cannot hide more."""
+    """'Improvement: 4.2% (below 5% threshold)', against each of the last three rounds."""
     start = made(0, identity=0.5, cover=0.5, noise=0.001)
-    first = made(1, identity=0.7, cover=0.7, noise=0.001, approval=Part(0.7))
-    second = made(2, identity=0.7294, cover=0.7294, noise=0.001, approval=Part(0.7294))
-    decision = decide([start, first, second], THRESHOLD, LIMIT)
+    level = [made(n, identity=0.7, cover=0.7, noise=0.001, approval=Part(0.7)) for n in (1, 2, 3)]
+    last = made(4, identity=0.7294, cover=0.7294, noise=0.001, approval=Part(0.7294))
+    decision = decide([start, *level, last], THRESHOLD, LIMIT)
     assert decision.rule == stopping.CONVERGED and f"{decision.gain.change:.1%}" == "4.2%"
-    assert decision.best == "v3", "better than v2 by far more than the noise"
+    assert decision.best == "v5", "the best of those that beat the control"
 
 
 def test_a_small_gain_that_noise_may_hide_must_be_small_against_the_last_three_rounds():
@@ -97,12 +99,14 @@ def test_the_same_samples_are_compared_pair_by_pair():
     """A gain far below the spread of the samples counts where nearly every one of them gained."""
     rng = np.random.default_rng(2)
     before = {f"{i}.png": float(rng.uniform(0.3, 0.9)) for i in range(24)}
-    after = {name: score + float(rng.normal(0.05, 0.02)) for name, score in before.items()}
+    after = {name: score + float(rng.normal(0.12, 0.02)) for name, score in before.items()}
     wide = Part(0.6, 0.1)
     old, new = (replace(made(0), identity=wide, scores=scores) for scores in (before, after))
     assert beats(new, old) and not beats(old, new) and stopping.fall(new, old)
     shuffled = dict(zip(before, rng.permutation(list(after.values())), strict=True))
     assert not beats(replace(new, scores=shuffled), old)
+    little = {name: score + 0.03 for name, score in before.items()}
+    assert not beats(replace(new, scores=little), old), "another training on the same images may do as much"
     few = {name: after[name] for name in list(after)[:7]}
     assert not beats(replace(new, scores=few), old), "too few pairs: the intervals decide"
 
@@ -202,19 +206,22 @@ def test_properties(seed):
         assert decide(rounds, THRESHOLD, limit + 50).rule != stopping.MAX_ITERATIONS
         better = replace(rounds[0], number=99, lora="best", identity=Part(1.0, 0.0), variety=Part(1.0, 0.0))
         better = replace(better, faces=Part(1.0, 0.0))
-        if all(round.identity is None or round.identity.value < 0.8 for round in rounds):
+        if all(round.identity is None or round.identity.value < 0.75 for round in rounds):
             assert best_of([*rounds, better]).lora == "best", "what is best in everything is kept"
 
 
-# Simulated histories: likeness and head angles of 24 samples a round, 15 images a round to approve.
+# Simulated histories as production sees them: 24 samples a round at the same prompts and seeds, of which some look more
+# like the person with any LoRA; a shift that all samples of a LoRA share; 15 images a round to approve.
 
 
-def simulated(course, rng):
+def simulated(course, rng, training_noise):
     """Rounds until the loop stops; `course(n)` is (true identity, share of frontal samples, coverage, approval)."""
-    rounds = []
+    rounds, prompts = [], rng.normal(0, 0.07, 24)
     for number in range(LIMIT + 1):
         identity, frontal, cover, approval = course(number)
-        scores = np.clip(rng.normal(identity, 0.08, 24), -1, 1)
+        shift = rng.normal(0, training_noise)
+        scores = np.clip(identity + shift + prompts + rng.normal(0, 0.04, 24), -1, 1)
+        frontal = float(np.clip(frontal + rng.normal(0, training_noise), 0, 1))
         bins = rng.multinomial(24, [frontal, (1 - frontal) / 2, (1 - frontal) / 2])
         approved = int(rng.binomial(15, approval))
         rounds.append(
@@ -228,6 +235,7 @@ def simulated(course, rng):
                 approval=share(approved, 15) if number else None,
                 gaps=2 if number else None,
                 merged=max(approved, 1) if number else None,
+                scores={f"{i}.png": float(score) for i, score in enumerate(scores)},
             )
         )
         decision = decide(rounds, THRESHOLD, LIMIT)
@@ -290,9 +298,10 @@ def right_for_collapsing(decision, rounds):
         (collapsing, right_for_collapsing),
     ],
 )
-def test_simulated_histories_end_with_the_right_decision(course, right):
+@pytest.mark.parametrize("training_noise", [0.0, stopping.TRAINING_NOISE])
+def test_simulated_histories_end_with_the_right_decision(course, right, training_noise):
     rng = np.random.default_rng(11)
-    runs = [simulated(course, rng) for _ in range(120)]
+    runs = [simulated(course, rng, training_noise) for _ in range(120)]
     wrong = [
         (decision.rule, rounds[-1].number, decision.best) for decision, rounds in runs if not right(decision, rounds)
     ]

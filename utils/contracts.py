@@ -383,9 +383,10 @@ class ValidationReport(Contract):
 class RealPhoto(Contract):
     """One photo of the user's dataset, as it was when the loop copied it."""
 
-    file: str  # relative to the dataset folder, and to the working copy's
+    file: str  # name in the dataset folder and of the copy; bytes that are no UTF-8 are written as \xNN
     sha256: str
     caption_sha256: str | None  # of the text file beside it
+    picture_hash: str | None = None  # 32 hexadecimal digits, see utils/pixels.py; null: not needed, or not readable
     held_out: bool = False  # never trained on: likeness is measured against it
 
 
@@ -410,9 +411,10 @@ class MergeManifest(Contract):
 
     schema_version: Literal[1] = 1
     script: Literal["bootstrap_loop.py"] = "bootstrap_loop.py"
-    dataset_dir: str  # where the real photos come from; nothing is ever written there
+    dataset_dir: str  # where the real photos come from, as it was at the last start; nothing is ever written there
     seed: int
     real: list[RealPhoto]
+    control_is_made: bool = False  # from then on generated files that lie among the real photos are trained on too
     merged: list[MergedImage] = []
     taken_out: list[MergedImage] = []  # by --undo
     undone: list[int] = []  # iterations
@@ -429,6 +431,7 @@ class LoraRecord(Contract):
     adopted: bool = False  # it was there before the loop
     real_images: int | None = None  # that it was trained on; null for an adopted one
     synthetic_images: int | None = None
+    learned_from: list[int] = []  # iterations whose merged images it was trained on
     samples: int = 0
     faces: int = 0  # samples in which a face was measured
     similarity: float | None = None  # median, to the held-out photos (without them: to the real photos)
@@ -497,11 +500,13 @@ class IterationRecord(Contract):
     quality: float | None = None  # mean of the approved images
     failures: dict[str, int] = {}  # check -> images that failed it
     merged: int | None = None
+    merged_entries: str | None = None  # hash of what stands in the manifest about them
     left_out: dict[str, int] = {}  # reason -> approved images that were not merged
     synthetic_share: float | None = None  # of the working dataset after the merge
     lora: str | None = None  # that this iteration trained
     score: float | None = None
     needs_real_photos: list[str] = []
+    photos: str | None = None  # hash of the real photos that could be trained on when it was decided
     decision: StopDecision | None = None  # null: the iteration has not ended
 
 
@@ -514,10 +519,10 @@ class IterationHistory(Contract):
     updated: str
     person: str
     base_model: str
-    dataset_dir: str
+    dataset_dir: str  # as base_model and lora_output_dir relative to the configuration where it lies below that folder
     lora_output_dir: str
     seed: int
-    held_out: int  # photos
+    held_out: int  # photos, as the manifest counts them
     adopted: str | None = None  # hash of the LoRA that was there before the loop and became v1
     settings: dict[str, str | int | float | bool | None]
     simulated: str | None = None  # what a program that took a step's place said of its images, shown wherever they are

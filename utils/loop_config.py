@@ -11,10 +11,11 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from utils.console import UserError
 from utils.defaults import HARD_SYNTHETIC_SHARE, MAX_SYNTHETIC_SHARE, UNVERIFIED_WORDS
+from utils.presets import PRESETS
 
 SEED = 42
 SAMPLES = 24  # images of each LoRA that likeness is measured on; our choice: the median is then known to about 0.03
@@ -94,6 +95,13 @@ class LoopConfig(BaseModel):
     validation: ValidationSettings = ValidationSettings()
     training: TrainingSettings = TrainingSettings()
     metrics: MetricsSettings = MetricsSettings()
+    _base: Path = PrivateAttr(Path())  # folder of the file
+
+    def portable(self, text: str) -> str:
+        """A path below the file's folder relative to it, so that a project can be moved; any other text as it is."""
+        path = Path(text)
+        inside = path.is_absolute() and path.is_relative_to(self._base)
+        return path.relative_to(self._base).as_posix() if inside else text
 
 
 def load_config(path: Path) -> LoopConfig:
@@ -109,6 +117,7 @@ def load_config(path: Path) -> LoopConfig:
         config = LoopConfig.model_validate_json(json.dumps(given))
     except ValidationError as error:
         raise UserError(f"{path}: {_sentence(error.errors()[0])}") from error
+    _check_words(path, config)
     _check_commands(path, config)
     return _with_paths(path, config)
 
@@ -149,6 +158,18 @@ def _nearest(name: str, names: list[str]) -> str:
     return f"; did you mean {close[0]}" if close else f"; known: {', '.join(names)}"
 
 
+def _check_words(path: Path, config: LoopConfig) -> None:
+    """Raise UserError for names that only a step would find out to be wrong, hours later."""
+    for key in ("person_name", "person_trigger"):
+        words = getattr(config, key)
+        if not words.strip() or not words.isprintable():
+            raise UserError(f"{path}: {key}: {json.dumps(words)} is blank, or no text of one line.")
+    training = config.training
+    if training.command is None and training.preset not in PRESETS:
+        hint = _nearest(training.preset, list(PRESETS))
+        raise UserError(f"{path}: training.preset: {training.preset!r} is no preset{hint}.")
+
+
 def _check_commands(path: Path, config: LoopConfig) -> None:
     """Raise UserError for a placeholder that is not known, or one that a step cannot do without."""
     for section, known in PLACEHOLDERS.items():
@@ -183,16 +204,18 @@ def _with_paths(path: Path, config: LoopConfig) -> LoopConfig:
     for key, folder in made.items():
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{path}: {key}: {folder} is a file, and it should be a folder.")
-    _demand_apart(path, found["dataset_dir"], made)
+    _demand_apart(path, found, made)
     changes = {key: str(folder) for key, folder in (found | made).items()}
     changes["base_model"] = _base_model(path, base, config.base_model)
-    if config.pack is not None and _is_path(config.pack):
-        changes["pack"] = str(_existing(path, base, "pack", config.pack))
+    if config.pack is not None:
+        changes["pack"] = _pack(path, base, Path(changes["models_dir"]), config.pack)
     gaps = config.gap_analysis
     if gaps.goals is not None:
         goals = _existing(path, base, "gap_analysis.goals", gaps.goals)
         changes["gap_analysis"] = gaps.model_copy(update={"goals": str(goals)})
-    return config.model_copy(update=changes)
+    config = config.model_copy(update=changes)
+    config._base = base
+    return config
 
 
 def _absolute(base: Path, given: str) -> Path:
@@ -223,6 +246,21 @@ def _is_path(given: str) -> bool:
     return given.startswith((".", "/", "~", "\\")) or "\\" in given or given.count("/") > 1
 
 
+def _pack(path: Path, base: Path, models: Path, given: str) -> str:
+    """A folder as an absolute path, a name as it is. Raises UserError for what none of the scripts would find."""
+    from utils.packs import KNOWN_PACKS, PackError, find_pack
+
+    if _is_path(given):
+        return str(_existing(path, base, "pack", given))
+    try:
+        is_there = (models / given).is_dir() or find_pack(given) is not None
+    except PackError as error:
+        raise UserError(f"{path}: pack: {error}") from error
+    if not is_there and given not in KNOWN_PACKS:
+        raise UserError(f"{path}: pack: {given!r} is no model pack that is here{_nearest(given, list(KNOWN_PACKS))}.")
+    return given
+
+
 def _base_model(path: Path, base: Path, given: str) -> str:
     """A folder or file that is there as an absolute path, a hub id as it is. Raises UserError for a path to nothing."""
     place = _absolute(base, given)
@@ -233,14 +271,15 @@ def _base_model(path: Path, base: Path, given: str) -> str:
     return given
 
 
-def _demand_apart(path: Path, dataset: Path, made: dict[str, Path]) -> None:
-    """The user's photos stay alone: no folder of the loop is theirs, in theirs, or around them."""
+def _demand_apart(path: Path, found: dict[str, Path], made: dict[str, Path]) -> None:
+    """Raise UserError for a folder of the loop that is the user's, in it or around it, or within the other one."""
     for key, folder in made.items():
-        if folder == dataset or dataset in folder.parents or folder in dataset.parents:
-            raise UserError(
-                f"{path}: {key} {folder} and dataset_dir {dataset} lie in one another; the loop writes into {key}, "
-                "so choose another folder."
-            )
-    output, loras = made["output_dir"], made["lora_output_dir"]
-    if output == loras:
-        raise UserError(f"{path}: output_dir and lora_output_dir are both {output}; choose two folders.")
+        others = found | {name: other for name, other in made.items() if name != key}
+        for name, other in others.items():
+            if folder == other and name in made:
+                raise UserError(f"{path}: {key} and {name} are both {folder}; choose two folders.")
+            if folder == other or other in folder.parents or folder in other.parents:
+                raise UserError(
+                    f"{path}: {key} {folder} and {name} {other} lie in one another; the loop writes into {key}, so "
+                    "choose folders beside each other."
+                )

@@ -20,12 +20,26 @@ from utils.contracts import (
 )
 from utils.merging import CAP
 from utils.metrics import variety, variety_interval
-from utils.stopping import Round, hopeless, interval_part, share
+from utils.stopping import Round, best_of, hopeless, interval_part, share
 
 
 def counting(history: IterationHistory, manifest: MergeManifest) -> list[IterationRecord]:
-    """Iterations that were not undone."""
-    return [one for one in history.iterations if one.number not in manifest.undone]
+    """Iterations that were not undone, and whose LoRA did not learn from what was."""
+    gone = set(manifest.undone)
+    spoiled = {lora.name for lora in history.loras if gone & set(lora.learned_from)}
+    return [one for one in history.iterations if one.number not in gone and one.lora not in spoiled]
+
+
+def last_decided(history: IterationHistory, manifest: MergeManifest) -> IterationRecord | None:
+    """The newest iteration that counts and has ended."""
+    return next((one for one in reversed(counting(history, manifest)) if one.decision), None)
+
+
+def best_now(history: IterationHistory, manifest: MergeManifest) -> str | None:
+    """The best LoRA of the iterations that count and have ended."""
+    ended = {one.number for one in counting(history, manifest) if one.decision}
+    rounds = [one for one in rounds_of(history, manifest) if one.number in ended]
+    return best_of(rounds).lora if rounds else None
 
 
 def rounds_of(history: IterationHistory, manifest: MergeManifest) -> list[Round]:
@@ -47,6 +61,7 @@ def _round(one: IterationRecord, lora: LoraRecord | None, coverage: float | None
         approval=share(one.approved, sum(judged)) if None not in judged else None,
         gaps=None if one.gaps is None else len(one.gaps),
         merged=one.merged,
+        photos=one.photos,
         without_room=one.left_out.get(CAP, 0) + (0 if asked else len(one.gaps or [])),
         only_hopeless=bool(asked) and all(f"{gap.type} {gap.target}" in one.needs_real_photos for gap in asked),
         **_measures(lora),
@@ -67,9 +82,8 @@ def _measures(lora: LoraRecord | None) -> dict[str, object]:
 
 
 def hopeless_gaps(history: IterationHistory, manifest: MergeManifest, one: IterationRecord) -> list[str]:
-    """Gaps that generation does not fill, as they are named in the history."""
-
-    earlier = [past for past in counting(history, manifest) if past.number < one.number]
+    """Gaps that generation does not fill with the real photos of now, as they are named in the history."""
+    earlier = [past for past in counting(history, manifest) if past.number < one.number and past.photos == one.photos]
     attempts = [
         {(gap.type, gap.target): (gap.generated, gap.approved) for gap in past.gaps or []} for past in [*earlier, one]
     ]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from utils import merging
 from utils.console import UserError
 from utils.contracts import IterationHistory, MergeManifest, RealPhoto, write_contract
-from utils.loop_commands import Commands, Places, lora_problem, read_own, sample_plan
+from utils.loop_commands import LORA_FILE, TRAINING_LOG, Commands, Places, lora_problem, read_own, sample_plan
 from utils.loop_config import LoopConfig
-from utils.steps import Ledger, copy_atomic, digest, now
+from utils.loop_facts import best_now
+from utils.steps import Ledger, copy_atomic, now
 
 
 @dataclass
@@ -25,125 +28,189 @@ class Loop:
     locks: tuple[int, ...]  # file descriptors, kept open by the children too
 
 
-def open_loop(config: LoopConfig, commands: Commands, locks: tuple[int, ...]) -> Loop:
-    """The loop of `output_dir` as it was left, or a new one. Raises UserError for one that does not fit."""
+def open_loop(config: LoopConfig, commands: Commands, locks: tuple[int, ...], undoing: bool = False) -> Loop:
+    """The loop of `output_dir` as it was left, or a new one. Raises UserError for one that does not fit.
 
-    places = commands.places
-    sweep(places)
-    photos = merging.list_real(Path(config.dataset_dir))
+    With `undoing` the dataset may hold more synthetic images than the cap allows: taking some out is the cure.
+    """
+    places, folder = commands.places, Path(config.dataset_dir)
+    photos = merging.list_real(folder)
     if places.history.exists():
-        start_anew = "put a copy of it back, or begin anew with another output_dir and lora_output_dir."
-        history = read_own(places.history, IterationHistory, start_anew)
-        manifest = read_own(places.manifest, MergeManifest, start_anew)
-        demand_same_loop(config, history, places)
-        demand_whole(history, manifest, places)
+        history, manifest = read_loop(config, places)
+        if any(photo.held_out for photo in manifest.real):
+            photos = merging.with_picture_hashes(photos, folder, manifest.real)
     else:
         demand_empty(places)
         history, manifest = new_history(config, places, photos)
+        photos = manifest.real
+    manifest = merging.with_photos(manifest.model_copy(update={"dataset_dir": config.dataset_dir}), photos)
+    if not undoing:
+        demand_share(config, manifest)
+    history.held_out = sum(photo.held_out for photo in manifest.real)
+    history.warnings = warnings_of(folder, history, manifest)
+    sweep(places, history)
     loop = Loop(config, places, commands, Ledger(places.history, history), manifest, locks)
-    loop.manifest = merging.with_photos(manifest, photos)
     write_contract(places.manifest, loop.manifest)
     write_plan(loop)
     merging.sync(loop.manifest, places.output)
-    loop.ledger.save()
-    publish(loop)
+    settle(loop)
     return loop
 
 
-def sweep(places: Places) -> None:
+def read_loop(config: LoopConfig, places: Places) -> tuple[IterationHistory, MergeManifest]:
+    """What an earlier run wrote. Raises UserError where it is damaged, or belongs to another configuration."""
+    start_anew = "put a copy of it back, or begin anew with another output_dir and lora_output_dir."
+    history = read_own(places.history, IterationHistory, start_anew)
+    manifest = read_own(places.manifest, MergeManifest, start_anew)
+    demand_same_loop(config, history, places)
+    demand_whole(history, manifest, places)
+    return history, manifest
+
+
+def settle(loop: Loop) -> None:
+    """Keep and generate with no LoRA that learned from images that were taken out since; publish the best one."""
+    history = loop.ledger.history
+    spoiled = {lora.name for lora in history.loras if set(lora.learned_from) & set(loop.manifest.undone)}
+    best = best_now(history, loop.manifest)
+    if history.best in spoiled:
+        history.best = best
+    last = history.iterations[-1] if history.iterations else None
+    if last is not None and last.decision is None and last.generator in spoiled:
+        last.generator = best
+    loop.ledger.save()
+    publish(loop)
+
+
+def sweep(places: Places, history: IterationHistory) -> None:
     """Remove what killed writes of an earlier run left: temporary files beside those they were to become."""
-    for folder in (places.output, places.loras, *places.loras.glob("v[0-9]*")):
-        for path in folder.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
+    numbers = range(len(history.iterations) + 2)
+    ours = [places.history, places.manifest, places.page, places.plan, places.best]
+    ours += [place(number) for number in numbers for place in (places.gaps, places.report)]
+    ours += [places.lora(f"v{number}").with_name(name) for number in numbers for name in (LORA_FILE, TRAINING_LOG)]
+    for path in ours:
+        for temporary in merging.half_written(path.parent, [path.name]):
+            temporary.unlink(missing_ok=True)
 
 
 def new_history(config: LoopConfig, places: Places, photos: list[RealPhoto]) -> tuple[IterationHistory, MergeManifest]:
     """History and manifest of a loop that begins: photos are held out, a LoRA that is there is adopted."""
-
-    real = merging.split(photos, twins_of(config, photos), config.seed)
-    held_out = sum(photo.held_out for photo in real)
+    if len(photos) >= merging.FEWEST_TO_SPLIT:
+        photos = merging.with_picture_hashes(photos, Path(config.dataset_dir))
+    real = merging.split(photos, merging.twins_of(photos), config.seed)
     adopted = None
     if places.best.exists():
         problem = lora_problem(places.best)
         if problem:
             raise UserError(f"{places.best} {problem}. It would become v1; put a whole one there, or move it away.")
         adopted = merging.sha256_of(places.best)
-    warnings = []
-    if not held_out:
-        warnings.append(
-            f"The dataset has {len(photos)} real photo(s): below {merging.FEWEST_TO_SPLIT}, or where most are near "
-            "duplicates, none is held out, and likeness is measured against photos that were trained on."
-        )
     history = IterationHistory(
         created=now(),
         updated=now(),
         person=config.person_name,
-        base_model=config.base_model,
-        dataset_dir=config.dataset_dir,
-        lora_output_dir=config.lora_output_dir,
+        base_model=config.portable(config.base_model),
+        dataset_dir=config.portable(config.dataset_dir),
+        lora_output_dir=config.portable(config.lora_output_dir),
         seed=config.seed,
-        held_out=held_out,
+        held_out=sum(photo.held_out for photo in real),
         adopted=adopted,
         settings=settings_of(config),
-        warnings=warnings,
     )
     return history, MergeManifest(dataset_dir=config.dataset_dir, seed=config.seed, real=real)
 
 
-def twins_of(config: LoopConfig, photos: list[RealPhoto]) -> list[tuple[int, int]]:
-    """Near duplicates among the photos, by index; a photo that cannot be read has none."""
-    from utils.images import ImageError, decode, read_file
-    from utils.pixels import grey_of, near_duplicates, picture_hash
-
-    if len(photos) < merging.FEWEST_TO_SPLIT:
-        return []
-    hashes, places = [], []
-    for index, photo in enumerate(photos):
-        try:
-            hashes.append(picture_hash(grey_of(decode(read_file(Path(config.dataset_dir) / photo.file)))))
-            places.append(index)
-        except ImageError:
-            continue
-    return [(places[first], places[second]) for first, second, _ in near_duplicates(hashes)]
+def warnings_of(folder: Path, history: IterationHistory, manifest: MergeManifest) -> list[str]:
+    """What must be known to read the figures rightly, a sentence or two each; `folder` holds the user's photos."""
+    genuine = sum(not merging.is_generated(photo) for photo in manifest.real)
+    generated = len(manifest.real) - genuine
+    inside = merging.passed_over(folder)
+    control = next((one for one in history.iterations if one.number == 0 and one.photos), None)
+    found = []
+    if not history.held_out and history.iterations and genuine >= merging.FEWEST_TO_SPLIT:
+        found.append(
+            f"None of the {genuine} real photos is held out, as too few could be when this loop began, and its LoRAs "
+            "know the photos of then: likeness is measured against photos that were trained on. A loop that begins "
+            "anew in other folders can hold some out."
+        )
+    elif not history.held_out:
+        found.append(
+            f"The dataset has {genuine} real photo(s): below {merging.FEWEST_TO_SPLIT}, or where most are near "
+            "duplicates, none is held out, and likeness is measured against photos that were trained on."
+        )
+    if history.adopted:
+        found.append(
+            "v1 was there before this loop. It may have learned from the held-out photos or from synthetic images, "
+            "which favours it in every comparison, and so the verdict that there was no gain."
+        )
+    if generated:
+        found.append(
+            f"{generated} file(s) of dataset_dir are generated ones by their names (synthetic_*): v1 is trained "
+            "without them, later LoRAs with them, and they count as synthetic."
+        )
+    if inside:
+        found.append(f"Not used, as they lie in folders within dataset_dir: the pictures in {', '.join(inside)}.")
+    if control is not None and control.photos != merging.photos_of(manifest):
+        found.append(
+            "The real photos have changed since v1, the control, was made: what later LoRAs gain may come from that "
+            "and not from synthetic images."
+        )
+    return found
 
 
 def settings_of(config: LoopConfig) -> dict[str, str | int | float | None]:
-    """What must stay the same while a loop runs: with other samples its LoRAs could not be compared."""
+    """What must stay the same while a loop runs, by key: with another value its LoRAs could not be compared."""
+    settings = {key: getattr(config, key) for key in ("person_name", "person_trigger")}
+    settings |= {"pack": config.portable(config.pack) if config.pack else None}
+    settings |= {"training.preset": config.training.preset, "training.epochs": config.training.epochs}
+    settings |= {"generation.steps": config.generation.steps, "generation.guidance": config.generation.guidance}
+    settings |= {"metrics.samples": config.metrics.samples, "gap_analysis.goals": goals_in(config)}
+    for section in ("gap_analysis", "generation", "training", "metrics"):
+        for key in ("command", "options"):
+            given = getattr(getattr(config, section), key)
+            settings[f"{section}.{key}"] = shlex.join(map(config.portable, given)) if given else None
+    return settings
 
-    sampling = config.generation
-    return {
-        "person_trigger": config.person_trigger,
-        "generation.steps": sampling.steps,
-        "generation.guidance": sampling.guidance,
-        "generation.options": " ".join(sampling.options),
-        "generation.command": digest(sampling.command)[:12] if sampling.command else None,
-        "metrics.samples": config.metrics.samples,
-        "pack": config.pack,
-    }
+
+def goals_in(config: LoopConfig) -> str | None:
+    """What the file with goals says, on one line. Raises UserError where it cannot be read."""
+    if config.gap_analysis.goals is None:
+        return None
+    path = Path(config.gap_analysis.goals)
+    try:
+        return json.dumps(json.loads(path.read_text(encoding="utf-8")), sort_keys=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The goals {path} cannot be read: {error}.") from error
 
 
 def demand_same_loop(config: LoopConfig, history: IterationHistory, places: Places) -> None:
     """Raise UserError where the configuration is not the one that the loop was begun with."""
-    before = history.settings | history.model_dump(include={"base_model", "dataset_dir", "lora_output_dir", "seed"})
-    now = settings_of(config) | config.model_dump(include={"base_model", "dataset_dir", "lora_output_dir", "seed"})
-    for key, value in now.items():
+    paths = {"base_model", "dataset_dir", "lora_output_dir"}
+    before = history.settings | history.model_dump(include=paths | {"seed"})
+    now = settings_of(config) | {key: config.portable(getattr(config, key)) for key in paths} | {"seed": config.seed}
+    for key, value in sorted(now.items()):
         if before.get(key) != value:
+            was, is_now = (json.dumps(one, ensure_ascii=False) for one in (before.get(key), value))
             raise UserError(
-                f"{places.output} holds a loop that was begun with {key} {before.get(key)!r}, and it is {value!r} now: "
-                "its rounds would not be comparable. Put it back, or choose another output_dir and lora_output_dir."
+                f"{places.output} holds a loop that was begun with {key} {was}, and it is {is_now} now: its rounds "
+                "would not be comparable. Put it back, or choose another output_dir and lora_output_dir."
             )
 
 
 def demand_whole(history: IterationHistory, manifest: MergeManifest, places: Places) -> None:
-    """Raise UserError where what earlier iterations left is not there any more."""
-
+    """Raise UserError where what earlier iterations left is not there any more, or was changed."""
+    by_hand = "one of the two files was changed by hand. Put its copy back; --undo takes a merge out."
     for one in history.iterations:
-        merged = sum(image.iteration == one.number for image in manifest.merged)
-        if one.decision and one.number not in manifest.undone and merged != (one.merged or 0):
+        if one.decision is None or one.number in manifest.undone or one.merged_entries is None:
+            continue
+        if merging.entries_of(manifest, one.number) != one.merged_entries:
             raise UserError(
-                f"{places.manifest} has {merged} image(s) of iteration {one.number}, and {places.history} says "
-                f"{one.merged or 0}: one of them was changed by hand. Put its copy back; --undo takes a merge out."
+                f"{places.manifest} does not say of the images of iteration {one.number} what {places.history} "
+                f"remembers: {by_hand}"
             )
+    held_out = sum(photo.held_out for photo in manifest.real)
+    if held_out < history.held_out:
+        raise UserError(
+            f"{places.manifest} holds {held_out} photo(s) out, and {places.history} says {history.held_out}: {by_hand}"
+        )
     for lora in history.loras:
         path = places.loras / lora.file
         if not path.is_file() or merging.sha256_of(path) != lora.sha256:
@@ -151,30 +218,40 @@ def demand_whole(history: IterationHistory, manifest: MergeManifest, places: Pla
             raise UserError(f"{path} {what}, and the loop needs it. Put it back, or begin anew with other folders.")
 
 
+def demand_share(config: LoopConfig, manifest: MergeManifest) -> None:
+    """Raise UserError where real photos went, or the cap was lowered, and too much of the dataset is synthetic."""
+    if merging.exceeds(manifest, config.max_synthetic_share):
+        newest = max(one.iteration for one in manifest.merged)
+        raise UserError(
+            f"{merging.synthetic_share(manifest):.0%} of the working dataset is synthetic, and max_synthetic_share "
+            f"allows {config.max_synthetic_share:.0%}: put real photos back, or take merged images out with "
+            f"--undo {newest}."
+        )
+
+
 def demand_empty(places: Places) -> None:
     """Raise UserError where a new loop would write over something."""
+    made = [places.gaps(0), places.report(0), places.samples(), places.dataset, places.real, places.held_out]
+    made += [places.of(what, 0) for what in ("synthetic", "approved", "rejected", "unverified", "metrics")]
+    known = {places.dataset, places.real, places.held_out} if places.manifest.exists() else set()
     for folder, names in (
-        (places.output, ("gaps_iter*", "*_iter*", "samples", "dataset", "real", "holdout")),
-        (places.loras, ("v[0-9]*",)),
+        (places.output, [path.name.replace("0", "*") for path in made]),
+        (places.loras, [places.lora("v[0-9]*").parent.name]),
     ):
-        found = sorted(path for name in names for path in folder.glob(name)) if folder.is_dir() else []
-        known = {places.dataset, places.real, places.held_out} if places.manifest.exists() else set()
-        found = [path for path in found if path not in known]  # a loop that was killed at its very beginning
-        if found:
+        found = sorted({path for name in names for path in folder.glob(name)} - known) if folder.is_dir() else []
+        if found:  # what is `known` is left of a loop that was killed at its very beginning
             raise UserError(
                 f"{found[0]} is there already, without {places.history}: choose another folder than {folder}."
             )
 
 
 def write_plan(loop: Loop) -> None:
-
     config = loop.config
     write_contract(loop.places.plan, sample_plan(config.person_trigger, config.metrics.samples, config.seed))
 
 
 def publish(loop: Loop) -> None:
     """`lora.safetensors` is the best LoRA, as soon as there is one. Raises UserError where it is somebody else's."""
-
     history, place = loop.ledger.history, loop.places.best
     if history.best is None:
         return

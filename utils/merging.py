@@ -6,24 +6,36 @@ it again ends in the same folders. Real photos are copied from the user's folder
     real/       copies of the photos that are trained on
     holdout/    copies of those that never are
     dataset/    those of real/ again, and the merged images: what is trained on
+
+Generated files that the user put among the photos (`synthetic_*`) are no real photos: they stay out of real/ and of the
+control's training, enter dataset/ after that, and count as synthetic.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import shutil
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
 
 from utils.console import UserError
-from utils.contracts import GenerationMetadata, MergedImage, MergeManifest, RealPhoto, ValidationReport, Verdict
+from utils.contracts import (
+    GeneratedImage,
+    GenerationMetadata,
+    MergedImage,
+    MergeManifest,
+    RealPhoto,
+    ValidatedImage,
+    ValidationReport,
+    Verdict,
+)
 from utils.defaults import IMAGE_EXTENSIONS, SYNTHETIC_PREFIX
-from utils.files import caption_of, write_bytes_atomic
+from utils.files import caption_of, readable, write_bytes_atomic
 
 REAL, HELD_OUT, DATASET = "real", "holdout", "dataset"
 
@@ -48,23 +60,67 @@ def sha256_of(path: Path) -> str:
 
 
 def list_real(folder: Path) -> list[RealPhoto]:
-    """The user's photos with their hashes, each content once. Raises UserError where there are none."""
+    """The user's pictures with their hashes, each content once. Raises UserError where none of them is a real photo."""
+    photos: dict[str, RealPhoto] = {}
+    for path in _pictures(folder):
+        caption = caption_of(path)
+        words = sha256_of(caption) if caption.is_file() else None
+        photo = RealPhoto(file=readable(path.name), sha256=sha256_of(path), caption_sha256=words)
+        photos.setdefault(photo.sha256, photo)
+    if all(is_generated(photo) for photo in photos.values()):
+        inside = passed_over(folder)
+        hint = f" Those in {', '.join(inside)} are not used: put them into the folder itself." if inside else ""
+        raise UserError(
+            f"{folder} holds no real photos (jpg, jpeg, png, webp, bmp; {SYNTHETIC_PREFIX}* are generated ones).{hint}"
+        )
+    return list(photos.values())
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """Raises UserError where the folder cannot be opened."""
     from utils.images import list_images
 
     try:
-        paths = list_images(folder).images
+        return [path for path in list_images(folder).images if path.is_file()]
     except OSError as error:
         raise UserError(f"{folder} cannot be opened: {error.strerror or error}.") from error
-    photos: dict[str, RealPhoto] = {}
-    for path in paths:
-        if path.is_file():
-            caption = caption_of(path)
-            words = sha256_of(caption) if caption.is_file() else None
-            photo = RealPhoto(file=path.name, sha256=sha256_of(path), caption_sha256=words)
-            photos.setdefault(photo.sha256, photo)
-    if not photos:
-        raise UserError(f"{folder} holds no pictures (jpg, jpeg, png, webp, bmp); dataset_dir takes the real photos.")
-    return list(photos.values())
+
+
+def passed_over(folder: Path) -> list[str]:
+    """Sub-folders that hold pictures, which the loop does not enter."""
+    from utils.images import holds_pictures, iter_subfolders
+
+    return [readable(inside.name) for inside in iter_subfolders(folder) if holds_pictures(inside)]
+
+
+def is_generated(photo: RealPhoto) -> bool:
+    """Whether a file among the real photos is a generated one, by its name."""
+    return photo.file.startswith(SYNTHETIC_PREFIX)
+
+
+def with_picture_hashes(photos: list[RealPhoto], folder: Path, known: Iterable[RealPhoto] = ()) -> list[RealPhoto]:
+    """`photos` of `folder` with their picture hashes; `known` ones keep theirs, unreadable ones have none."""
+    from utils.images import ImageError, decode, read_file
+    from utils.pixels import grey_of, picture_hash
+
+    hashes = {photo.sha256: photo.picture_hash for photo in known if photo.picture_hash}
+    for photo in photos:
+        if photo.sha256 not in hashes:
+            try:
+                seen = picture_hash(grey_of(decode(read_file(_source(folder, photo.file)))))
+            except ImageError:
+                continue
+            hashes[photo.sha256] = f"{seen:032x}"
+    return [photo.model_copy(update={"picture_hash": hashes.get(photo.sha256)}) for photo in photos]
+
+
+def twins_of(photos: list[RealPhoto]) -> list[tuple[int, int]]:
+    """Near duplicates among photos with picture hashes, by index."""
+    from utils.pixels import near_duplicates
+
+    places = [index for index, photo in enumerate(photos) if photo.picture_hash]
+    pairs = near_duplicates([int(photos[index].picture_hash, 16) for index in places])
+    return [(places[first], places[second]) for first, second, _ in pairs]
 
 
 def split(photos: list[RealPhoto], twins: Iterable[tuple[int, int]], seed: int) -> list[RealPhoto]:
@@ -73,14 +129,11 @@ def split(photos: list[RealPhoto], twins: Iterable[tuple[int, int]], seed: int) 
     `twins` are near duplicates by index: such photos are all trained on, because a held-out photo whose twin was
     trained on is no longer unseen. Generated files of the dataset are never held out.
     """
-    wanted = max(FEWEST_HELD_OUT, round(HELD_OUT_SHARE * len(photos)))
+    genuine = sum(not is_generated(photo) for photo in photos)
+    wanted = max(FEWEST_HELD_OUT, round(HELD_OUT_SHARE * genuine))
     alike = {index for pair in twins for index in pair}
-    free = [
-        photo
-        for index, photo in enumerate(photos)
-        if index not in alike and not photo.file.startswith(SYNTHETIC_PREFIX)
-    ]
-    if len(photos) < FEWEST_TO_SPLIT or len(free) < wanted:
+    free = [photo for index, photo in enumerate(photos) if index not in alike and not is_generated(photo)]
+    if genuine < FEWEST_TO_SPLIT or len(free) < wanted:
         return photos
     drawn = sorted(free, key=lambda photo: hashlib.sha256(f"{seed} {photo.sha256}".encode()).digest())[:wanted]
     held_out = {photo.sha256 for photo in drawn}
@@ -88,36 +141,96 @@ def split(photos: list[RealPhoto], twins: Iterable[tuple[int, int]], seed: int) 
 
 
 def with_photos(manifest: MergeManifest, photos: list[RealPhoto]) -> MergeManifest:
-    """`manifest` with the photos that the user's folder holds now: new ones are trained on, held-out ones stay so."""
-    held_out = {photo.sha256 for photo in manifest.real if photo.held_out}
-    now = [photo.model_copy(update={"held_out": photo.sha256 in held_out}) for photo in photos]
-    kept = {(photo.file, photo.sha256) for photo in now}
-    gone = [photo for photo in manifest.real if (photo.file, photo.sha256) not in kept]
-    places = {f"{folder}/{photo.file}": photo.sha256 for photo in gone for folder in (REAL, HELD_OUT, DATASET)}
-    return manifest.model_copy(update={"real": now, "retired": manifest.retired | places})
+    """`manifest` with the photos that the user's folder holds now. Raises UserError where a held-out one is gone.
+
+    The split is frozen. What was held out stays so under another name, with other bytes or saved anew, and what comes
+    later and is nearly the same picture is held out with it. Anything else that is new is trained on.
+    """
+    held_out = [photo for photo in manifest.real if photo.held_out]
+    learned = {photo.sha256 for photo in manifest.real if not photo.held_out}
+    now = [
+        photo.model_copy(
+            update={"held_out": photo.sha256 not in learned and any(_is_same(photo, one) for one in held_out)}
+        )
+        for photo in photos
+    ]
+    for one in held_out:
+        if not any(photo.held_out and _is_same(photo, one) for photo in now):
+            raise UserError(
+                f"{one.file} is gone from {manifest.dataset_dir}: this loop holds it out and measures likeness against "
+                "it. Put it back, or begin anew with another output_dir and lora_output_dir."
+            )
+    return manifest.model_copy(update={"real": now, "retired": manifest.retired | _retired_by(manifest.real, now)})
+
+
+def _is_same(photo: RealPhoto, held_out: RealPhoto) -> bool:
+    """By name, by content, or by what it looks like: a crop that takes away much is not recognised."""
+    from utils.pixels import DUPLICATE_BITS
+
+    if photo.sha256 == held_out.sha256 or photo.file.casefold() == held_out.file.casefold():
+        return True
+    if photo.picture_hash is None or held_out.picture_hash is None:
+        return False
+    return (int(photo.picture_hash, 16) ^ int(held_out.picture_hash, 16)).bit_count() <= DUPLICATE_BITS
+
+
+def _retired_by(before: list[RealPhoto], now: list[RealPhoto]) -> dict[str, str]:
+    """Copies of pictures and captions that the user's folder does not hold any more: place -> hash."""
+    pictures = {(photo.file, photo.sha256) for photo in now}
+    captions = {photo.file for photo in now if photo.caption_sha256 is not None}
+    gone = [(photo.file, photo.sha256) for photo in before if (photo.file, photo.sha256) not in pictures]
+    gone += [
+        (caption_of(Path(photo.file)).name, photo.caption_sha256)
+        for photo in before
+        if photo.caption_sha256 is not None and photo.file not in captions
+    ]
+    return {f"{folder}/{name}": sha256 for name, sha256 in gone for folder in (REAL, HELD_OUT, DATASET)}
+
+
+def photos_trained_on(manifest: MergeManifest) -> Iterator[RealPhoto]:
+    """Of the user's files those that training reads: no held-out ones, generated ones once the control is made."""
+    for photo in manifest.real:
+        if not photo.held_out and (manifest.control_is_made or not is_generated(photo)):
+            yield photo
 
 
 def trained_on(manifest: MergeManifest) -> tuple[int, int]:
-    """Real photos and merged images of the working dataset."""
-    return sum(not photo.held_out for photo in manifest.real), len(manifest.merged)
+    """Real photos and synthetic images of the working dataset."""
+    given = list(photos_trained_on(manifest))
+    generated = sum(map(is_generated, given))
+    return len(given) - generated, len(manifest.merged) + generated
 
 
 def synthetic_share(manifest: MergeManifest) -> float:
-    """Share of the working dataset that was generated; files the user named like that count too."""
-    real, merged = trained_on(manifest)
-    return (_synthetic_real(manifest) + merged) / (real + merged) if real + merged else 0.0
+    """Share of the working dataset that was generated."""
+    real, synthetic = trained_on(manifest)
+    return synthetic / (real + synthetic) if real + synthetic else 0.0
 
 
-def _synthetic_real(manifest: MergeManifest) -> int:
-    return sum(photo.file.startswith(SYNTHETIC_PREFIX) and not photo.held_out for photo in manifest.real)
+def exceeds(manifest: MergeManifest, max_share: float) -> bool:
+    """Whether what was merged takes the synthetic share above `max_share`."""
+    real, synthetic = trained_on(manifest)
+    return bool(manifest.merged) and synthetic > Fraction(str(max_share)) * (real + synthetic)
 
 
 def room(manifest: MergeManifest, max_share: float) -> int:
     """Images that may be added before `max_share` of the working dataset is synthetic."""
-    limit = Fraction(str(max_share))
-    real, merged = trained_on(manifest)
-    genuine = real - _synthetic_real(manifest)
-    return max(0, math.floor(limit * genuine / (1 - limit)) - merged - _synthetic_real(manifest))
+    from utils.gaps import synthetic_room
+
+    real, synthetic = trained_on(manifest.model_copy(update={"control_is_made": True}))
+    return synthetic_room(real + synthetic, synthetic, max_share)
+
+
+def photos_of(manifest: MergeManifest) -> str:
+    """Changes with the set of real photos that may be trained on."""
+    genuine = sorted(photo.sha256 for photo in manifest.real if not photo.held_out and not is_generated(photo))
+    return hashlib.sha256(repr(genuine).encode()).hexdigest()
+
+
+def entries_of(manifest: MergeManifest, iteration: int) -> str:
+    """Changes with anything that stands in the manifest about what `iteration` merged."""
+    entries = [one.model_dump_json() for one in manifest.merged if one.iteration == iteration]
+    return hashlib.sha256(repr(sorted(entries)).encode()).hexdigest()
 
 
 def plan_merge(
@@ -135,47 +248,52 @@ def plan_merge(
     `lora` is name and hash of the LoRA that made them. An earlier merge of the same iteration is replaced.
     """
     manifest = without(manifest, iteration)
-    before = manifest.merged
-    known = {photo.sha256 for photo in manifest.real} | {one.sha256 for one in before}
+    known = {photo.sha256 for photo in manifest.real} | {one.sha256 for one in manifest.merged}
     about = {image.file: image for image in metadata.images}
-    left_out: dict[str, int] = {}
-    chosen: list[MergedImage] = []
-
-    def leave(reason: str) -> None:
-        left_out[reason] = left_out.get(reason, 0) + 1
-
     free = room(manifest, max_share)
+    left_out: Counter[str] = Counter()
+    chosen: list[MergedImage] = []
     for image in by_turns(report):
         source = Path(image.copied_to)
         if not source.is_file() or sha256_of(source) != image.sha256:
-            leave(VANISHED)
+            left_out[VANISHED] += 1
         elif image.sha256 in known:
-            leave(DOUBLE)
+            left_out[DOUBLE] += 1
         elif len(chosen) >= free:
-            leave(CAP)
+            left_out[CAP] += 1
         else:
             known.add(image.sha256)
-            made = about.get(image.file)
-            kind = f"{image.gap_type}_{image.target}" if image.gap_type else "image"
-            chosen.append(
-                MergedImage(
-                    file=f"{SYNTHETIC_PREFIX}iter{iteration}_{kind}_{image.sha256[:10]}{source.suffix.lower()}",
-                    source=os.path.relpath(source, output).replace(os.sep, "/"),
-                    sha256=image.sha256,
-                    caption=caption_for(source, made.prompt if made else None, trigger),
-                    iteration=iteration,
-                    gap_type=image.gap_type,
-                    target=image.target,
-                    seed=made.seed if made else None,
-                    quality=image.quality,
-                    lora=lora[0],
-                    lora_sha256=lora[1],
-                )
-            )
-    merged = sorted(before + chosen, key=lambda one: (one.iteration, one.file))
+            chosen.append(_entry(image, about.get(image.file), output, iteration, lora, trigger))
+    merged = sorted(manifest.merged + chosen, key=lambda one: (one.iteration, one.file))
     again = {f"{DATASET}/{one.file}" for one in chosen}
     retired = {place: sha256 for place, sha256 in manifest.retired.items() if place not in again}
-    return Merge(manifest.model_copy(update={"merged": merged, "retired": retired}), chosen, left_out)
+    return Merge(manifest.model_copy(update={"merged": merged, "retired": retired}), chosen, dict(left_out))
+
+
+def _entry(
+    image: ValidatedImage,
+    made: GeneratedImage | None,
+    output: Path,
+    iteration: int,
+    lora: tuple[str, str],
+    trigger: str,
+) -> MergedImage:
+    """What the manifest says of an approved image; `made` is what its generator said."""
+    source = Path(image.copied_to)
+    kind = f"{image.gap_type}_{image.target}" if image.gap_type else "image"
+    return MergedImage(
+        file=f"{SYNTHETIC_PREFIX}iter{iteration}_{kind}_{image.sha256[:10]}{source.suffix.lower()}",
+        source=os.path.relpath(source, output).replace(os.sep, "/"),
+        sha256=image.sha256,
+        caption=caption_for(source, made.prompt if made else None, trigger),
+        iteration=iteration,
+        gap_type=image.gap_type,
+        target=image.target,
+        seed=made.seed if made else None,
+        quality=image.quality,
+        lora=lora[0],
+        lora_sha256=lora[1],
+    )
 
 
 def without(manifest: MergeManifest, iteration: int) -> MergeManifest:
@@ -186,7 +304,7 @@ def without(manifest: MergeManifest, iteration: int) -> MergeManifest:
     return manifest.model_copy(update={"merged": kept, "retired": manifest.retired | places})
 
 
-def by_turns(report: ValidationReport) -> list:
+def by_turns(report: ValidationReport) -> list[ValidatedImage]:
     """The approved images, one of each gap in turn, the best of each first: a cap then cuts all gaps alike."""
     gaps: dict[tuple, list] = {}
     for image in report.images:
@@ -215,7 +333,7 @@ def take_out(manifest: MergeManifest, iteration: int) -> MergeManifest:
 
 def fingerprint(manifest: MergeManifest) -> str:
     """Changes with what the working dataset trains."""
-    parts = [(one.file, one.sha256, one.caption_sha256) for one in manifest.real if not one.held_out]
+    parts = [(one.file, one.sha256, one.caption_sha256) for one in photos_trained_on(manifest)]
     parts += [(one.file, one.sha256, one.caption) for one in manifest.merged]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
@@ -231,17 +349,27 @@ def sync(manifest: MergeManifest, output: Path) -> None:
     wanted: dict[Path, str] = {}
     source = Path(manifest.dataset_dir)
     for photo in manifest.real:
-        place = output / (HELD_OUT if photo.held_out else REAL) / photo.file
-        wanted |= _copy_of_real(source / photo.file, place, photo)
-        if not photo.held_out:
-            wanted |= _linked(place, output / DATASET / photo.file, photo)
+        if photo.held_out:
+            wanted |= _copy_of_real(source, output / HELD_OUT / photo.file, photo)
+        elif not is_generated(photo):
+            wanted |= _copy_of_real(source, output / REAL / photo.file, photo)
+            wanted |= _linked(output / REAL / photo.file, output / DATASET / photo.file, photo)
+        elif manifest.control_is_made:
+            wanted |= _copy_of_real(source, output / DATASET / photo.file, photo)
     for image in manifest.merged:
         wanted |= _copy_of_merged(output, image)
     _clear(manifest, output, wanted)
 
 
-def _copy_of_real(source: Path, place: Path, photo: RealPhoto) -> dict[Path, str]:
-    found = {place: photo.sha256}
+def _source(folder: Path, file: str) -> Path:
+    """The user's file that is called `file` in the manifest, where a name that is no UTF-8 is spelt another way."""
+    if (folder / file).exists():
+        return folder / file
+    return next((path for path in folder.iterdir() if readable(path.name) == file), folder / file)
+
+
+def _copy_of_real(folder: Path, place: Path, photo: RealPhoto) -> dict[Path, str]:
+    source, found = _source(folder, photo.file), {place: photo.sha256}
     _ensure(place, photo.sha256, source)
     if photo.caption_sha256 is not None:
         found[caption_of(place)] = photo.caption_sha256
@@ -290,19 +418,35 @@ def _copy_of_merged(output: Path, image: MergedImage) -> dict[Path, str]:
 
 
 def _clear(manifest: MergeManifest, output: Path, wanted: dict[Path, str]) -> None:
-    """Remove what the manifest retired, and what killed writes left. Raises UserError for pictures of somebody else."""
+    """Remove what the manifest retired, and what killed writes left. Raises UserError for files of somebody else.
+
+    That is pictures, and captions of ours: both would be trained on. What else a trainer leaves there stays.
+    """
     suffixes = {f".{extension}" for extension in IMAGE_EXTENSIONS}
+    captions = {caption_of(path) for path in wanted}
     for folder in (REAL, HELD_OUT, DATASET):
-        for path in sorted((output / folder).iterdir()):
-            if path.name.startswith(".") and path.name.endswith(".tmp"):
-                path.unlink()
-            if path in wanted or path.suffix.lower() not in suffixes or path.name.startswith("."):
-                continue
-            if not path.is_file() or sha256_of(path) != manifest.retired.get(f"{folder}/{path.name}"):
-                raise UserError(f"{path} is not of this loop: move it away; photos belong into {manifest.dataset_dir}.")
+        names = {path.name for path in wanted} | {place.rpartition("/")[2] for place in manifest.retired}
+        for path in half_written(output / folder, names):
             path.unlink()
-            if caption_of(path) not in wanted:
+        for path in sorted((output / folder).iterdir()):
+            retired = manifest.retired.get(f"{folder}/{path.name}")
+            is_read = path.suffix.lower() in suffixes or path in captions or retired is not None
+            if path in wanted or not is_read or path.name.startswith(".") or not os.path.lexists(path):
+                continue
+            if not path.is_file() or sha256_of(path) != retired:
+                raise UserError(
+                    f"{path} is not of this loop: move it away; photos and their captions belong into "
+                    f"{manifest.dataset_dir}."
+                )
+            path.unlink()
+            if path.suffix.lower() in suffixes and caption_of(path) not in wanted:
                 caption_of(path).unlink(missing_ok=True)
+
+
+def half_written(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Temporary files that killed writes of `names` left in `folder`, see utils.files.write_bytes_atomic."""
+    beginnings = tuple({f".{name[:40]}." for name in names})
+    return [path for path in folder.glob(".*.tmp") if path.name.startswith(beginnings)]
 
 
 def remove(path: Path) -> None:
