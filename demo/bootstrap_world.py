@@ -10,7 +10,7 @@ import numpy as np
 from demo.parallel import render_all
 from demo.scene import draw_scene
 from demo.simulated_generator import GRAIN, PIXELS, SAID, people, write_png
-from demo.tiny_sdxl import build
+from demo.tiny_sdxl import tiny_sdxl
 from utils.console import UserError, say
 from utils.defaults import DEMO_PACK, MODELS_FOLDER
 from utils.files import write_text_atomic
@@ -43,7 +43,7 @@ def prepare(folder: Path, control: bool) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         say(f"Preparing the demo in {folder}: {FRONT + TURNED + PROFILE} rendered photos and a tiny SDXL.")
         render_photos(folder / "photos")
-        build(folder / "tiny_sdxl")
+        tiny_sdxl(folder / "tiny_sdxl")
         write_text_atomic(folder / "goals.json", json.dumps(GOALS))
         write_text_atomic(folder / "config.json", json.dumps(configuration(folder, control), indent=2))
         write_text_atomic(stamp, json.dumps(facts))

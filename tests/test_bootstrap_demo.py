@@ -179,7 +179,7 @@ def test_a_tiny_random_sdxl_gets_nothing_approved(tmp_path):
     bootstrap_world.render_photos(tmp_path / "photos")
     for path in sorted((tmp_path / "photos").glob("*.png"))[16:]:
         path.unlink()
-    bootstrap_world.build(tmp_path / "tiny_sdxl")
+    bootstrap_world.tiny_sdxl(tmp_path / "tiny_sdxl")
     (tmp_path / "goals.json").write_text(json.dumps(bootstrap_world.GOALS))
     given = bootstrap_world.configuration(tmp_path, False)
     small = ["--width", "64", "--height", "64", "--device", "cpu"]
