@@ -240,7 +240,7 @@ def test_a_manifest_that_was_changed_by_hand_is_refused(ended, field):
     told["merged"][0][field] = 4 if field == "seed" else "mine"
     path.write_text(json.dumps(told))
     run = run_loop(config)
-    assert run.returncode == 2 and "one of the two files was changed by hand" in run.stderr
+    assert run.returncode == 2 and "one of them was changed by hand" in run.stderr
 
 
 def test_too_large_a_synthetic_share_is_said_before_any_step(ended):

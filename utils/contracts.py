@@ -500,7 +500,7 @@ class IterationRecord(Contract):
     quality: float | None = None  # mean of the approved images
     failures: dict[str, int] = {}  # check -> images that failed it
     merged: int | None = None
-    merged_entries: str | None = None  # hash of what stands in the manifest about them
+    merged_entries: str | None = None  # hash of what stands in the manifest about them; null: nothing
     left_out: dict[str, int] = {}  # reason -> approved images that were not merged
     synthetic_share: float | None = None  # of the working dataset after the merge
     lora: str | None = None  # that this iteration trained

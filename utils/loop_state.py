@@ -197,11 +197,10 @@ def demand_same_loop(config: LoopConfig, history: IterationHistory, places: Plac
 
 def demand_whole(history: IterationHistory, manifest: MergeManifest, places: Places) -> None:
     """Raise UserError where what earlier iterations left is not there any more, or was changed."""
-    by_hand = "one of the two files was changed by hand. Put its copy back; --undo takes a merge out."
+    by_hand = "one of them was changed by hand. Put its copy back; --undo takes a merge out."
     for one in history.iterations:
-        if one.decision is None or one.number in manifest.undone or one.merged_entries is None:
-            continue
-        if merging.entries_of(manifest, one.number) != one.merged_entries:
+        ended = one.decision is not None and one.number not in manifest.undone
+        if ended and merging.entries_of(manifest, one.number) != one.merged_entries:
             raise UserError(
                 f"{places.manifest} does not say of the images of iteration {one.number} what {places.history} "
                 f"remembers: {by_hand}"

@@ -227,10 +227,10 @@ def photos_of(manifest: MergeManifest) -> str:
     return hashlib.sha256(repr(genuine).encode()).hexdigest()
 
 
-def entries_of(manifest: MergeManifest, iteration: int) -> str:
-    """Changes with anything that stands in the manifest about what `iteration` merged."""
+def entries_of(manifest: MergeManifest, iteration: int) -> str | None:
+    """Changes with anything that stands in the manifest about what `iteration` merged; None where it merged nothing."""
     entries = [one.model_dump_json() for one in manifest.merged if one.iteration == iteration]
-    return hashlib.sha256(repr(sorted(entries)).encode()).hexdigest()
+    return hashlib.sha256(repr(sorted(entries)).encode()).hexdigest() if entries else None
 
 
 def plan_merge(
