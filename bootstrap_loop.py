@@ -34,7 +34,6 @@ from utils.defaults import PROJECT
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from utils.contracts import (
         GenerationMetadata,
-        IterationHistory,
         IterationRecord,
         LoraRecord,
         PromptPlan,
@@ -481,13 +480,19 @@ def iterate(loop: Loop, one: IterationRecord) -> Decision:
 
 
 def next_iteration(loop: Loop) -> IterationRecord | None:
+    """The iteration that is due, begun; None where the loop has ended."""
+    one = due(loop)
+    return begun(loop, one) if one is not None and one not in loop.ledger.history.iterations else one
+
+
+def due(loop: Loop) -> IterationRecord | None:
     """The one that did not end, or a new one; None where the loop has ended."""
     from utils import stopping
     from utils.contracts import IterationRecord
 
     history = loop.ledger.history
     if not history.iterations:
-        return begun(loop, IterationRecord(number=0))
+        return IterationRecord(number=0)
     last = history.iterations[-1]
     if last.decision is None and last.number not in loop.manifest.undone:
         return last
@@ -495,7 +500,7 @@ def next_iteration(loop: Loop) -> IterationRecord | None:
     lifted = found.rule in stopping.LIFTED_BY_PHOTOS and photos_changed(loop)
     if (found.stop and not lifted) or last.number >= loop.config.max_iterations:
         return None
-    return begun(loop, IterationRecord(number=last.number + 1, generator=found.best))
+    return IterationRecord(number=last.number + 1, generator=found.best)
 
 
 def decided(loop: Loop) -> Decision:
@@ -656,47 +661,50 @@ def tell_undone(loop: Loop, one: IterationRecord, learned: list[str]) -> None:
 
 def dry_run(config: LoopConfig, commands: Commands) -> int:
     """Every command up to the end of the next iteration, as the shell would take it. Nothing is written or loaded."""
-    from utils.stopping import MAX_ITERATIONS
-
-    places, history = commands.places, as_it_stands(config, commands.places)
-    has_holdout = history is not None and history.held_out > 0
-    adopted = history is not None and history.adopted
-    ended = [one for one in history.iterations if one.decision] if history else []
-    if ended:
-        print(f"# Round(s) 0 to {ended[-1].number} are done")
-    else:
-        first = f"# v1: {places.best} is adopted" if adopted else shell(commands.train(0, "v1"))
-        control = [first, *map(shell, (commands.sample(0, "v1"), commands.measure(0, has_holdout)))]
-        print("\n".join(["# Round 0", *control]))
-    number = ended[-1].number + 1 if ended else 1
-    by_rule = ended and ended[-1].decision.stop and ended[-1].decision.rule != MAX_ITERATIONS
-    if by_rule or number > config.max_iterations:
-        print(f"# Nothing would run: {ended[-1].decision.words}")
+    loop = as_it_stands(config, commands)
+    one = due(loop)
+    if one is None:
+        print("# Nothing would run.")
+        tell_ended(loop)
         return EXIT_OK
-    best, new = (history and history.best) or "v1", f"v{number + 1}"
+    if one.number == 0:
+        print("# Round 0")
+        adopted = f"# v1: {loop.places.best} is adopted" if loop.ledger.history.adopted else None
+        print(adopted or shell(commands.train(0, "v1")))
+        tell_measuring(loop, 0)
+    number = max(1, one.number)
     print(f"# Iteration {number} (of at most {config.max_iterations}; later ones alike, with the best LoRA so far)")
-    for child in (commands.gaps(number), commands.generate(number, best, config.seed + number)):
-        print(shell(child))
-    print(f"{shell(commands.validate(number))}\n# approved images are merged into {places.dataset}")
-    for child in (commands.train(number, new), commands.sample(number, new), commands.measure(number, has_holdout)):
-        print(shell(child))
+    print(shell(commands.gaps(number)))
+    print(shell(commands.generate(number, one.generator or "v1", config.seed + number)))
+    print(f"{shell(commands.validate(number))}\n# approved images are merged into {loop.places.dataset}")
+    print(shell(commands.train(number, f"v{number + 1}")))
+    tell_measuring(loop, number)
     return EXIT_OK
 
 
-def as_it_stands(config: LoopConfig, places: Places) -> IterationHistory | None:
-    """The history that is there, or that a loop would begin with; None where the photos are still missing."""
-    from utils import merging
-    from utils.contracts import IterationHistory
-    from utils.loop_commands import read_own
-    from utils.loop_state import new_history
+def tell_measuring(loop: Loop, number: int) -> None:
+    print(shell(loop.commands.sample(number, f"v{number + 1}")))
+    print(shell(loop.commands.measure(number, loop.ledger.history.held_out > 0)))
 
-    if places.history.exists():
-        return read_own(places.history, IterationHistory, "put a copy of it back.")
+
+def as_it_stands(config: LoopConfig, commands: Commands) -> Loop:
+    """The loop that is there, or that would begin, with the photos of now; nothing is written."""
+    from utils import merging
+    from utils.loop_state import Loop, new_history, read_loop
+    from utils.steps import Ledger
+
+    places, folder = commands.places, Path(config.dataset_dir)
     try:
-        return new_history(config, places, merging.list_real(Path(config.dataset_dir)))[0]
-    except UserError as error:
+        photos = merging.list_real(folder)
+    except UserError as error:  # the commands can be shown without photos
         say(f"Note: {error}")
-        return None
+        photos = []
+    if places.history.exists():
+        history, manifest = read_loop(config, places)
+        manifest = merging.with_photos(manifest, merging.with_picture_hashes(photos, folder, manifest.real))
+    else:
+        history, manifest = new_history(config, places, photos)
+    return Loop(config, places, commands, Ledger(places.history, history), manifest, ())
 
 
 def shell(child: Child) -> str:
