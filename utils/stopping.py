@@ -39,7 +39,7 @@ BEYOND_NOISE = 1.75
 # repeat, as a share of the scale: likeness by the real photos' level, variety, share of faces. Pairs of samples do not
 # show it. An assumption, as no loop trains twice on the same images: whoever trains the control with a few seeds and
 # measures it knows better.
-TRAINING_NOISE = 0.02
+TRAINING_NOISE = 0.015
 # Where noise could hide a gain above the threshold, the loop ends only if the score lies below it against each of so
 # many rounds before (at least two): over three rounds a gain that is worth a round outgrows the noise. Our choice.
 WINDOW = 3
