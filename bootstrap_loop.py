@@ -48,6 +48,8 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
 CONFIG = Path("bootstrap_config.json")
 DEMO_FOLDER = PROJECT / "demo_bootstrap"
 
+SHOWN_REASONS = 8  # of an iteration, the commonest; all of them stand in its validation report
+
 VERSION = "0.1.0"
 BOOTSTRAP = "requirements/bootstrap.txt"
 
@@ -431,7 +433,7 @@ def reasons_by_image(loop: Loop) -> dict[int, list[str]]:
             for check in image.checks
             if check.outcome == Outcome.FAILED
         )
-        reasons[one.number] = [f"{count} x {words}" for words, count in failed.most_common(8)]
+        reasons[one.number] = [f"{count} x {words}" for words, count in failed.most_common(SHOWN_REASONS)]
     return reasons
 
 
