@@ -46,7 +46,7 @@ def open_loop(config: LoopConfig, commands: Commands, locks: tuple[int, ...], un
     manifest = merging.with_photos(manifest.model_copy(update={"dataset_dir": config.dataset_dir}), photos)
     if not undoing:
         demand_share(config, manifest)
-    history.held_out = sum(photo.held_out for photo in manifest.real)
+    history.held_out = merging.held_out_in(manifest)
     history.warnings = warnings_of(folder, history, manifest)
     sweep(places, history)
     loop = Loop(config, places, commands, Ledger(places.history, history), manifest, locks)
@@ -205,7 +205,7 @@ def demand_whole(history: IterationHistory, manifest: MergeManifest, places: Pla
                 f"{places.manifest} does not say of the images of iteration {one.number} what {places.history} "
                 f"remembers: {by_hand}"
             )
-    held_out = sum(photo.held_out for photo in manifest.real)
+    held_out = merging.held_out_in(manifest)
     if held_out < history.held_out:
         raise UserError(
             f"{places.manifest} holds {held_out} photo(s) out, and {places.history} says {history.held_out}: {by_hand}"

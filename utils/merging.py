@@ -155,7 +155,7 @@ def with_photos(manifest: MergeManifest, photos: list[RealPhoto]) -> MergeManife
         for photo in photos
     ]
     for one in held_out:
-        if not any(photo.held_out and _is_same(photo, one) for photo in now):
+        if not any(photo.held_out and not is_generated(photo) and _is_same(photo, one) for photo in now):
             raise UserError(
                 f"{one.file} is gone from {manifest.dataset_dir}: this loop holds it out and measures likeness against "
                 "it. Put it back, or begin anew with another output_dir and lora_output_dir."
@@ -185,6 +185,11 @@ def _retired_by(before: list[RealPhoto], now: list[RealPhoto]) -> dict[str, str]
         if photo.caption_sha256 is not None and photo.file not in captions
     ]
     return {f"{folder}/{name}": sha256 for name, sha256 in gone for folder in (REAL, HELD_OUT, DATASET)}
+
+
+def held_out_in(manifest: MergeManifest) -> int:
+    """Real photos that likeness is measured against."""
+    return sum(photo.held_out and not is_generated(photo) for photo in manifest.real)
 
 
 def photos_trained_on(manifest: MergeManifest) -> Iterator[RealPhoto]:
@@ -349,6 +354,8 @@ def sync(manifest: MergeManifest, output: Path) -> None:
     wanted: dict[Path, str] = {}
     source = Path(manifest.dataset_dir)
     for photo in manifest.real:
+        if photo.held_out and is_generated(photo):
+            continue  # made after a held-out photo: neither trained on nor a measure
         if photo.held_out:
             wanted |= _copy_of_real(source, output / HELD_OUT / photo.file, photo)
         elif not is_generated(photo):
