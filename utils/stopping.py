@@ -10,7 +10,8 @@ The score of a round is the mean of three parts, each 0 to 1:
 Two rounds are compared by the parts that both have (v1 has no approval: nothing was generated before it). Every part
 has its noise: half of the 95 % interval of the value if it were measured again. What samples show of a LoRA has more:
 a second training on the same images gives another LoRA (TRAINING_NOISE). Simulated histories with both kinds of noise
-end rightly in at least 95 % (tests/test_stopping.py); where trainings differ more than is assumed there, fewer do.
+end rightly in at least 95 % (tests/test_stopping.py). That rests on the assumed figure: where trainings differ by twice
+as much, only four in five of the flat ones do.
 """
 
 from __future__ import annotations
