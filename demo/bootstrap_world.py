@@ -82,7 +82,7 @@ def configuration(folder: Path, control: bool) -> dict:
         "models_dir": str(MODELS_FOLDER.resolve()),
         "output_dir": str((folder / "output").resolve()),
         "lora_output_dir": str((folder / "loras").resolve()),
-        "max_iterations": 3,
+        "max_iterations": 5,
         "max_synthetic_share": 0.5,
         "pack": DEMO_PACK,
         "gap_analysis": {"goals": str((folder / "goals.json").resolve())},
