@@ -175,6 +175,24 @@ def test_undo_of_an_iteration_that_has_not_ended_makes_it_again(tmp_path):
     assert manifest_of(tmp_path).merged == merged and history_of(tmp_path).loras[-1].name == "v2"
 
 
+def test_what_learned_from_undone_images_generates_no_more(ended):
+    """Undoing the first merge leaves the control alone, also for the iteration that is under way."""
+    base, config = ended
+    change(config, max_iterations=4)
+    wish = base / "templates" / "fail_validate"
+    wish.write_text("exit 3")
+    assert run_loop(config, **QUICK).returncode == 2
+    assert history_of(base).iterations[-1].generator != "v1"
+    run = run_loop(config, "--undo", 1)
+    assert run.returncode == 0 and "v2, v3, v4 learned from them" in run.stdout, run.stderr
+    history = history_of(base)
+    assert (history.best, history.iterations[-1].generator) == ("v1", "v1")
+    wish.unlink()
+    assert run_loop(config, **QUICK).returncode == 0
+    last = history_of(base).loras[-1]
+    assert last.name == "v5" and last.learned_from == [2, 3, 4]
+
+
 def change(config, **keys):
     config.write_text(json.dumps(json.loads(config.read_text()) | keys))
 
