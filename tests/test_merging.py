@@ -1,6 +1,7 @@
 """The working dataset: the split, the merge under its cap, taking a merge out, and folders that follow the manifest."""
 
 import os
+import shutil
 from fractions import Fraction
 
 import cv2
@@ -93,10 +94,14 @@ def test_what_was_held_out_is_never_trained_on_however_it_comes_back(tmp_path):
     cv2.imwrite(str(tmp_path / "twin.jpg"), cv2.imread(str(tmp_path / doubled)))
     cv2.imwrite(str(tmp_path / "crop.png"), cv2.imread(str(tmp_path / cropped))[2:-2, 2:-2])
     cv2.imwrite(str(tmp_path / "new.png"), scene(99))
+    cv2.imwrite(str(tmp_path / "part.jpg"), cv2.imread(str(tmp_path / rest[0]))[20:200, 30:270])
     now = merging.with_picture_hashes(merging.list_real(tmp_path), tmp_path, manifest.real)
-    more = merging.with_photos(manifest, now)
+    shutil.copytree(tmp_path, tmp_path / "out" / HELD_OUT, ignore=shutil.ignore_patterns("out"))
+    cut = merging.cut_from_held_out(manifest, now, tmp_path / "out")
+    assert "new.png" not in {photo.file for photo in now if photo.sha256 in cut}
+    more = merging.with_photos(manifest, now, cut)
     held_out = {photo.file for photo in more.real if photo.held_out}
-    assert held_out == {tagged, "other_name.jpg", doubled, "twin.jpg", cropped, "crop.png", *rest}
+    assert held_out == {tagged, "other_name.jpg", doubled, "twin.jpg", cropped, "crop.png", "part.jpg", *rest}
     again = merging.with_photos(more, merging.with_picture_hashes(merging.list_real(tmp_path), tmp_path, more.real))
     assert again.real == more.real
 

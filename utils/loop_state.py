@@ -43,7 +43,8 @@ def open_loop(config: LoopConfig, commands: Commands, locks: tuple[int, ...], un
         demand_empty(places)
         history, manifest = new_history(config, places, photos)
         photos = manifest.real
-    manifest = merging.with_photos(manifest.model_copy(update={"dataset_dir": config.dataset_dir}), photos)
+    manifest = manifest.model_copy(update={"dataset_dir": config.dataset_dir})
+    manifest = merging.with_photos(manifest, photos, merging.cut_from_held_out(manifest, photos, places.output))
     if not undoing:
         demand_share(config, manifest)
     history.held_out = merging.held_out_in(manifest)

@@ -17,11 +17,12 @@ import hashlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.console import UserError
 from utils.contracts import (
@@ -36,6 +37,9 @@ from utils.contracts import (
 )
 from utils.defaults import IMAGE_EXTENSIONS, SYNTHETIC_PREFIX
 from utils.files import caption_of, readable, write_bytes_atomic
+
+if TYPE_CHECKING:
+    import numpy as np
 
 REAL, HELD_OUT, DATASET = "real", "holdout", "dataset"
 
@@ -140,17 +144,44 @@ def split(photos: list[RealPhoto], twins: Iterable[tuple[int, int]], seed: int) 
     return [photo.model_copy(update={"held_out": photo.sha256 in held_out}) for photo in photos]
 
 
-def with_photos(manifest: MergeManifest, photos: list[RealPhoto]) -> MergeManifest:
+def cut_from_held_out(manifest: MergeManifest, photos: list[RealPhoto], output: Path) -> set[str]:
+    """Hashes of those of `photos` that are new and show a part of a held-out photo, or more around it."""
+    from utils.images import ImageError, decode, read_file
+    from utils.pixels import grey_of, is_cut_from
+
+    def seen(path: Path) -> list[np.ndarray]:
+        try:
+            return [grey_of(decode(read_file(path)))]
+        except ImageError:
+            return []
+
+    known = {photo.sha256 for photo in manifest.real}
+    new = [photo for photo in photos if photo.sha256 not in known]
+    held_out = [output / HELD_OUT / photo.file for photo in manifest.real if photo.held_out and new]
+    wholes = [grey for path in held_out for grey in seen(path)]
+    return {
+        photo.sha256
+        for photo in new
+        for grey in seen(_source(Path(manifest.dataset_dir), photo.file))
+        if any(is_cut_from(grey, whole) or is_cut_from(whole, grey) for whole in wholes)
+    }
+
+
+def with_photos(manifest: MergeManifest, photos: list[RealPhoto], cut: Container[str] = ()) -> MergeManifest:
     """`manifest` with the photos that the user's folder holds now. Raises UserError where a held-out one is gone.
 
     The split is frozen. What was held out stays so under another name, with other bytes or saved anew, and what comes
-    later and is nearly the same picture is held out with it. Anything else that is new is trained on.
+    later and is nearly the same picture, or `cut` from one (by hash), is held out with it. Anything else that is new is
+    trained on.
     """
     held_out = [photo for photo in manifest.real if photo.held_out]
     learned = {photo.sha256 for photo in manifest.real if not photo.held_out}
     now = [
         photo.model_copy(
-            update={"held_out": photo.sha256 not in learned and any(_is_same(photo, one) for one in held_out)}
+            update={
+                "held_out": photo.sha256 not in learned
+                and (photo.sha256 in cut or any(_is_same(photo, one) for one in held_out))
+            }
         )
         for photo in photos
     ]
@@ -164,7 +195,7 @@ def with_photos(manifest: MergeManifest, photos: list[RealPhoto]) -> MergeManife
 
 
 def _is_same(photo: RealPhoto, held_out: RealPhoto) -> bool:
-    """By name, by content, or by what it looks like: a crop that takes away much is not recognised."""
+    """By name, by content, or by what it looks like as a whole."""
     from utils.pixels import DUPLICATE_BITS
 
     if photo.sha256 == held_out.sha256 or photo.file.casefold() == held_out.file.casefold():

@@ -26,6 +26,11 @@ LOW_KEY, HIGH_KEY, NORMAL = "low_key", "high_key", "normal"
 HASH_SIDE, HASH_FREQUENCIES = 32, 8
 DUPLICATE_BITS = 10
 
+# A picture that is cut out of another one is found by sliding it over that one, 64 pixels long, at sizes from all of it
+# to half of it in steps of 4.5 %. On 22 photos, cut at random to 95, 90, 80, 70 and 60 % of their sides, the likeness
+# was 0.92 and more; of 462 pairs of files 95 % stayed below 0.67, and all above 0.90 were a picture and its own crops.
+CROP_SIDE, CROP_STEP, CROP_SIZES, CROP_LIKENESS = 64, 0.955, 15, 0.90
+
 # A picture that the decoder spoiled shows nothing: NaN turned into black or grey, or values beyond all limits cut off
 # at white (the SDXL VAE in float16 does it: huggingface.co/madebyollin/sdxl-vae-fp16-fix). Our choice, wide apart from
 # low-key and high-key pictures: 98 % of the pixels next to black or one grey, 90 % next to white.
@@ -102,3 +107,25 @@ def near_duplicates(hashes: list[int]) -> list[tuple[int, int, int]]:
         differing = np.bitwise_count(halves[i] ^ halves[i + 1 :]).sum(axis=1, dtype=int)
         pairs += [(i, i + 1 + int(j), int(differing[j])) for j in np.flatnonzero(differing <= DUPLICATE_BITS)]
     return pairs
+
+
+def is_cut_from(part: np.ndarray, whole: np.ndarray) -> bool:
+    """Whether one grey picture shows a part of another, of at least about half of its sides."""
+    whole, part = _of_side(whole, CROP_SIDE), _of_side(part, 2 * CROP_SIDE)
+    (height, width), (high, wide) = whole.shape, part.shape
+    for step in range(CROP_SIZES):
+        scale = min(height / high, width / wide) * CROP_STEP**step
+        size = min(width, max(8, round(wide * scale))), min(height, max(8, round(high * scale)))
+        if min(size) < 8:
+            return False
+        template = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+        if template.std() > 0 and cv2.matchTemplate(whole, template, cv2.TM_CCOEFF_NORMED).max() >= CROP_LIKENESS:
+            return True
+    return False
+
+
+def _of_side(grey: np.ndarray, side: int) -> np.ndarray:
+    """A picture whose longest side is `side` pixels."""
+    scale = side / max(grey.shape)
+    size = max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale))
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
