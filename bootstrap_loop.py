@@ -108,6 +108,14 @@ def run_fresh(loop: Loop, child: Child, *made: Path) -> None:
     run_child(child, loop.locks)
 
 
+def gap_child(loop: Loop, number: int) -> Child:
+    """Its page shows what earlier iterations merged, so it says where that was only simulated."""
+    from utils.merging import without
+
+    said, merged = loop.ledger.history.simulated, without(loop.manifest, number).merged
+    return loop.commands.gaps(number, f"The synthetic images are {said}." if said and merged else "")
+
+
 def find_gaps(loop: Loop, one: IterationRecord) -> None:
     from utils.contracts import GapOutcome
     from utils.loop_commands import GAPS, gaps_made
@@ -115,7 +123,7 @@ def find_gaps(loop: Loop, one: IterationRecord) -> None:
     from utils.merging import fingerprint, without
     from utils.stopping import coverage
 
-    child, path = loop.commands.gaps(one.number), loop.places.gaps(one.number)
+    child, path = gap_child(loop, one.number), loop.places.gaps(one.number)
 
     def work(again: bool) -> None:
         run_fresh(loop, child, path)
@@ -676,7 +684,7 @@ def dry_run(config: LoopConfig, commands: Commands) -> int:
         tell_measuring(loop, 0)
     number = max(1, one.number)
     print(f"# Iteration {number} (of at most {config.max_iterations}; later ones alike, with the best LoRA so far)")
-    print(shell(commands.gaps(number)))
+    print(shell(gap_child(loop, number)))
     print(shell(commands.generate(number, one.generator or "v1", config.seed + number)))
     print(f"{shell(commands.validate(number))}\n# approved images are merged into {loop.places.dataset}")
     print(shell(commands.train(number, f"v{number + 1}")))

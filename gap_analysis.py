@@ -276,10 +276,12 @@ def _percent(value: float | None) -> str:
 def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
     from utils.cache import open_cache
+    from utils.files import readable
     from utils.sensors import Examiner, find_sensors, sensor_choice
 
     types = gap_types(args)
     dataset = collect(args)
+    dataset.warnings += [readable(args.note)] if args.note else []
     _check_output(args.output)
     for warning in dataset.warnings:
         say(f"Note: {warning}")
@@ -368,6 +370,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--eye-model", metavar="FILE", help="eye detector (default: eyes_yolov.pt, if it is there)")
     add("--hand-classes", metavar="NAMES", help="its classes that are hands, as palm,fist (default: those named hand)")
     add("--eye-classes", metavar="NAMES", help="its classes that are eyes (default: those named eye)")
+    add("--note", metavar="TEXT", help="stands on the page and among the warnings of the gap file")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes an NVIDIA GPU where there is one")
     add(
         "--max-megapixels",

@@ -97,8 +97,10 @@ class Stamp(NamedTuple):
 def main(arguments):
     if sys.version_info < OLDEST_PYTHON:
         found = "{}.{}.{} ({})".format(*sys.version_info[:3], sys.executable)
-        stop(f"MirrorMetrics needs Python 3.11 or newer, and this is Python {found}. "
-             "Install one from https://www.python.org/downloads/ and start again.")
+        stop(
+            f"MirrorMetrics needs Python 3.11 or newer, and this is Python {found}. "
+            "Install one from https://www.python.org/downloads/ and start again."
+        )
     word, rest = read_word(arguments)
     if not is_ready(word, read_stamp()):
         with only_one_installs():
@@ -116,8 +118,10 @@ def read_word(arguments):
         return WORDS[name], arguments[1:] if name else arguments
     if not name:
         stop(f"{WORDS[''].target} is missing beside launch.py: the download of MirrorMetrics is incomplete.")
-    stop(f"'{name}' is not a word that is known here; known: {', '.join(filter(None, known)) or 'none'}. "
-         "Without a word, the options of mirror_metrics.py follow; --help lists them.")
+    stop(
+        f"'{name}' is not a word that is known here; known: {', '.join(filter(None, known)) or 'none'}. "
+        "Without a word, the options of mirror_metrics.py follow; --help lists them."
+    )
 
 
 # Is everything there?
@@ -214,8 +218,15 @@ def ask_driver(smi):
 
 
 def run_smi(smi, *options):
-    result = subprocess.run([smi, *options], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            encoding="utf-8", errors="replace", timeout=SMI_SECONDS)
+    result = subprocess.run(
+        [smi, *options],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        timeout=SMI_SECONDS,
+    )
     if result.returncode:
         raise ValueError((result.stdout.strip().splitlines() or [f"exit code {result.returncode}"])[0])
     return result.stdout
@@ -287,8 +298,10 @@ def make_venv():
     # where this runs in a virtual environment itself (run.sh takes that of an earlier start): the Python behind it
     python = getattr(sys, "_base_executable", None) or sys.executable
     if not all(map(importlib.util.find_spec, ("venv", "ensurepip"))):
-        stop(f"{python} cannot make virtual environments. On Debian and Ubuntu: sudo apt install python3-venv "
-             f"(or python{sys.version_info[0]}.{sys.version_info[1]}-venv), then start again.")
+        stop(
+            f"{python} cannot make virtual environments. On Debian and Ubuntu: sudo apt install python3-venv "
+            f"(or python{sys.version_info[0]}.{sys.version_info[1]}-venv), then start again."
+        )
     if subprocess.run([python, "-m", "venv", str(VENV)], stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode:
         stop(f"{python} -m venv failed, see above. Put that right and start again.")
 
@@ -316,8 +329,12 @@ def remove_onnxruntime():
 
 def owners_of_onnxruntime():
     """Distributions that hold the module itself: the marker, though it is named onnxruntime, does not."""
-    return sorted(name for name, found in installed().items() if name.startswith("onnxruntime")
-                  and any(file.as_posix() == "onnxruntime/__init__.py" for file in found.files or ()))
+    return sorted(
+        name
+        for name, found in installed().items()
+        if name.startswith("onnxruntime")
+        and any(file.as_posix() == "onnxruntime/__init__.py" for file in found.files or ())
+    )
 
 
 def installed():
@@ -340,8 +357,10 @@ def why_pip_failed():
     causes = f"no connection to the internet, or too little space on the disk ({gigabytes:.1f} GB are free)"
     if sys.version_info[:2] > NEWEST_PYTHON:
         causes += ", or a Python that is too new: this is {}.{}, 3.11 to 3.14 work".format(*sys.version_info)
-    return (f"Installing failed; the lines above are pip's own. Usual causes: {causes}. "
-            "Put that right and start again: what is downloaded already is not downloaded again.")
+    return (
+        f"Installing failed; the lines above are pip's own. Usual causes: {causes}. "
+        "Put that right and start again: what is downloaded already is not downloaded again."
+    )
 
 
 def write_stamp(stamp):

@@ -10,6 +10,7 @@ from report.colours import BACKGROUND, CANDIDATE_COLOURS, REFERENCE_COLOUR
 from report.render import asset, number, render, shown
 from utils.checks import SAID
 from utils.contracts import IterationHistory, IterationRecord, LoraRecord, MergeManifest, PromptPlan
+from utils.merging import trained_on
 from utils.stopping import APPROVAL, CONVERGED, NO_GAPS, WORSE
 
 SHOWN_SAMPLES = 12  # prompts of the plan that the page shows: every head angle, in a page of few MB; all were measured
@@ -46,13 +47,13 @@ def build_loop(
 
 
 def _facts(history: IterationHistory, manifest: MergeManifest) -> list[tuple[str, str]]:
-    real = sum(not photo.held_out for photo in manifest.real)
+    real, synthetic = trained_on(manifest)
     return [
         ("Person", shown(history.person)),
         ("Base model", shown(PurePath(history.base_model).name)),
         ("Begun", shown(history.created).replace("T", " ", 1)),
         ("Real photos", f"{real:,} to train on, {history.held_out:,} held out"),
-        ("Synthetic in the dataset", f"{len(manifest.merged):,} of {real + len(manifest.merged):,}"),
+        ("Synthetic in the dataset", f"{synthetic:,} of {real + synthetic:,}"),
         ("Kept", shown(history.best or "none yet")),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ import pytest
 
 # The suite has a process on every core already: threads of torch beside them only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A suite that was begun in the background of a shell ignores Ctrl-C, and so would every script that it interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_FACES = ROOT.parent / "shared" / "faces"

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from loop_fixture import make_loop
 
 from demo import simulated_generator
 from demo.simulated_generator import (
@@ -32,6 +33,8 @@ from utils.contracts import (
 from utils.merging import sha256_of
 
 SEEDS = range(60)
+HISTORY_FACTS = dict.fromkeys(("created", "updated", "person", "base_model", "dataset_dir", "lora_output_dir"), "")
+HISTORY_FACTS |= {"seed": 1, "held_out": 0, "settings": {}}
 
 
 def dataset_of(folder, **files):
@@ -93,8 +96,7 @@ def test_a_lora_knows_what_it_was_trained_on_and_nothing_later(tmp_path):
         lora.write_bytes(str(number).encode())
         record = LoraRecord(name=f"v{number}", file=lora.name, sha256=sha256_of(lora), iteration=number - 1)
         loras.append(record.model_copy(update={"learned_from": learned}))
-    facts = dict.fromkeys(("created", "updated", "person", "base_model", "dataset_dir", "lora_output_dir"), "")
-    history = IterationHistory(**facts, seed=1, held_out=0, settings={}, loras=loras)
+    history = IterationHistory(**HISTORY_FACTS, loras=loras)
     write_contract(tmp_path / "iteration_history.json", history)
     merged = [merged_image(f"synthetic_{n}.png", f"approved_iter{n}/x.png", n) for n in (1, 3)]
     gone = merged_image("synthetic_2.png", "approved_iter2/kept.png", 2)
@@ -142,6 +144,27 @@ def test_validation_and_metrics_say_so_too(tmp_path, make_picture):
     inputs = mirror_metrics.collect(mirror_metrics.parse_args(list(map(str, arguments))))
     assert f"The images of v1 are {SAID}." in inputs.warnings
     assert f"These images are {SAID}." in batch.collect(tmp_path / "cand" / "v1", tmp_path / "ref").warnings
+
+
+def test_gap_pages_of_a_loop_that_simulates_say_so_once_something_is_merged(tmp_path):
+    """Their thumbnails are those of the working dataset, in which merged images lie."""
+    from bootstrap_loop import gap_child
+    from utils.loop_commands import Commands, Places
+    from utils.loop_config import load_config
+    from utils.loop_state import Loop
+    from utils.steps import Ledger
+
+    config = load_config(make_loop(tmp_path))
+    config.gap_analysis.command = None
+    places = Places(tmp_path / "out", tmp_path / "loras")
+    commands = Commands(config, places, tmp_path)
+    manifest = MergeManifest(dataset_dir="", seed=1, real=[], merged=[merged_image("synthetic_1.png", "x.png", 1)])
+    history = IterationHistory(**HISTORY_FACTS, simulated=SAID)
+    loop = Loop(config, places, commands, Ledger(places.history, history), manifest, ())
+    assert "--note" not in gap_child(loop, 1).command, "its own merge comes after its gap analysis"
+    assert gap_child(loop, 2).command[-2:] == ["--note", f"The synthetic images are {SAID}."]
+    history.simulated = None
+    assert "--note" not in gap_child(loop, 2).command
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path):

@@ -202,15 +202,21 @@ from pathlib import Path
 from utils.detectors import load_detector
 load_detector(Path(sys.argv[1]), "cpu")
 import ultralytics.utils as u
+from utils.images import ImageError, read_file
+Path(sys.argv[2]).write_bytes(b"no picture")
+try:
+    read_file(Path(sys.argv[2]))
+except ImageError as error:
+    print(error.reason)
 print("ONLINE" if u.ONLINE or u.AUTOINSTALL else "OFFLINE", u.SAFE_LOAD)
 """
 
 
-def test_loading_asks_no_network_and_installs_nothing(ultralytics_file):
-    command = [sys.executable, "-c", NO_NETWORK, str(ultralytics_file)]
+def test_loading_asks_no_network_and_installs_nothing(ultralytics_file, tmp_path):
+    command = [sys.executable, "-c", NO_NETWORK, str(ultralytics_file), str(tmp_path / "bad.png")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().splitlines() == ["OFFLINE True"]
+    assert done.stdout.strip().splitlines() == ["is not a picture, whatever its name says", "OFFLINE True"]
 
 
 def test_ultralytics_is_refused_where_its_safe_way_is_off(monkeypatch):

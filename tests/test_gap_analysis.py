@@ -455,8 +455,10 @@ def test_options_of_the_command_line(gaps, small_set, tiny_pack, tmp_path):
     goals = tmp_path / "goals.json"
     goals.write_text(json.dumps({"face_angle": {"profile": None, "three_quarter": None, "front": None},
                                  "lighting": {"low_key": None, "high_key": None}}))  # fmt: skip
-    result = gaps(small_set, "--pack", tiny_pack, "--goals", goals, "--json")
+    result = gaps(small_set, "--pack", tiny_pack, "--goals", goals, "--json", "--note", "<b>Half of it is drawn.")
     assert result.code == 0, result.stderr
+    assert "<b>Half of it is drawn." in result.report.warnings
+    assert "&lt;b&gt;Half of it is drawn." in result.output.with_suffix(".html").read_text(encoding="utf-8")
     assert GapReport.model_validate_json(result.stdout) == result.report, "the gap file and nothing else"
     assert result.report.recommendations == [], "nothing is asked for without goals"
     assert "0 gaps" in gaps(small_set, "--pack", tiny_pack, "--goals", goals).stdout

@@ -80,6 +80,21 @@ def scene(seed):
     return cv2.resize(np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8), (320, 240))
 
 
+def test_a_photo_of_which_there_is_a_crop_is_not_held_out(tmp_path):
+    """Neither the whole nor its crop: whoever was trained on one has seen the other."""
+    for index in range(28):
+        cv2.imwrite(str(tmp_path / f"{index:02d}.png"), scene(index))
+    for index in range(10):
+        cv2.imwrite(str(tmp_path / f"{index:02d}_face.jpg"), scene(index)[40:220, 60:280])
+    photos = merging.list_real(tmp_path)
+    is_cut = merging.cuts_among(photos, tmp_path)
+    related = {f"{index:02d}.png" for index in range(10)} | {f"{index:02d}_face.jpg" for index in range(10)}
+    assert {photo.file for photo in photos if is_cut(photo)} == related
+    held_out = {photo.file for photo in split(photos, [], 1, is_cut) if photo.held_out}
+    assert len(held_out) == 8 and not held_out & related
+    assert not any(photo.held_out for photo in split(photos, [], 1, lambda photo: photo.file != "27.png"))
+
+
 def test_what_was_held_out_is_never_trained_on_however_it_comes_back(tmp_path):
     for index in range(30):
         cv2.imwrite(str(tmp_path / f"{index:02d}.png"), scene(index))

@@ -122,11 +122,12 @@ class Commands:
     places: Places
     folder: Path
 
-    def gaps(self, number: int) -> Child:
+    def gaps(self, number: int, note: str = "") -> Child:
         config, output = self.config, self.places.gaps(number)
         own = ["gap_analysis.py", self.places.dataset, "--models-dir", config.models_dir, "--output", output]
         own += ["--max-synthetic-share", config.max_synthetic_share, "--cache", self.places.cache, *self._pack()]
         own += ["--goals", config.gap_analysis.goals] if config.gap_analysis.goals else []
+        own += ["--note", note] if note else []
         values = {"output": output, "max_synthetic_share": config.max_synthetic_share}
         return self._child("Gap analysis", "gap_analysis", number, GAPS, own, values)
 

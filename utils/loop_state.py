@@ -95,9 +95,7 @@ def sweep(places: Places, history: IterationHistory) -> None:
 
 def new_history(config: LoopConfig, places: Places, photos: list[RealPhoto]) -> tuple[IterationHistory, MergeManifest]:
     """History and manifest of a loop that begins: photos are held out, a LoRA that is there is adopted."""
-    if len(photos) >= merging.FEWEST_TO_SPLIT:
-        photos = merging.with_picture_hashes(photos, Path(config.dataset_dir))
-    real = merging.split(photos, merging.twins_of(photos), config.seed)
+    real = split_of(photos, config)
     adopted = None
     if places.best.exists():
         problem = lora_problem(places.best)
@@ -117,6 +115,15 @@ def new_history(config: LoopConfig, places: Places, photos: list[RealPhoto]) -> 
         settings=settings_of(config),
     )
     return history, MergeManifest(dataset_dir=config.dataset_dir, seed=config.seed, real=real)
+
+
+def split_of(photos: list[RealPhoto], config: LoopConfig) -> list[RealPhoto]:
+    """`photos` with some of them held out, where there are enough; their pictures are read for it."""
+    if len(photos) < merging.FEWEST_TO_SPLIT:
+        return photos
+    folder = Path(config.dataset_dir)
+    photos = merging.with_picture_hashes(photos, folder)
+    return merging.split(photos, merging.twins_of(photos), config.seed, merging.cuts_among(photos, folder))
 
 
 def warnings_of(folder: Path, history: IterationHistory, manifest: MergeManifest) -> list[str]:
@@ -224,7 +231,7 @@ def demand_share(config: LoopConfig, manifest: MergeManifest) -> None:
         newest = max(one.iteration for one in manifest.merged)
         raise UserError(
             f"{merging.synthetic_share(manifest):.0%} of the working dataset is synthetic, and max_synthetic_share "
-            f"allows {config.max_synthetic_share:.0%}: put real photos back, or take merged images out with "
+            f"allows {100 * config.max_synthetic_share:g}%: put real photos back, or take merged images out with "
             f"--undo {newest}."
         )
 

@@ -17,10 +17,10 @@ import hashlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,11 +127,17 @@ def twins_of(photos: list[RealPhoto]) -> list[tuple[int, int]]:
     return [(places[first], places[second]) for first, second, _ in pairs]
 
 
-def split(photos: list[RealPhoto], twins: Iterable[tuple[int, int]], seed: int) -> list[RealPhoto]:
+def split(
+    photos: list[RealPhoto],
+    twins: Iterable[tuple[int, int]],
+    seed: int,
+    is_cut: Callable[[RealPhoto], bool] = lambda photo: False,
+) -> list[RealPhoto]:
     """`photos` with a fifth of them held out, by seed and content, whatever their names and order.
 
-    `twins` are near duplicates by index: such photos are all trained on, because a held-out photo whose twin was
-    trained on is no longer unseen. Generated files of the dataset are never held out.
+    `twins` are near duplicates by index, and `is_cut` says of a photo whether another one shows a part of it, or it a
+    part of another: such photos are all trained on, because a held-out photo whose twin was trained on is no longer
+    unseen. Generated files of the dataset are never held out.
     """
     genuine = sum(not is_generated(photo) for photo in photos)
     wanted = max(FEWEST_HELD_OUT, round(HELD_OUT_SHARE * genuine))
@@ -139,32 +145,59 @@ def split(photos: list[RealPhoto], twins: Iterable[tuple[int, int]], seed: int) 
     free = [photo for index, photo in enumerate(photos) if index not in alike and not is_generated(photo)]
     if genuine < FEWEST_TO_SPLIT or len(free) < wanted:
         return photos
-    drawn = sorted(free, key=lambda photo: hashlib.sha256(f"{seed} {photo.sha256}".encode()).digest())[:wanted]
-    held_out = {photo.sha256 for photo in drawn}
+    by_lot = sorted(free, key=lambda photo: hashlib.sha256(f"{seed} {photo.sha256}".encode()).digest())
+    held_out = {photo.sha256 for photo in islice((photo for photo in by_lot if not is_cut(photo)), wanted)}
+    if len(held_out) < wanted:
+        return photos
     return [photo.model_copy(update={"held_out": photo.sha256 in held_out}) for photo in photos]
+
+
+def cuts_among(photos: list[RealPhoto], folder: Path) -> Callable[[RealPhoto], bool]:
+    """Whether one of `photos` shows a part of another one, or more around it; False for unreadable ones."""
+    from utils.pixels import for_cuts, is_cut_from
+    from utils.progress import GroupProgress
+
+    small = {}
+    with GroupProgress() as progress:
+        task = progress.add("Reading photos", len(photos))
+        for photo in photos:
+            if (grey := _seen(_source(folder, photo.file))) is not None:
+                small[photo.sha256] = for_cuts(grey)
+            progress.step(task)
+
+    def is_cut(photo: RealPhoto) -> bool:
+        others = [grey for sha256, grey in small.items() if sha256 != photo.sha256]
+        own = small.get(photo.sha256)
+        return own is not None and any(is_cut_from(own, one) or is_cut_from(one, own) for one in others)
+
+    return is_cut
 
 
 def cut_from_held_out(manifest: MergeManifest, photos: list[RealPhoto], output: Path) -> set[str]:
     """Hashes of those of `photos` that are new and show a part of a held-out photo, or more around it."""
-    from utils.images import ImageError, decode, read_file
-    from utils.pixels import grey_of, is_cut_from
-
-    def seen(path: Path) -> list[np.ndarray]:
-        try:
-            return [grey_of(decode(read_file(path)))]
-        except ImageError:
-            return []
+    from utils.pixels import is_cut_from
 
     known = {photo.sha256 for photo in manifest.real}
     new = [photo for photo in photos if photo.sha256 not in known]
     held_out = [output / HELD_OUT / photo.file for photo in manifest.real if photo.held_out and new]
-    wholes = [grey for path in held_out for grey in seen(path)]
+    wholes = [grey for path in held_out if (grey := _seen(path)) is not None]
     return {
         photo.sha256
         for photo in new
-        for grey in seen(_source(Path(manifest.dataset_dir), photo.file))
+        if (grey := _seen(_source(Path(manifest.dataset_dir), photo.file))) is not None
         if any(is_cut_from(grey, whole) or is_cut_from(whole, grey) for whole in wholes)
     }
+
+
+def _seen(path: Path) -> np.ndarray | None:
+    """A picture in grey; None where it cannot be read."""
+    from utils.images import ImageError, decode, read_file
+    from utils.pixels import grey_of
+
+    try:
+        return grey_of(decode(read_file(path)))
+    except ImageError:
+        return None
 
 
 def with_photos(manifest: MergeManifest, photos: list[RealPhoto], cut: Container[str] = ()) -> MergeManifest:

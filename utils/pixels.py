@@ -109,9 +109,17 @@ def near_duplicates(hashes: list[int]) -> list[tuple[int, int, int]]:
     return pairs
 
 
+def for_cuts(grey: np.ndarray) -> np.ndarray:
+    """As much of a picture as `is_cut_from` looks at, for who compares many with each other."""
+    return _of_side(grey, 2 * CROP_SIDE)
+
+
 def is_cut_from(part: np.ndarray, whole: np.ndarray) -> bool:
-    """Whether one grey picture shows a part of another, of at least about half of its sides."""
-    whole, part = _of_side(whole, CROP_SIDE), _of_side(part, 2 * CROP_SIDE)
+    """Whether one grey picture shows a part of another, of at least about half of its sides. What is smaller than that
+    half is in the comparison shows nothing that could be told."""
+    if min(max(part.shape), max(whole.shape)) < CROP_SIDE // 2:
+        return False
+    whole, part = _of_side(whole, CROP_SIDE), for_cuts(part)
     (height, width), (high, wide) = whole.shape, part.shape
     for step in range(CROP_SIZES):
         scale = min(height / high, width / wide) * CROP_STEP**step

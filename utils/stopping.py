@@ -288,7 +288,7 @@ def _small_gain(rounds: Sequence[Round], gain: Gain | None, threshold: float, li
     gains = _gains(rounds)
     if doubtful and (len(gains) < 2 or max(one.change for one in gains) >= threshold):
         return None
-    said = f"Improvement {gain.change:.1%}, below the threshold of {threshold:.0%}"
+    said = f"Improvement {gain.change:.1%}, below the threshold of {100 * threshold:g}%"
     if best_of(rounds).number == 0:
         return NO_GAIN, f"{said}."
     return CONVERGED, f"{said}: converged."

@@ -14,6 +14,8 @@ import os
 import sys
 from typing import Any
 
+from PIL import Image
+
 from utils.allowlist import TORCH_LAYERS, ULTRALYTICS_LAYERS
 from utils.checkpoints import HOW_TO_INSTALL, Record, UnfitError, import_torch
 from utils.console import UserError
@@ -99,7 +101,9 @@ def import_tasks() -> Any:
     if "ultralytics" not in sys.modules:
         os.environ.update(_ENVIRONMENT)
     try:
+        opener = Image.open
         tasks = importlib.import_module("ultralytics.nn.tasks")
+        Image.open = opener  # ultralytics' own wants to install a package for every file that is no picture
     except ImportError as error:
         raise UserError(f"This needs ultralytics, which is not installed: {HOW_TO_INSTALL}") from error
     # below torch 2.6 it drops the safe way without a word, and versions before 8.4 have none
