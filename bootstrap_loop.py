@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -734,7 +735,7 @@ def agreed(config: LoopConfig) -> bool:
 @contextmanager
 def locked(places: Places) -> Iterator[tuple[int, ...]]:
     """No other loop in either folder."""
-    from utils.lock import only_one
+    from utils.loop_lock import only_one
 
     with ExitStack() as stack:
         for folder in (places.output, places.loras):
@@ -799,9 +800,18 @@ def _path(text: str) -> Path:
     return Path(text).expanduser()  # not every shell does it
 
 
+def end_like_ctrl_c() -> None:
+    """A request to end, or a terminal that closes, is Ctrl-C: the step and all that it started end with the loop."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # under nohup it is ignored, and stays so
+            signal.signal(number, signal.default_int_handler)
+
+
 def main() -> int:
     """Exit code of the script."""
     args = parse_args()
+    end_like_ctrl_c()
     return run_script(lambda: run(args), args.debug, BOOTSTRAP)
 
 

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -399,9 +400,8 @@ def test_it_asks_on_a_terminal_alone(tmp_path):
     assert process.returncode == 0 and b"Up to 1 iteration" in talk and not (tmp_path / "out").exists()
 
 
-def test_ctrl_c_ends_the_child_and_the_loop(tmp_path):
-    import signal
-
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_and_requests_to_end_end_the_child_and_the_loop(tmp_path, number):
     config = make_loop(tmp_path, max_iterations=1)
     process = subprocess.Popen(
         loop_command(config),
@@ -412,7 +412,7 @@ def test_ctrl_c_ends_the_child_and_the_loop(tmp_path):
         env=os.environ | {"FAKE_PAUSE_S": "5"},
     )
     process.stderr.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, talk = process.communicate(timeout=30)
     assert process.returncode == 130 and talk.rstrip().endswith("Interrupted.")
     assert run_loop(config, **QUICK).returncode == 0

@@ -34,7 +34,7 @@ def _open_locked(path: Path) -> int | None:
     """The locked file; None where another process has it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        if not _try_lock(handle):
+        if not try_lock(handle):
             os.close(handle)
             return None
         with contextlib.suppress(FileNotFoundError):
@@ -43,11 +43,13 @@ def _open_locked(path: Path) -> int | None:
         os.close(handle)  # its last owner deleted it between the two calls
 
 
-def _try_lock(handle: int) -> bool:
+def try_lock(handle: int) -> bool:
+    """Lock an open file against other processes until it is closed; False where another one has it."""
     try:
         if sys.platform == "win32":
             import msvcrt
 
+            os.lseek(handle, 1 << 30, os.SEEK_SET)  # far behind the end: Windows keeps others from reading locked bytes
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
         else:
             import fcntl

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from utils.console import UserError, say
+from utils.folder_lock import try_lock
 
 LOCK_FILE = ".loop.lock"
 _ORPHAN_SECONDS = 30  # how long a step of a loop that was killed may take to end
@@ -38,7 +39,7 @@ def _take(handle: int, folder: Path) -> None:
     """Wait for a step whose loop is gone, not for a loop that lives. Raises UserError."""
     until = time.monotonic() + _ORPHAN_SECONDS
     told = False
-    while not _try_lock(handle):
+    while not try_lock(handle):
         owner = _owner(handle)
         if owner is None or _is_alive(owner):
             who = f" (process {owner})" if owner else ""
@@ -78,19 +79,3 @@ def _is_zombie(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (OSError, IndexError):
         return False
-
-
-def _try_lock(handle: int) -> bool:
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            os.lseek(handle, 1 << 30, os.SEEK_SET)  # far behind the end: Windows keeps others from reading locked bytes
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
