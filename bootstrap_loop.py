@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -109,6 +110,18 @@ def run_fresh(loop: Loop, child: Child, *made: Path) -> None:
     run_child(child, loop.locks)
 
 
+def run_into(loop: Loop, child: Child, folder: Path, again: bool) -> None:
+    """Run a child that fills a folder. Ours takes up what it left; of another program nobody knows whether it does, and
+    it finds the folder there and empty."""
+    from utils.merging import remove
+
+    if not (again and child.ours):
+        remove(folder)
+    if not child.ours:
+        folder.mkdir(parents=True, exist_ok=True)
+    run_fresh(loop, child)
+
+
 def gap_child(loop: Loop, number: int) -> Child:
     """Its page shows what earlier iterations merged, so it says where that was only simulated."""
     from utils.merging import without
@@ -149,8 +162,7 @@ def generate(loop: Loop, one: IterationRecord) -> GenerationMetadata:
     folder = loop.places.of("synthetic", one.number)
 
     def work(again: bool) -> None:
-        # our own script takes up what it left; of another program nobody knows whether it does
-        run_fresh(loop, child, *([] if again and child.ours else [folder]))
+        run_into(loop, child, folder, again)
         metadata = images_made(child, folder)
         gaps = read_contract(loop.places.gaps(one.number), GapReport, "gap_analysis.py")
         if short := demand_asked(child, metadata, asked_for(gaps, loop.config.generation.num_per_gap)):
@@ -183,8 +195,14 @@ def validate(loop: Loop, one: IterationRecord, metadata: GenerationMetadata) -> 
     report, approved = places.report(number), places.of("approved", number)
 
     def work(again: bool) -> None:
-        run_fresh(loop, child, report, approved, places.of("rejected", number), places.of("unverified", number))
-        approved.mkdir(exist_ok=True)
+        folders = [places.of(name, number) for name in ("approved", "rejected", "unverified")]
+        for folder in folders:
+            folder_is_new(folder)
+        run_fresh(loop, child, report)
+        for folder in folders[1:]:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        approved.mkdir(exist_ok=True)  # whatever another program did with it
         note_validation(one, validated(child, report, approved, metadata))
 
     inputs = [content_of(places.of("synthetic", number)), fingerprint(without(loop.manifest, number))]
@@ -264,7 +282,7 @@ def train(loop: Loop, one: IterationRecord) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             copy_atomic(loop.places.best, path)
         else:
-            run_fresh(loop, child, *([] if again and child.ours else [path.parent]))
+            run_into(loop, child, path.parent, again)
         real, merged = (None, None) if adopts else trained_on(loop.manifest)
         sha256 = sha256_of(path) if adopts else lora_made(child, path)
         if sha256 in {lora.sha256 for lora in history.loras}:
@@ -293,7 +311,7 @@ def sample(loop: Loop, one: IterationRecord) -> None:
     lora = next(lora for lora in loop.ledger.history.loras if lora.name == one.lora)
 
     def work(again: bool) -> None:
-        run_fresh(loop, child, *([] if again and child.ours else [folder]))
+        run_into(loop, child, folder, again)
         metadata = images_made(child, folder)
         demand_planned(child, metadata, plan)
         lora.samples = len(plan.images)
@@ -584,7 +602,8 @@ def run(args: argparse.Namespace) -> int:
     commands = Commands(config, places, PROJECT if args.demo else args.config.resolve().parent)
     commands.demand_programs()
     if args.dry_run:
-        return dry_run(config, commands)
+        with disk_told(places.output):
+            return dry_run(config, commands)
     if args.undo is not None and not places.history.exists():
         raise UserError(f"There is no loop in {places.output}, so there is nothing to undo.")
     begins = args.undo is None and not places.history.exists()
@@ -714,12 +733,12 @@ def as_it_stands(config: LoopConfig, commands: Commands) -> Loop:
         history, manifest = read_loop(config, places)
         manifest = merging.with_photos(manifest, merging.with_picture_hashes(photos, folder, manifest.real))
     else:
-        history, manifest = new_history(config, places, photos)
+        history, manifest = new_history(config, places, photos, looks=False)
     return Loop(config, places, commands, Ledger(places.history, history), manifest, ())
 
 
 def shell(child: Child) -> str:
-    return shlex.join(child.command)
+    return subprocess.list2cmdline(child.command) if sys.platform == "win32" else shlex.join(child.command)
 
 
 def agreed(config: LoopConfig) -> bool:

@@ -30,6 +30,7 @@ GOALS = {  # the simulated generator turns heads and no more, so light has no go
 # A few real steps: the tiny model learns nothing that anybody could see, whatever it is trained for.
 TRAINING = "--repeats 1 --batch 4 --resolution 64 --rank 4 --device cpu --no-gradient-checkpointing"
 STAMP = "bootstrap_world.json"  # written last: the world is whole
+BEGUN = "bootstrap_world.begun"  # written first: what lies beside it is ours, and may be made anew
 
 
 def prepare(folder: Path, control: bool) -> Path:
@@ -39,20 +40,30 @@ def prepare(folder: Path, control: bool) -> Path:
     if demo_pack() is None:
         raise UserError(missing_demo_pack())
     stamp, facts = folder / STAMP, {"seed": SEED, "photos": [FRONT, TURNED, PROFILE], "control": control}
-    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) != facts:
+    begun = folder / BEGUN
+    if stamp.is_file() and _facts_in(stamp) != facts:
         raise UserError(f"{folder} holds another demo of the loop; choose another folder, or delete it.")
-    if not stamp.is_file() and folder.is_dir() and any(folder.iterdir()) and not (folder / "photos").is_dir():
+    if not stamp.is_file() and not begun.is_file() and folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} holds files that are no demo's; choose another folder.")
     if not stamp.is_file():
         folder.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(begun, "")
         say(f"Preparing the demo in {folder}: {FRONT + TURNED + PROFILE} rendered photos and a tiny SDXL.")
         render_photos(folder / "photos")
         tiny_sdxl(folder / "tiny_sdxl")
         write_text_atomic(folder / "goals.json", json.dumps(GOALS))
         write_text_atomic(folder / "config.json", json.dumps(configuration(folder, control), indent=2))
         write_text_atomic(stamp, json.dumps(facts))
+    begun.unlink(missing_ok=True)
     say(f"Note: the generator of this demo is {SAID}.")
     return folder / "config.json"
+
+
+def _facts_in(stamp: Path) -> object:
+    try:
+        return json.loads(stamp.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
 
 
 def render_photos(folder: Path) -> None:

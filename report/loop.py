@@ -10,6 +10,7 @@ from report.colours import BACKGROUND, CANDIDATE_COLOURS, REFERENCE_COLOUR
 from report.render import asset, number, render, shown
 from utils.checks import SAID
 from utils.contracts import IterationHistory, IterationRecord, LoraRecord, MergeManifest, PromptPlan
+from utils.loop_facts import last_decided
 from utils.merging import trained_on
 from utils.stopping import APPROVAL, CONVERGED, NO_GAPS, WORSE
 
@@ -26,7 +27,7 @@ def build_loop(
 ) -> str:
     """The whole page. `samples` (LoRA, name in the plan) are small JPEGs, `reasons` by iteration sentences."""
     rounds = [one for one in history.iterations if one.number]
-    decision = next((one.decision for one in reversed(history.iterations) if one.decision), None)
+    decided = last_decided(history, manifest)
     return render(
         "loop.html",
         styles=[asset("base.css"), asset("loop.css")],
@@ -35,7 +36,7 @@ def build_loop(
         facts=_facts(history, manifest),
         warnings=[shown(warning) for warning in history.warnings],
         simulated=shown(history.simulated or ""),
-        decision=_decision(decision),
+        decision=_decision(decided.decision if decided else None),
         standard="held-out photos" if history.held_out else "real photos (none are held out)",
         level=_level(history.loras),
         loras=[_lora(history, lora, place) for place, lora in enumerate(history.loras)],

@@ -72,7 +72,6 @@ def gaps(templates, dataset, output):
 
 def generate(templates, wanted, plan, lora, output, seed):
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     origin = sha256(lora)
     quality = json.loads(read_header(lora)["__metadata__"]["quality"])
     if plan:
@@ -110,7 +109,6 @@ def read_header(path):
 def validate(templates, folder, approved, report):
     told = json.loads((templates / "validation.json").read_text())
     metadata = json.loads((Path(folder) / "generation_metadata.json").read_text())
-    Path(approved).mkdir(parents=True, exist_ok=True)
     images, none = [], (templates / "approve_none").exists()
     for one in metadata["images"]:
         path = Path(folder) / one["file"]
@@ -151,7 +149,6 @@ def validate(templates, folder, approved, report):
 
 def train(templates, dataset, output):
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     paths = pictures_in(dataset)
     assert all(path.with_suffix(".txt").exists() for path in paths if path.name.startswith("synthetic_"))
     content = hashlib.sha256("".join(f"{path.name} {sha256(path)}" for path in paths).encode()).digest()
@@ -175,7 +172,6 @@ def metrics(templates, candidates, output):
             | {"name": folder.name, "similarity": spread, "identity": quality}
             | {"identity_interval": [quality - 0.01, quality + 0.01]}
         )
-    Path(output).mkdir(parents=True, exist_ok=True)
     stamp = time.strftime("%Y%m%d_%H%M%S")
     write(Path(output) / f"Summary_{stamp}.json", json.dumps(told))
 

@@ -128,10 +128,14 @@ def test_undo_takes_the_merge_out_and_the_loop_goes_on_without(done, tmp_path):
     base = tmp_path / "copy"
     config = make_loop(base, max_iterations=2)
     assert run_loop(config, **QUICK).returncode == 0
+    page = (base / "out" / "bootstrap_report.html").read_text(encoding="utf-8")
+    last = history_of(base).iterations[-1].decision.words
+    assert page.count(f"<p>{last}</p>") == 1
     merged = {one.file for one in manifest_of(base).merged if one.iteration == 2}
     run = run_loop(config, "--undo", 2)
     assert run.returncode == 0 and f"✓ Taken out: {len(merged)} image" in run.stdout, run.stderr
     assert "v3 learned from them: no longer compared" in run.stdout
+    assert f"<p>{last}</p>" not in (base / "out" / "bootstrap_report.html").read_text(encoding="utf-8")
     history = history_of(base)
     best = next(lora for lora in history.loras if lora.name == history.best)
     assert best.name != "v3" and f"best: {best.name}" in run.stdout
@@ -215,6 +219,32 @@ def test_a_changed_setting_is_refused_in_words(ended, keys, words):
     change(config, **{key: given[key] | value if isinstance(value, dict) else value for key, value in keys.items()})
     run = run_loop(config)
     assert run.returncode == 2 and words in run.stderr and "begins" not in run.stderr, run.stderr
+
+
+def test_settings_of_a_step_that_never_ended_may_change(tmp_path):
+    """A first training that ran out of memory is cured in the configuration; its folder holds nothing to compare."""
+    config = make_loop(tmp_path, max_iterations=1)
+    command = json.loads(config.read_text())["training"]["command"]
+    change(config, training={"command": ["{python}", "-c", "raise SystemExit(1)", "{dataset}", "{output}"]})
+    assert run_loop(config).returncode != 0
+    change(config, training={"command": command}, metrics=json.loads(config.read_text())["metrics"] | {"samples": 4})
+    run = run_loop(config, **QUICK)
+    assert run.returncode == 0, run.stderr
+    assert history_of(tmp_path).loras[0].samples == 4
+    change(config, training={"command": command, "epochs": 3})
+    run = run_loop(config)
+    assert run.returncode == 2 and "begun with training.epochs 10, and it is 3 now" in run.stderr
+
+
+def test_a_lora_folder_on_another_drive(ended, monkeypatch):
+    from utils import steps
+
+    def two_drives(path, folder):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(steps.os.path, "relpath", two_drives)
+    path = ended[0] / "loras" / "v1" / "lora.safetensors"
+    assert ended[0] / "out" / steps.relative(path, ended[0] / "out") == path
 
 
 def test_a_loop_goes_on_where_its_folder_was_moved_to(ended):

@@ -170,8 +170,13 @@ def test_gap_pages_of_a_loop_that_simulates_say_so_once_something_is_merged(tmp_
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     from demo.bootstrap_world import prepare
 
-    (tmp_path / "mine.txt").write_text("x")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "photo_00.png").write_text("mine")
     with pytest.raises(UserError, match="holds files that are no demo's"):
+        prepare(tmp_path, False)
+    assert [path.name for path in tmp_path.rglob("*")] == ["photos", "photo_00.png"]
+    (tmp_path / "bootstrap_world.json").write_text("damaged")
+    with pytest.raises(UserError, match="holds another demo"):
         prepare(tmp_path, False)
 
 

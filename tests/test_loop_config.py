@@ -101,6 +101,16 @@ def test_broken_files(folder, text, words):
         loaded(folder, text)
 
 
+def test_a_mark_at_the_beginning_is_no_damage(folder):
+    assert loaded(folder, "\ufeff" + json.dumps(GOOD)).person_name == GOOD["person_name"]
+
+
+@pytest.mark.parametrize("given", ["~nobody-of-that-name/x", "a\0b", "x" * 5000])
+def test_what_can_be_no_path(folder, given):
+    with pytest.raises(UserError, match="in the configuration cannot be a path"):
+        loaded(folder, GOOD | {"dataset_dir": given})
+
+
 def test_a_missing_key_and_a_missing_file(folder):
     with pytest.raises(UserError, match="the key person_trigger is missing"):
         loaded(folder, {key: value for key, value in GOOD.items() if key != "person_trigger"})

@@ -284,7 +284,7 @@ class GenerationMetadata(Contract):
 
     schema_version: Literal[1] = 1
     script: str = "generate_synthetic.py"  # or the program that took its place
-    created: str
+    created: str = ""
     gaps_file: str | None = None
     dataset: str | None = None  # the folder that the gaps were found in
     sensors: GapSensors | None = None  # who found them

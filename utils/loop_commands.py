@@ -215,7 +215,7 @@ class Commands:
         log = self.places.log(number, step)
         if settings.command is None:
             command = [sys.executable, str(PROJECT / own[0]), *map(str, own[1:]), *settings.options]
-            return Child(title, command, log, Path.cwd())
+            return Child(title, command, log, self.folder)
         values = {
             "python": sys.executable,
             "models_dir": config.models_dir,

@@ -110,7 +110,7 @@ def load_config(path: Path) -> LoopConfig:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {what}. --config takes a JSON file, such as the project's bootstrap_config.json.")
     try:
-        given = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_key_twice)
+        given = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_no_key_twice)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}. It must be a JSON file.") from error
     try:
@@ -219,7 +219,13 @@ def _with_paths(path: Path, config: LoopConfig) -> LoopConfig:
 
 
 def _absolute(base: Path, given: str) -> Path:
-    return (base / Path(given).expanduser()).resolve()
+    """Raises UserError for what can be no path: a home of nobody, a NUL, more letters than a name may have."""
+    try:
+        place = (base / Path(given).expanduser()).resolve()
+        place.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{given[:80]!r} in the configuration cannot be a path: {error}.") from error
+    return place
 
 
 def _existing(path: Path, base: Path, key: str, given: str) -> Path:

@@ -10,9 +10,20 @@ from pathlib import Path
 from utils import merging
 from utils.console import UserError
 from utils.contracts import IterationHistory, MergeManifest, RealPhoto, write_contract
-from utils.loop_commands import LORA_FILE, TRAINING_LOG, Commands, Places, lora_problem, read_own, sample_plan
+from utils.loop_commands import (
+    GAPS,
+    LORA_FILE,
+    SAMPLE,
+    TRAINING_LOG,
+    Commands,
+    Places,
+    lora_problem,
+    read_own,
+    sample_plan,
+)
 from utils.loop_config import LoopConfig
 from utils.loop_facts import best_now
+from utils.progress import GroupProgress
 from utils.steps import Ledger, copy_atomic, now
 
 
@@ -63,6 +74,7 @@ def read_loop(config: LoopConfig, places: Places) -> tuple[IterationHistory, Mer
     start_anew = "put a copy of it back, or begin anew with another output_dir and lora_output_dir."
     history = read_own(places.history, IterationHistory, start_anew)
     manifest = read_own(places.manifest, MergeManifest, start_anew)
+    history.settings |= without_effect(config, history)
     demand_same_loop(config, history, places)
     demand_whole(history, manifest, places)
     return history, manifest
@@ -93,9 +105,14 @@ def sweep(places: Places, history: IterationHistory) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def new_history(config: LoopConfig, places: Places, photos: list[RealPhoto]) -> tuple[IterationHistory, MergeManifest]:
-    """History and manifest of a loop that begins: photos are held out, a LoRA that is there is adopted."""
-    real = split_of(photos, config)
+def new_history(
+    config: LoopConfig, places: Places, photos: list[RealPhoto], looks: bool = True
+) -> tuple[IterationHistory, MergeManifest]:
+    """History and manifest of a loop that begins: photos are held out, a LoRA that is there is adopted.
+
+    Without `looks` no picture is read: about as many are held out, and perhaps others.
+    """
+    real = split_of(photos, config) if looks else merging.split(photos, [], config.seed)
     adopted = None
     if places.best.exists():
         problem = lora_problem(places.best)
@@ -123,7 +140,15 @@ def split_of(photos: list[RealPhoto], config: LoopConfig) -> list[RealPhoto]:
         return photos
     folder = Path(config.dataset_dir)
     photos = merging.with_picture_hashes(photos, folder)
-    return merging.split(photos, merging.twins_of(photos), config.seed, merging.cuts_among(photos, folder))
+    shows_part = merging.cuts_among(photos, folder)
+    with GroupProgress() as progress:
+        task = progress.add("Looking for crops", round(merging.HELD_OUT_SHARE * len(photos)))
+
+        def is_cut(photo: RealPhoto) -> bool:
+            progress.step(task)
+            return shows_part(photo)
+
+        return merging.split(photos, merging.twins_of(photos), config.seed, is_cut)
 
 
 def warnings_of(folder: Path, history: IterationHistory, manifest: MergeManifest) -> list[str]:
@@ -176,6 +201,14 @@ def settings_of(config: LoopConfig) -> dict[str, str | int | float | None]:
             given = getattr(getattr(config, section), key)
             settings[f"{section}.{key}"] = shlex.join(map(config.portable, given)) if given else None
     return settings
+
+
+def without_effect(config: LoopConfig, history: IterationHistory) -> dict[str, str | int | float | None]:
+    """Settings of steps that never ended: they may still change, as after a first training that ran out of memory."""
+    done = {record.step for one in history.iterations for record in one.steps}
+    used = {"generation": SAMPLE in done, "metrics": SAMPLE in done, "gap_analysis": GAPS in done}
+    used["training"] = any(not lora.adopted for lora in history.loras)
+    return {key: value for key, value in settings_of(config).items() if used.get(key.partition(".")[0]) is False}
 
 
 def goals_in(config: LoopConfig) -> str | None:

@@ -111,7 +111,7 @@ def near_duplicates(hashes: list[int]) -> list[tuple[int, int, int]]:
 
 def for_cuts(grey: np.ndarray) -> np.ndarray:
     """As much of a picture as `is_cut_from` looks at, for who compares many with each other."""
-    return _of_side(grey, 2 * CROP_SIDE)
+    return grey if max(grey.shape) <= 2 * CROP_SIDE else _of_side(grey, 2 * CROP_SIDE)
 
 
 def is_cut_from(part: np.ndarray, whole: np.ndarray) -> bool:

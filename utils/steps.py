@@ -203,6 +203,14 @@ def content_of(path: Path) -> str | None:
     return hashlib.sha256(data).hexdigest()
 
 
+def relative(path: Path, folder: Path) -> str:
+    """`path` as seen from `folder`, so that a project can be moved; whole where Windows has them on two drives."""
+    try:
+        return os.path.relpath(path, folder).replace(os.sep, "/")
+    except ValueError:
+        return str(path)
+
+
 def what_counts(folder: Path) -> list[Path]:
     """The metadata and the pictures that they name, else all pictures; with captions. What systems strew into folders
     (.DS_Store, Thumbs.db) undoes no step."""
@@ -291,7 +299,7 @@ class Ledger:
             StepRecord(
                 step=name,
                 inputs=key,
-                outputs={os.path.relpath(path, place).replace(os.sep, "/"): content_of(path) for path in outputs},
+                outputs={relative(path, place): content_of(path) for path in outputs},
                 started=started,
                 finished=now(),
             )
