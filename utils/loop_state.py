@@ -141,7 +141,7 @@ def split_of(photos: list[RealPhoto], config: LoopConfig) -> list[RealPhoto]:
     folder = Path(config.dataset_dir)
     photos = merging.with_picture_hashes(photos, folder)
     shows_part = merging.cuts_among(photos, folder)
-    with GroupProgress() as progress:
+    with GroupProgress(only_live=True) as progress:
         task = progress.add("Looking for crops", round(merging.HELD_OUT_SHARE * len(photos)))
 
         def is_cut(photo: RealPhoto) -> bool:

@@ -158,7 +158,7 @@ def cuts_among(photos: list[RealPhoto], folder: Path) -> Callable[[RealPhoto], b
     from utils.progress import GroupProgress
 
     small = {}
-    with GroupProgress() as progress:
+    with GroupProgress(only_live=True) as progress:
         task = progress.add("Reading photos", len(photos))
         for photo in photos:
             if (grey := _seen(_source(folder, photo.file))) is not None:

@@ -24,13 +24,14 @@ class _Rate(ProgressColumn):
 
 
 class GroupProgress:
-    """One progress bar a group on a terminal; one line a finished group elsewhere. Use as a context manager.
+    """One progress bar a group on a terminal; one line a finished group elsewhere, unless `only_live`. Use as a context
+    manager.
 
     `bars` are rich's, `live` tells whether they are shown.
     """
 
-    def __init__(self, unit: str = "images"):
-        self._unit = unit
+    def __init__(self, unit: str = "images", only_live: bool = False):
+        self._unit, self._only_live = unit, only_live
         self._console = talk()
         self.live = self._console.is_terminal
         self.bars = Progress(
@@ -65,7 +66,7 @@ class GroupProgress:
         self._last_step = time.monotonic()
         self.bars.advance(task)
         state = self.bars.tasks[task]
-        if state.finished and not self.live:
+        if state.finished and not self.live and not self._only_live:
             seconds = max(time.monotonic() - self._started[task], 1e-3)
             self.print(f"{state.description}: {state.completed:.0f} {self._unit}, {seconds:.1f} s")
 
