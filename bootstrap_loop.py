@@ -115,10 +115,10 @@ def run_into(loop: Loop, child: Child, folder: Path, again: bool) -> None:
     it finds the folder there and empty."""
     from utils.merging import remove
 
-    if not (again and child.ours):
-        remove(folder)
     if not child.ours:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder_is_new(folder)
+    elif not again:
+        remove(folder)
     run_fresh(loop, child)
 
 

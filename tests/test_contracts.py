@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from utils.contracts import ContractError, Summary, read_contract, write_contract
+from utils.contracts import ContractError, GenerationMetadata, Summary, read_contract, write_contract
 
 
 @pytest.fixture
@@ -45,3 +45,10 @@ def test_half_written_and_missing_files(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(ContractError, match=r"run mirror_metrics\.py again"):
         read_contract(path, Summary, "mirror_metrics.py")
+
+
+def test_another_generator_may_write_no_more_than_the_readme_asks_for(tmp_path):
+    image = {"file": "a.png", "gap_type": "face_angle", "target": "profile", "prompt": "ohwx", "seed": 1}
+    path = tmp_path / "generation_metadata.json"
+    path.write_text(json.dumps({"gaps_file": "gaps.json", "images": [image]}))
+    assert read_contract(path, GenerationMetadata, "my_comfy.py").images[0].target == "profile"

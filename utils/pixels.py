@@ -115,8 +115,7 @@ def for_cuts(grey: np.ndarray) -> np.ndarray:
 
 
 def is_cut_from(part: np.ndarray, whole: np.ndarray) -> bool:
-    """Whether one grey picture shows a part of another, of at least about half of its sides. What is smaller than that
-    half is in the comparison shows nothing that could be told."""
+    """Whether one grey picture shows a part of another, of at least about half of its sides. Icons show too little."""
     if min(max(part.shape), max(whole.shape)) < CROP_SIDE // 2:
         return False
     whole, part = _of_side(whole, CROP_SIDE), for_cuts(part)
