@@ -50,5 +50,5 @@ def test_half_written_and_missing_files(tmp_path, content):
 def test_another_generator_may_write_no_more_than_the_readme_asks_for(tmp_path):
     image = {"file": "a.png", "gap_type": "face_angle", "target": "profile", "prompt": "ohwx", "seed": 1}
     path = tmp_path / "generation_metadata.json"
-    path.write_text(json.dumps({"gaps_file": "gaps.json", "images": [image]}))
+    path.write_text(json.dumps({"schema_version": 1, "gaps_file": "gaps.json", "images": [image]}))
     assert read_contract(path, GenerationMetadata, "my_comfy.py").images[0].target == "profile"
