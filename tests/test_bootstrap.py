@@ -402,6 +402,20 @@ def test_dry_run_prints_commands_that_parse_and_writes_nothing(tmp_path):
         parsed_by(script, line)
 
 
+@pytest.mark.parametrize(("given", "said"), [({}, ""), ({"steps": 4}, "--steps 4"), ({"guidance": 0}, "--guidance 0.0")])
+def test_what_the_configuration_does_not_say_is_left_to_the_family(tmp_path, given, said):
+    """FLUX.1-schnell wants 4 steps and guidance 0, SDXL 30 and 7.5: see the table of families."""
+    for name in ("dataset", "models"):
+        (tmp_path / name).mkdir()
+    config = json.loads((ROOT / "bootstrap_config.json").read_text())
+    config |= {"base_model": "black-forest-labs/FLUX.1-schnell", "generation": given}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    run = run_loop(tmp_path / "config.json", "--dry-run")
+    assert run.returncode == 0, run.stderr
+    lines = [line for line in run.stdout.splitlines() if "generate_synthetic.py" in line]
+    assert len(lines) == 3 and all(" ".join(re.findall(r"--(?:steps|guidance) \S+", line)) == said for line in lines)
+
+
 def parsed_by(script, line):
     """The script's own parser takes every option of the line."""
     import importlib

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -360,6 +362,37 @@ def test_a_face_that_overflows_the_picture_is_seen_with_a_border():
     (face,) = DetectorAngles(SeesWithBorder()).faces(["a"], [large])
     assert face.box_xyxy == pytest.approx((0, 0, 250 / 0.512, 200 / 0.512), abs=3), "back in the picture's own pixels"
     assert RESCUED != NO_FACE
+
+
+OWN_TYPE = """
+def brightness(look):
+    return "{answer}"
+
+
+register(GapType("brightness", "Brightness", brightness, (Target("light", "Light", ()), Target("dark", "Dark", ()))))
+"""
+
+
+def test_kept_records_survive_reformatting_but_not_another_measure(gaps, tmp_path, make_picture, tiny_pack):
+    for i in range(3):
+        make_picture(tmp_path / "set" / f"{i}.jpg", i)
+    project = _copy_of_the_project(tmp_path)
+    source = project / "utils" / "gaps.py"
+    written = source.read_text(encoding="utf-8")
+
+    def kept_after(code: str) -> tuple[int, set]:
+        source.write_text(code, encoding="utf-8")
+        result = gaps(tmp_path / "set", "--pack", tiny_pack, script=project / "gap_analysis.py")
+        assert result.code == 0, result.stderr
+        with contextlib.closing(sqlite3.connect(tmp_path / "cache.sqlite")) as cache:
+            rows = cache.execute("SELECT count(*) FROM blobs WHERE kind = 'look'").fetchone()[0]
+        return rows, {record.values.get("brightness") for record in result.records.values()}
+
+    assert kept_after(written) == (3, {None})
+    moved = written.replace("def face_angle(look: Look)", "\n\n# moved down\ndef face_angle(\n    look: Look,\n)")
+    assert moved != written and kept_after(moved) == (3, {None}), "nothing was measured anew"
+    assert kept_after(written + OWN_TYPE.format(answer="light")) == (6, {"light"})
+    assert kept_after(written + OWN_TYPE.format(answer="dark")) == (9, {"dark"}), "another function, another answer"
 
 
 # Sensors that are missing

@@ -6,6 +6,7 @@ import pytest
 from conftest import ROOT
 
 from utils.console import UserError
+from utils.families import FAMILIES
 from utils.loop_config import filled, load_config
 
 GOOD = {"person_name": "alice", "person_trigger": "ohwx alice", "base_model": "someone/model"}
@@ -26,7 +27,7 @@ def loaded(folder, given):
 
 def test_defaults_reach_every_depth(folder):
     config = loaded(folder, GOOD | {"generation": {"steps": 12}})
-    assert (config.generation.steps, config.generation.num_per_gap, config.generation.guidance) == (12, 5, 7.5)
+    assert (config.generation.steps, config.generation.num_per_gap, config.generation.guidance) == (12, 5, None)
     assert (config.training.epochs, config.convergence_threshold, config.max_synthetic_share) == (10, 0.05, 0.30)
     assert config.output_dir == str((folder / "bootstrap_output").resolve()), (
         "relative to the file, not to where one is"
@@ -38,6 +39,8 @@ def test_the_documented_file_is_valid_and_says_the_defaults(folder):
     assert set(given) >= {"person_name", "person_trigger", "base_model", "dataset_dir", "models_dir", "output_dir"}
     assert set(given) >= {"lora_output_dir", "max_iterations", "convergence_threshold"}
     assert set(given) >= {"generation", "validation", "training"}
+    sdxl = FAMILIES["sdxl"]  # of the base model in the file: what a file leaves out, the family decides
+    assert (given["generation"].pop("steps"), given["generation"].pop("guidance")) == (sdxl.steps, sdxl.guidance)
     written, default = loaded(folder, given), loaded(folder, GOOD)
     names = {"person_name", "person_trigger", "base_model"}
     assert written.model_dump(exclude=names) == default.model_dump(exclude=names)
@@ -54,6 +57,10 @@ def test_the_documented_file_is_valid_and_says_the_defaults(folder):
         ({"max_iterations": True}, "max_iterations: it should be a valid integer"),
         ({"training": 5}, "training: "),
         ({"convergence_threshold": 5}, "convergence_threshold: .* It is a share: 0.05 is 5 %"),
+        (
+            {"generation": {"command": ["draw", "{gaps}", "{prompts}", "{output}", "{steps}"]}},
+            r"generation.command: {steps} stands for generation.steps, which has no value",
+        ),
         ({"max_synthetic_share": 0.6}, "max_synthetic_share: it should be less than or equal to 0.5"),
         ({"validation": {"allow_unverified": ["hats"]}}, "validation.allow_unverified.0"),
         ({"dataset_dir": "datset"}, "dataset_dir: .*datset does not exist; did you mean .*dataset"),

@@ -147,7 +147,9 @@ class Commands:
         file = self.places.lora(lora)
         own = ["generate_synthetic.py", *first, "--base-model", config.base_model, "--lora", file]
         own += ["--person", config.person_trigger, "--output", values["output"], "--num-per-gap", wanted.num_per_gap]
-        own += ["--steps", wanted.steps, "--guidance", wanted.guidance, "--seed", values.get("seed", config.seed)]
+        own += ["--seed", values.get("seed", config.seed)]
+        own += [] if wanted.steps is None else ["--steps", wanted.steps]
+        own += [] if wanted.guidance is None else ["--guidance", wanted.guidance]
         more = {"lora": file, "num_per_gap": wanted.num_per_gap, "steps": wanted.steps, "guidance": wanted.guidance}
         return self._child(title, "generation", number, step, own, values | more)
 

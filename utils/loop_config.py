@@ -56,8 +56,8 @@ class GapSettings(_Section):
 
 class GenerationSettings(_Section):
     num_per_gap: int = Field(5, ge=1)
-    steps: int = Field(30, ge=1)
-    guidance: float = Field(7.5, ge=0)
+    steps: int | None = Field(None, ge=1)  # null: the default of the base model's family
+    guidance: float | None = Field(None, ge=0)  # the same
 
 
 class ValidationSettings(_Section):
@@ -183,6 +183,11 @@ def _check_commands(path: Path, config: LoopConfig) -> None:
             if name not in known:
                 hint = _nearest(name, list(known))
                 raise UserError(f"{path}: {section}.command: {{{name}}} is no placeholder{hint}.")
+            if name in ("steps", "guidance") and getattr(config.generation, name) is None:
+                raise UserError(
+                    f"{path}: {section}.command: {{{name}}} stands for {section}.{name}, which has no value: only our "
+                    "own script knows the default of a model's family. Give it one."
+                )
         for name in NEEDED[section]:
             if name not in used:
                 raise UserError(f"{path}: {section}.command: {{{name}}} is missing, so the step cannot be checked.")

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING
 
 import cv2
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from utils.detectors import Detector, Found
 
 _BOXES_VERSION = 2  # of what is kept of a detector's boxes; raise it with every change of utils/detectors.py's numbers
+# Of the records that are kept of pictures; raise it with every change of a number or a bin: in this file, gaps.py,
+# pixels.py or pose.py.
+_RECORD_VERSION = 1
 # Words that may stand beside a class's kind and leave it what it is: "left hand", but not "handbag" or "face mask".
 _QUALIFIERS = {"left", "right", "open", "visible", "human"}
 BATCH_IMAGES = 16  # fills a GPU at 640 pixels (our choice)
@@ -465,13 +469,27 @@ class Examiner:
 
 
 def _settings(sensors: Sensors, types: Mapping[str, GapType]) -> str:
-    """Changes with everything that decides a record: sensors, types, and the code that measures."""
-    numbers = f"{MEASUREMENT_VERSION} {_BOXES_VERSION} {DETECTION_SIZE}"
+    """Changes with everything that decides a record: sensors, versions, and the types with what they do.
+
+    A user's own gap type has no version number: its instructions stand for it, and formatting does not change them.
+    """
+    numbers = f"{MEASUREMENT_VERSION} {_BOXES_VERSION} {_RECORD_VERSION} {DETECTION_SIZE}"
     classes = [one.asked for one in sensors.detectors()]
-    digest = hashlib.sha256(f"{sensors.info.model_dump_json()} {classes} {sorted(types)} {numbers}".encode())
-    for name in ("detectors.py", "gaps.py", "pixels.py", "pose.py", "sensors.py"):
-        digest.update((Path(__file__).parent / name).read_bytes())
-    return digest.hexdigest()
+    measures = [(name, _instructions(getattr(types[name].measure, "__code__", None))) for name in sorted(types)]
+    return hashlib.sha256(f"{sensors.info.model_dump_json()} {classes} {measures} {numbers}".encode()).hexdigest()
+
+
+def _instructions(code: CodeType | None) -> tuple:
+    """What a function's code does, without where it stands and how it is formatted; empty for a built-in."""
+    if code is None:
+        return ()
+    return code.co_code.hex(), code.co_names, [_constant(one) for one in code.co_consts]
+
+
+def _constant(value: object) -> object:
+    if isinstance(value, CodeType):
+        return _instructions(value)
+    return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)  # a set has no order of its own
 
 
 def _decoded(picture: Looked, content: str, image: np.ndarray, face: Face | None) -> _Decoded:
