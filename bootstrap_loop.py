@@ -408,7 +408,7 @@ def tell_decision(loop: Loop, one: IterationRecord, found: Decision) -> None:
         tell(f"{'✓' if change > 0 else '✗'} Improvement: {change:.1%} ({side}){label(loop)}")
     for gap in one.needs_real_photos:
         tell(f"✗ Needs real photos: {gap}, as fewer than a tenth of its images were approved in two rounds")
-    if found.rule in (stopping.CONVERGED, stopping.APPROVAL, stopping.NO_GAPS):
+    if found.rule in stopping.CONVERGENCE:
         tell("✓ Convergence Achieved!")
     elif found.rule == stopping.WORSE:
         tell("✗ Worse")
@@ -417,12 +417,20 @@ def tell_decision(loop: Loop, one: IterationRecord, found: Decision) -> None:
 
 
 def write_page(loop: Loop) -> None:
-    from report.loop import build_loop
+    from report.loop import LoopFacts, build_loop
     from utils.contracts import PromptPlan, read_contract
     from utils.files import write_text_atomic
+    from utils.loop_facts import last_decided
+    from utils.merging import trained_on
+    from utils.stopping import CONVERGENCE, WORSE
 
+    history = loop.ledger.history
     plan = read_contract(loop.places.plan, PromptPlan, "bootstrap_loop.py")
-    page = build_loop(loop.ledger.history, loop.manifest, plan, sample_thumbnails(loop, plan), reasons_by_image(loop))
+    ended = last_decided(history, loop.manifest)
+    decision = ended.decision if ended else None
+    rule = decision.rule if decision else ""
+    facts = LoopFacts(*trained_on(loop.manifest), decision, converged=rule in CONVERGENCE, worse=rule == WORSE)
+    page = build_loop(history, loop.manifest, facts, plan, sample_thumbnails(loop, plan), reasons_by_image(loop))
     write_text_atomic(loop.places.page, page)
 
 
@@ -589,6 +597,7 @@ def run(args: argparse.Namespace) -> int:
     from utils.loop_commands import Commands, Places
     from utils.loop_config import load_config
     from utils.loop_state import open_loop
+    from utils.presets import PRESETS
     from utils.steps import StepError
 
     if args.demo_control and not args.demo:
@@ -597,7 +606,7 @@ def run(args: argparse.Namespace) -> int:
         from demo.bootstrap_world import prepare
 
         args.config, args.yes = prepare(args.demo, args.demo_control), True
-    config = load_config(args.config)
+    config = load_config(args.config, PRESETS)
     places = Places(Path(config.output_dir), Path(config.lora_output_dir))
     commands = Commands(config, places, PROJECT if args.demo else args.config.resolve().parent)
     commands.demand_programs()

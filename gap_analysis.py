@@ -194,7 +194,7 @@ def _near_duplicates(seen: list[ImageRecord]) -> list[NearDuplicate]:
 
 def doubts(report: GapReport) -> list[str]:
     """What makes the shares mean less, or the dataset worse, than it seems."""
-    from utils.contracts import Status
+    from utils.files import Status
     from utils.gaps import FEWEST_IMAGES, GOOD_MINIMUM, IDEAL_IMAGES
     from utils.pixels import SHARPNESS_LIMIT, SHARPNESS_SIDE
 

@@ -148,8 +148,8 @@ def drawing_of(args: argparse.Namespace, family: Family) -> Drawing:
 
 def effective_settings(args: argparse.Namespace, family: Family, identity: str) -> dict[str, str | int | float | None]:
     """What decides how images look, beside the plan: the images of one folder have all of it in common."""
+    from utils.devices import choose_device, default_dtype
     from utils.loras import lora_identity
-    from utils.pipelines import choose_device, default_dtype
 
     return asdict(drawing_of(args, family)) | {
         "batch": args.batch,
@@ -164,9 +164,10 @@ def effective_settings(args: argparse.Namespace, family: Family, identity: str) 
 def open_studio(args: argparse.Namespace, plan: Plan) -> Studio:
     """Load model and LoRA, prove that the LoRA acts, and bring both to the device. Raises UserError."""
     from utils import pipelines
+    from utils.devices import choose_device
     from utils.loras import load_lora
 
-    device = pipelines.choose_device(args.device)
+    device = choose_device(args.device)
     say(f"Loading {args.base_model} ...")
     loaded = pipelines.load(args.base_model, args.family, args.base_config, device, args.dtype)
     drawing = drawing_of(args, loaded.family)
@@ -343,7 +344,7 @@ OUTSIDE_SETTINGS = {"base_model", "lora", "lora_scale", "family"}  # fields of t
 def take_over(folder: Path, plan: Plan, earlier: GenerationMetadata | None) -> list[GeneratedImage]:
     """Images of the plan that lie in the folder already, also one that was written just before a run was killed."""
     from utils.a1111 import read_ours
-    from utils.prompts import other_seed
+    from utils.contracts import retry_seed
 
     known = {image.file: image for image in earlier.images} if earlier else {}
     images = []
@@ -353,7 +354,7 @@ def take_over(folder: Path, plan: Plan, earlier: GenerationMetadata | None) -> l
                 continue
             written = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(path.stat().st_mtime))
             image = known.get(path.name) or read_ours(path.read_bytes(), path.name, written)
-            if image and image.prompt == shot.prompt and image.seed in (shot.seed, other_seed(shot.seed)):
+            if image and image.prompt == shot.prompt and image.seed in (shot.seed, retry_seed(shot.seed)):
                 images.append(image)
                 break
     return images
@@ -461,13 +462,12 @@ def finish(
     progress: ImageProgress,
 ) -> None:
     """Write one image and the metadata; a black one gets a second try, and is reported if that is black too."""
-    from utils.contracts import FailedImage, write_contract
-    from utils.prompts import other_seed
+    from utils.contracts import FailedImage, retry_seed, write_contract
 
     seeds, reason = [shot.seed], fault(picture)
     if reason:
         progress.print(f"{shot.name} came out as {reason}: trying once more with another seed.")
-        seeds.append(other_seed(shot.seed))
+        seeds.append(retry_seed(shot.seed))
         (picture,) = draw_chunk(studio, [shot], seeds[-1:], progress)
         reason = fault(picture)
     if reason:

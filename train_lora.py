@@ -50,7 +50,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from utils.trainers import Order
     from utils.training_base import BaseFacts, Example
     from utils.training_data import TrainingSet
-    from utils.training_loop import Job
+    from utils.training_job import Job
     from utils.training_samples import Sampler
 
 TRAINERS = ("sd-scripts", "ai-toolkit", "command")  # of utils/trainers.py, which is imported where it is used
@@ -237,7 +237,7 @@ def build_job(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
         with_lora,
     )
     from utils.training_files import LoraFormat, OutputFolder
-    from utils.training_loop import Job
+    from utils.training_job import Job
     from utils.training_samples import draw_as_trained
 
     settings, on_cpu = plan.settings, accelerator.device.type == "cpu"

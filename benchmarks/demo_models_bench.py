@@ -26,9 +26,9 @@ from demo.render import Picture
 from demo.scene import Scene, draw_scene
 from demo.training_data import UNSEEN_SEED, draw_people, generator, render_all
 from utils.console import EXIT_OK, UserError, run_script
-from utils.contracts import Status
 from utils.defaults import DEMO_PACK, DETECTION_SIZE
 from utils.faces import DETECTION_THRESHOLD, FaceEngine
+from utils.files import Status
 from utils.packs import Pack, find_pack
 from utils.pose import angles_from_keypoints
 

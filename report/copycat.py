@@ -10,7 +10,8 @@ from markupsafe import Markup
 
 from report.colours import BACKGROUND, Group, group_index, page_groups
 from report.render import asset, json_for_script, number, render, run_facts, shown, sibling_link
-from utils.contracts import CANDIDATE, REFERENCE, Status, Summary
+from utils.contracts import CANDIDATE, REFERENCE, Summary
+from utils.files import Status
 from utils.metrics import BAND_LIMITS, DANGER_ZONE, LOW, OK, WATCH_OUT, copy_band
 
 FAILED_TEXT = "\N{WARNING SIGN} Failed to recognize face"

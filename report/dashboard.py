@@ -8,7 +8,8 @@ import pandas as pd
 from report.colours import BACKGROUND, Group, group_index, page_groups
 from report.panels import Panel, Points, build_panels
 from report.render import asset, json_for_script, plotly_javascript, plotly_text, render, run_facts, shown, sibling_link
-from utils.contracts import Status, Summary
+from utils.contracts import Summary
+from utils.files import Status
 
 
 def build_dashboard(table: pd.DataFrame, summary: Summary, face_map: np.ndarray | None, map_note: str) -> str:

@@ -4,39 +4,48 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 
 from report.colours import BACKGROUND, CANDIDATE_COLOURS, REFERENCE_COLOUR
 from report.render import asset, number, render, shown
 from utils.checks import SAID
-from utils.contracts import IterationHistory, IterationRecord, LoraRecord, MergeManifest, PromptPlan
-from utils.loop_facts import last_decided
-from utils.merging import trained_on
-from utils.stopping import APPROVAL, CONVERGED, NO_GAPS, WORSE
+from utils.contracts import IterationHistory, IterationRecord, LoraRecord, MergeManifest, PromptPlan, StopDecision
 
 SHOWN_SAMPLES = 12  # prompts of the plan that the page shows: every head angle, in a page of few MB; all were measured
 _GOOD, _BAD, _OPEN = "#4fd1a5", "#ff6b6b", "#f5b942"
 
 
+@dataclass(frozen=True)
+class LoopFacts:
+    """What the loop concludes from its files, and the page shows."""
+
+    real: int  # photos that are trained on
+    synthetic: int
+    decision: StopDecision | None  # of the newest iteration that counts; None before the first
+    converged: bool  # by that decision
+    worse: bool
+
+
 def build_loop(
     history: IterationHistory,
     manifest: MergeManifest,
+    concluded: LoopFacts,
     plan: PromptPlan,
     samples: Mapping[tuple[str, str], bytes],
     reasons: Mapping[int, Sequence[str]],
 ) -> str:
     """The whole page. `samples` (LoRA, name in the plan) are small JPEGs, `reasons` by iteration sentences."""
     rounds = [one for one in history.iterations if one.number]
-    decided = last_decided(history, manifest)
     return render(
         "loop.html",
         styles=[asset("base.css"), asset("loop.css")],
         scripts=[],
         background=BACKGROUND,
-        facts=_facts(history, manifest),
+        facts=_facts(history, concluded),
         warnings=[shown(warning) for warning in history.warnings],
         simulated=shown(history.simulated or ""),
-        decision=_decision(decided.decision if decided else None),
+        decision=_decision(concluded),
         standard="held-out photos" if history.held_out else "real photos (none are held out)",
         level=_level(history.loras),
         loras=[_lora(history, lora, place) for place, lora in enumerate(history.loras)],
@@ -47,8 +56,8 @@ def build_loop(
     )
 
 
-def _facts(history: IterationHistory, manifest: MergeManifest) -> list[tuple[str, str]]:
-    real, synthetic = trained_on(manifest)
+def _facts(history: IterationHistory, concluded: LoopFacts) -> list[tuple[str, str]]:
+    real, synthetic = concluded.real, concluded.synthetic
     return [
         ("Person", shown(history.person)),
         ("Base model", shown(PurePath(history.base_model).name)),
@@ -59,13 +68,14 @@ def _facts(history: IterationHistory, manifest: MergeManifest) -> list[tuple[str
     ]
 
 
-def _decision(decision: object) -> dict:
+def _decision(concluded: LoopFacts) -> dict:
+    decision = concluded.decision
     if decision is None:
         return {"title": "Not decided yet", "words": "The control is still being made.", "colour": _OPEN}
     title = "Stopped" if decision.stop else "Goes on"
-    if decision.rule in (CONVERGED, APPROVAL, NO_GAPS):
+    if concluded.converged:
         return {"title": "Convergence achieved", "words": shown(decision.words), "colour": _GOOD}
-    colour = _BAD if decision.rule == WORSE else _OPEN
+    colour = _BAD if concluded.worse else _OPEN
     return {"title": title, "words": shown(decision.words), "colour": colour}
 
 

@@ -10,9 +10,9 @@ from utils.contracts import (
     ImageRecord,
     NotMeasured,
     Spread,
-    Status,
     TargetShare,
 )
+from utils.files import Status
 from utils.gaps import GAP_TYPES, Target, distribution, recommend, synthetic_room
 
 

@@ -369,7 +369,7 @@ def test_no_face_in_any_reference(metrics, mini_pack, tmp_path, photos):
 
 def test_a_picture_that_vanishes_during_the_run(tmp_path, tiny_pack, make_picture):
     from utils.cache import open_cache
-    from utils.contracts import Status
+    from utils.files import Status
     from utils.measurer import Measurer, Picture
     from utils.packs import find_pack
 
@@ -437,8 +437,8 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path, make_picture, tiny_pack):
 
 def test_a_network_that_fails_on_one_picture_does_not_stop_the_others(tmp_path, tiny_pack, make_picture, monkeypatch):
     from utils.cache import open_cache
-    from utils.contracts import Status
     from utils.faces import FaceEngine
+    from utils.files import Status
     from utils.measurer import Measurer, Picture
     from utils.packs import find_pack
 

@@ -402,7 +402,9 @@ def test_dry_run_prints_commands_that_parse_and_writes_nothing(tmp_path):
         parsed_by(script, line)
 
 
-@pytest.mark.parametrize(("given", "said"), [({}, ""), ({"steps": 4}, "--steps 4"), ({"guidance": 0}, "--guidance 0.0")])
+@pytest.mark.parametrize(
+    ("given", "said"), [({}, ""), ({"steps": 4}, "--steps 4"), ({"guidance": 0}, "--guidance 0.0")]
+)
 def test_what_the_configuration_does_not_say_is_left_to_the_family(tmp_path, given, said):
     """FLUX.1-schnell wants 4 steps and guidance 0, SDXL 30 and 7.5: see the table of families."""
     for name in ("dataset", "models"):

@@ -152,9 +152,10 @@ def test_gap_pages_of_a_loop_that_simulates_say_so_once_something_is_merged(tmp_
     from utils.loop_commands import Commands, Places
     from utils.loop_config import load_config
     from utils.loop_state import Loop
+    from utils.presets import PRESETS
     from utils.steps import Ledger
 
-    config = load_config(make_loop(tmp_path))
+    config = load_config(make_loop(tmp_path), PRESETS)
     config.gap_analysis.command = None
     places = Places(tmp_path / "out", tmp_path / "loras")
     commands = Commands(config, places, tmp_path)
@@ -183,6 +184,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
 def test_the_configuration_of_the_demo_is_valid(tmp_path):
     from demo.bootstrap_world import configuration
     from utils.loop_config import load_config
+    from utils.presets import PRESETS
 
     for name in ("tiny_sdxl", "photos"):
         (tmp_path / name).mkdir()
@@ -190,7 +192,7 @@ def test_the_configuration_of_the_demo_is_valid(tmp_path):
     seen = []
     for control in (False, True):
         (tmp_path / "config.json").write_text(json.dumps(configuration(tmp_path, control)))
-        config = load_config(tmp_path / "config.json")
+        config = load_config(tmp_path / "config.json", PRESETS)
         command = config.generation.command
         assert ("--never-improves" in command) == control
         plain = [argument for argument in command if argument != "--never-improves"]

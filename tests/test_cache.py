@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT
 
 from utils.cache import open_cache
-from utils.contracts import Status
 from utils.faces import FaceMeasurement
+from utils.files import Status
 
 
 def face(seed=0):

@@ -25,7 +25,8 @@ from demo.parallel import render_all
 from demo.scene import draw_scene
 from demo.sets import nudged, spread_yaws
 from utils.console import UserError
-from utils.contracts import GapReport, Status, read_contract
+from utils.contracts import GapReport, read_contract
+from utils.files import Status
 from utils.pose import BIN_LIMITS_DEG, angle_bin
 from utils.sensors import classes_of
 

@@ -15,7 +15,8 @@ from pages_browser import assert_fits, assert_quiet, chromium, opened
 from report.gaps import build_gaps
 from utils import pixels
 from utils.console import UserError
-from utils.contracts import ContractError, GapReport, Status, read_contract, write_contract
+from utils.contracts import ContractError, GapReport, read_contract, write_contract
+from utils.files import Status
 from utils.gaps import (
     GAP_TYPES,
     GapType,

@@ -27,9 +27,9 @@ import generate_synthetic
 from utils import a1111, families, pipelines
 from utils.batch import collect
 from utils.console import UserError
-from utils.contracts import GapReport, GenerationMetadata, Recommendation, read_contract, write_contract
+from utils.contracts import GapReport, GenerationMetadata, Recommendation, read_contract, retry_seed, write_contract
 from utils.gaps import GAP_TYPES, GapType, Target
-from utils.prompts import Shot, other_seed, plan_gaps
+from utils.prompts import Shot, plan_gaps
 
 PERSON = "ohwx person"
 SIZE = ("--width", 64, "--height", 64)
@@ -552,7 +552,7 @@ def test_spoiled_image_gets_another_seed_once(studio, tmp_path, monkeypatch, cap
     calls = break_drawing(monkeypatch, spoiled)
     facts = generate(studio.arguments(tmp_path / "out", "sd15", "--num-per-gap", 1))
     first, second, _ = (call[3] for call in calls)
-    assert second == other_seed(first) == facts.images[0].seed
+    assert second == retry_seed(first) == facts.images[0].seed
     assert len(facts.images) == 2 and not facts.failed
     assert f"came out as {said}" in capsys.readouterr().err
 

@@ -8,6 +8,7 @@ from conftest import ROOT
 from utils.console import UserError
 from utils.families import FAMILIES
 from utils.loop_config import filled, load_config
+from utils.presets import PRESETS
 
 GOOD = {"person_name": "alice", "person_trigger": "ohwx alice", "base_model": "someone/model"}
 
@@ -22,7 +23,7 @@ def folder(tmp_path):
 def loaded(folder, given):
     path = folder / "config.json"
     path.write_text(given if isinstance(given, str) else json.dumps(given))
-    return load_config(path)
+    return load_config(path, PRESETS)
 
 
 def test_defaults_reach_every_depth(folder):
@@ -122,7 +123,7 @@ def test_a_missing_key_and_a_missing_file(folder):
     with pytest.raises(UserError, match="the key person_trigger is missing"):
         loaded(folder, {key: value for key, value in GOOD.items() if key != "person_trigger"})
     with pytest.raises(UserError, match="does not exist"):
-        load_config(folder / "nothing.json")
+        load_config(folder / "nothing.json", PRESETS)
 
 
 def test_another_trainer_may_have_other_presets(folder):

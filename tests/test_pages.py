@@ -17,7 +17,7 @@ from report.copycat import build_copycat
 from report.dashboard import build_dashboard
 from report.panels import BUBBLE_PX, Points, bubble_sizes, build_panels
 from report.render import json_for_script, plotly_text, shortened, shown
-from utils.contracts import Status
+from utils.files import Status
 from utils.table import CANDIDATE, REFERENCE
 
 TITLES = [

@@ -15,7 +15,7 @@ from pages_browser import Opened, assert_quiet, chromium, opened
 from report.colours import page_groups
 from report.copycat import FAILED_TEXT, build_copycat
 from report.render import shown
-from utils.contracts import Status
+from utils.files import Status
 from utils.metrics import copy_band
 from utils.table import CANDIDATE, REFERENCE
 

@@ -31,9 +31,9 @@ from utils.checks import (
     quality,
     verdict,
 )
-from utils.contracts import ImageRecord, Outcome, Status, ValidationReport, Verdict, read_contract
+from utils.contracts import ImageRecord, Outcome, ValidationReport, Verdict, read_contract
 from utils.faces import second_face_share
-from utils.files import copy_with_caption, is_copy_of, take_back_copy
+from utils.files import Status, copy_with_caption, is_copy_of, take_back_copy
 from utils.gaps import GAP_TYPES
 from utils.metrics import IDENTITY_FLOOR, USUAL_SHARES, identity_limit, reference_level, usual_similarity
 from utils.pixels import histogram, spoiled

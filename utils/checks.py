@@ -17,8 +17,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from utils.contracts import Check, ImageRecord, Outcome, Status, Verdict
+from utils.contracts import Check, ImageRecord, Outcome, Verdict
 from utils.detectors import CONFIDENCE
+from utils.files import Status
 from utils.gaps import GapType
 from utils.metrics import identity_limit, usual_similarity
 from utils.pixels import BRIGHTNESS_LIMITS, DUPLICATE_BITS, SHARPNESS_LIMIT, SHARPNESS_SIDE

@@ -7,6 +7,7 @@ raises `ContractError` with the file, the field and the script to run again. Wri
 from __future__ import annotations
 
 import json
+import random
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -14,7 +15,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from utils.console import UserError
-from utils.files import write_text_atomic
+from utils.files import Status, write_text_atomic
 
 
 class ContractError(ValueError):
@@ -29,21 +30,6 @@ def group_label(kind: str, name: str) -> str:
     """What people read: a LoRA that is itself called Reference or Held-out must not be taken for real photos."""
     taken = (REFERENCE.casefold(), HELD_OUT.casefold())
     return f"{name} (LoRA)" if kind == CANDIDATE and name.casefold() in taken else name
-
-
-class Status(StrEnum):
-    """What became of one input file. Only OK and RESCUED carry measurements."""
-
-    OK = "ok"
-    RESCUED = "rescued"  # found only after black padding around the picture
-    NO_FACE = "no_face"
-    UNREADABLE = "unreadable"
-    TOO_LARGE = "too_large"
-    ERROR = "error"  # the networks themselves failed on this picture
-
-    @property
-    def measured(self) -> bool:
-        return self in (Status.OK, Status.RESCUED)
 
 
 class Contract(BaseModel):
@@ -256,11 +242,14 @@ class FailedImage(Contract):
     reason: str
 
 
+MAX_SEED = 2**32 - 1  # what A1111 and ComfyUI take too
+
+
 class PlannedPrompt(Contract):
     """One image of a fixed plan; its file gets `name`, or its number in the plan."""
 
     prompt: str = Field(min_length=1)
-    seed: int = Field(ge=0, le=2**32 - 1)
+    seed: int = Field(ge=0, le=MAX_SEED)
     name: str | None = None
     negative_prompt: str | None = None
 
@@ -272,6 +261,14 @@ class PromptPlan(Contract):
     """
 
     images: list[PlannedPrompt]
+
+
+def retry_seed(seed: int) -> int:
+    """The seed of the second try for an image that came out black; metadata of a plan may name it instead of the first.
+
+    The same every time: 0 to MAX_SEED.
+    """
+    return random.Random(f"{seed}/again").randint(0, MAX_SEED)
 
 
 class GenerationMetadata(Contract):

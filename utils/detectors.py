@@ -34,6 +34,7 @@ from utils.console import UserError
 from utils.defaults import DETECTION_SIZE
 from utils.modelfiles import Report, inspect_bytes
 from utils.networks import Network, find_network
+from utils.providers import wanted_providers
 from utils.tensorfiles import read_network
 
 FACE, HAND, EYE = "face", "hand", "eye"
@@ -366,8 +367,6 @@ def _session(path: Path, data: bytes, device: str) -> Any:
     except ImportError as error:
         how = "python -m pip install -r requirements/analysis.txt"
         raise UserError(f"{path} needs onnxruntime, which is not installed: {how}") from error
-    from utils.faces import wanted_providers
-
     onnxruntime.set_default_logger_severity(4)  # its warnings about graph details mean nothing to users
     onnxruntime.disable_telemetry_events()  # nothing leaves the machine
     options = onnxruntime.SessionOptions()

@@ -17,10 +17,11 @@ import cv2
 import numpy as np
 
 from utils.console import UserError
-from utils.contracts import Status
 from utils.defaults import DETECTION_SIZE
+from utils.files import Status
 from utils.metrics import unit
 from utils.pose import angles_from_keypoints
+from utils.providers import wanted_providers
 
 DETECTION_THRESHOLD = 0.5  # InsightFace's own default
 RESCUE_PADDING = 0.40  # black border on each side, as a share of that side, as documented
@@ -250,13 +251,6 @@ def _models_by_task(folder: Path, detection_size: int, **options: object) -> dic
             if model is not None and model.taskname in needed:
                 models.setdefault(model.taskname, model)
     return models
-
-
-def wanted_providers(device: str, available: list[str]) -> list[str]:
-    """Execution providers for `device` (auto, cpu or cuda), best first."""
-    cuda = "CUDAExecutionProvider"
-    wants_cuda = device in ("auto", "cuda") and cuda in available
-    return [cuda, "CPUExecutionProvider"] if wants_cuda else ["CPUExecutionProvider"]
 
 
 def _nothing() -> tuple[np.ndarray, np.ndarray]:

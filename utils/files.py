@@ -1,4 +1,4 @@
-"""Writing result files whole or not at all, and copying pictures without losing anything."""
+"""Files: what became of one, writing results whole or not at all, copying pictures without losing anything."""
 
 from __future__ import annotations
 
@@ -6,8 +6,24 @@ import contextlib
 import os
 import re
 import tempfile
+from enum import StrEnum
 from itertools import count
 from pathlib import Path
+
+
+class Status(StrEnum):
+    """What became of one input file. Only OK and RESCUED carry measurements."""
+
+    OK = "ok"
+    RESCUED = "rescued"  # found only after black padding around the picture
+    NO_FACE = "no_face"
+    UNREADABLE = "unreadable"
+    TOO_LARGE = "too_large"
+    ERROR = "error"  # the networks themselves failed on this picture
+
+    @property
+    def measured(self) -> bool:
+        return self in (Status.OK, Status.RESCUED)
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from utils.contracts import Status
 from utils.defaults import IMAGE_EXTENSIONS, MAX_MEGAPIXELS
+from utils.files import Status
 
 THUMBNAIL_SIDE = 176  # pixels, longest side; about 6 KB each, so that a page of 4,000 pairs stays under 40 MB
 _THUMBNAIL_QUALITY = 72

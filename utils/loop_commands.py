@@ -308,7 +308,7 @@ def _gap_name(gap: tuple[str | None, str | None]) -> str:
 
 def demand_planned(child: Child, metadata: GenerationMetadata, plan: PromptPlan) -> None:
     """Raise StepError unless the images are those of a plan: its names, prompts and seeds, all and no others."""
-    from utils.prompts import other_seed
+    from utils.contracts import retry_seed
 
     wanted = {one.name: one for one in plan.images}
     made = {Path(image.file).stem: image for image in metadata.images}
@@ -321,7 +321,7 @@ def demand_planned(child: Child, metadata: GenerationMetadata, plan: PromptPlan)
         one = wanted[name]
         if image.prompt != one.prompt:
             raise _wrong(child, f"{image.file} was drawn with another prompt than the plan's: {image.prompt!r}")
-        if image.seed not in (one.seed, other_seed(one.seed)):  # our script's second try for a black image
+        if image.seed not in (one.seed, retry_seed(one.seed)):  # our script's second try for a black image
             raise _wrong(child, f"{image.file} was drawn with seed {image.seed}, and the plan says {one.seed}")
 
 

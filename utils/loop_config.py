@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from utils.console import UserError
 from utils.defaults import HARD_SYNTHETIC_SHARE, MAX_SYNTHETIC_SHARE, UNVERIFIED_WORDS
-from utils.presets import PRESETS
 
 SEED = 42
 SAMPLES = 24  # images of each LoRA that likeness is measured on; our choice: the median is then known to about 0.03
@@ -104,8 +104,11 @@ class LoopConfig(BaseModel):
         return path.relative_to(self._base).as_posix() if inside else text
 
 
-def load_config(path: Path) -> LoopConfig:
-    """The configuration in `path`, its paths absolute. Raises UserError naming the key, and the nearest valid name."""
+def load_config(path: Path, presets: Collection[str]) -> LoopConfig:
+    """The configuration in `path`, its paths absolute; `presets` are the names that our own training knows.
+
+    Raises UserError naming the key, and the nearest valid name.
+    """
     if path.is_dir() or not path.exists():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {what}. --config takes a JSON file, such as the project's bootstrap_config.json.")
@@ -117,7 +120,7 @@ def load_config(path: Path) -> LoopConfig:
         config = LoopConfig.model_validate_json(json.dumps(given))
     except ValidationError as error:
         raise UserError(f"{path}: {_sentence(error.errors()[0])}") from error
-    _check_words(path, config)
+    _check_words(path, config, presets)
     _check_commands(path, config)
     return _with_paths(path, config)
 
@@ -158,15 +161,15 @@ def _nearest(name: str, names: list[str]) -> str:
     return f"; did you mean {close[0]}" if close else f"; known: {', '.join(names)}"
 
 
-def _check_words(path: Path, config: LoopConfig) -> None:
+def _check_words(path: Path, config: LoopConfig, presets: Collection[str]) -> None:
     """Raise UserError for names that only a step would find out to be wrong, hours later."""
     for key in ("person_name", "person_trigger"):
         words = getattr(config, key)
         if not words.strip() or not words.isprintable():
             raise UserError(f"{path}: {key}: {json.dumps(words)} is blank, or no text of one line.")
     training = config.training
-    if training.command is None and training.preset not in PRESETS:
-        hint = _nearest(training.preset, list(PRESETS))
+    if training.command is None and training.preset not in presets:
+        hint = _nearest(training.preset, list(presets))
         raise UserError(f"{path}: training.preset: {training.preset!r} is no preset{hint}.")
 
 

@@ -17,10 +17,11 @@ import numpy as np
 
 from utils.cache import FaceCache, content_hash
 from utils.console import UserError, say
-from utils.contracts import PackInfo, Status, group_label
+from utils.contracts import PackInfo, group_label
 from utils.cores import available_cores
 from utils.defaults import DETECTION_SIZE, MAX_MEGAPIXELS
 from utils.faces import AGE, POSE, RESCUED, FaceEngine, FaceMeasurement, settings_key
+from utils.files import Status
 from utils.images import ImageError, check_size, decode, read_file, thumbnail
 from utils.packs import Pack
 from utils.progress import GroupProgress

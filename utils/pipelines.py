@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from utils.console import UserError
+from utils.devices import default_dtype
 from utils.families import Family, family_of_class, find_family, read_header, variant_of_folder, with_variant
 
 GIB = 1 << 30
@@ -98,27 +99,6 @@ def quiet(bars: bool = False) -> Iterator[None]:
             logger.setLevel(level)
         of_diffusers.enable_progress_bar()
         of_transformers.enable_progress_bar()
-
-
-def choose_device(asked: str) -> str:
-    """cuda or cpu. Raises UserError where cuda is asked for and not there."""
-    import torch
-
-    there = torch.cuda.is_available()
-    if asked == "cuda" and not there:
-        raise UserError("--device cuda: PyTorch finds no NVIDIA GPU here. Leave --device out, or take --device cpu.")
-    return "cuda" if there and asked != "cpu" else "cpu"
-
-
-def default_dtype(family: Family, device: str) -> str:
-    """float32 on a CPU; on a GPU what the family was published in, where the GPU can do it."""
-    import torch
-
-    if device == "cpu":
-        return "float32"
-    if family.gpu_dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return "float16"
-    return family.gpu_dtype
 
 
 def load(base_model: str, given_family: str | None, base_config: Path | None, device: str, dtype: str | None) -> Loaded:

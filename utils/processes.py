@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils.console import EXIT_USER, UserError
+from utils.devices import choose_device
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,8 +29,6 @@ def start_accelerator(device: str, precision: str) -> Accelerator:
     """Accelerate on `device` (auto, cpu, cuda) in `precision` (auto or a key of PRECISIONS). Raises UserError."""
     import torch
     from accelerate import Accelerator
-
-    from utils.pipelines import choose_device
 
     on_cpu = choose_device(device) == "cpu"
     if precision == AUTO:

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from utils.console import UserError
-from utils.contracts import ContractError, PromptPlan, Recommendation, read_contract
+from utils.contracts import MAX_SEED, ContractError, PromptPlan, Recommendation, read_contract
 from utils.defaults import SYNTHETIC_PREFIX
 from utils.gaps import GAP_TYPES
 
@@ -49,7 +49,6 @@ NEGATIVE = "lowres, blurry, deformed, bad anatomy, extra fingers, extra limbs, w
 EXPRESSION, SETTING, COMPOSITION = "expression", "setting", "composition"
 LEAVE_OUT = {"lighting": (SETTING,), "shot_size": (COMPOSITION,), "hands": (COMPOSITION,), "eyes": (EXPRESSION,)}
 
-MAX_SEED = 2**32 - 1  # what A1111 and ComfyUI take too
 PLACEHOLDERS = ("{person}", "{target}")
 
 
@@ -146,11 +145,6 @@ def _free_seed(source: random.Random, taken: set[int]) -> int:
         if seed not in taken:
             taken.add(seed)
             return seed
-
-
-def other_seed(seed: int) -> int:
-    """The seed of the second try for an image that came out black: the same every time."""
-    return random.Random(f"{seed}/again").randint(0, MAX_SEED)
 
 
 def _word(name: str) -> str:

@@ -26,12 +26,12 @@ from pydantic import ValidationError
 from utils import pixels
 from utils.cache import FaceCache
 from utils.console import UserError, say
-from utils.contracts import AngleSensor, GapSensors, ImageRecord, Status
+from utils.contracts import AngleSensor, GapSensors, ImageRecord
 from utils.cores import available_cores
 from utils.defaults import DETECTION_SIZE, MAX_MEGAPIXELS, MODELS_FOLDER, PACK
 from utils.detectors import CONFIDENCE, DEFAULT_FILES, EYE, FACE, HAND, OVERLAP, demand_safe, find_detector
 from utils.faces import MEASUREMENT_VERSION, RESCUE_PADDING, RESCUED, FaceMeasurement, second_face_share
-from utils.files import readable
+from utils.files import Status, readable
 from utils.gaps import GapType, Look, face_height_share, measure_values
 from utils.images import ImageError, check_size, decode, thumbnail
 from utils.measurer import Measurer, as_they_come, read_and_remember

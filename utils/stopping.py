@@ -27,6 +27,7 @@ from utils.contracts import GapReport
 NO_GAPS, WORSE, NO_ROOM, NOTHING_APPROVED = "no_gaps", "worse", "no_room", "nothing_approved"
 APPROVAL, CONVERGED, NO_GAIN, REAL_PHOTOS = "approval", "converged", "no_gain", "needs_real_photos"
 MAX_ITERATIONS, GO_ON = "max_iterations", "go_on"
+CONVERGENCE = (CONVERGED, APPROVAL, NO_GAPS)  # the loop reached what it is for; by the others it gives up
 LIFTED_BY_PHOTOS = (NO_GAPS, NO_ROOM, NOTHING_APPROVED, REAL_PHOTOS)  # other real photos may change what they rest on
 
 HIGH_APPROVAL = 0.90  # above it twice in a row the loop ends, as documented

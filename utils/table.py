@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from utils import metrics
-from utils.contracts import CANDIDATE, HELD_OUT, REFERENCE, GroupSummary, PackInfo, Spread, Status
+from utils.contracts import CANDIDATE, HELD_OUT, REFERENCE, GroupSummary, PackInfo, Spread
+from utils.files import Status
 from utils.measurer import Picture
 from utils.pose import BIN_LIMITS_DEG, angle_bin
 

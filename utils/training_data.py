@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 
 from utils.console import UserError
-from utils.contracts import REFERENCE, Status
-from utils.files import caption_of, readable
+from utils.contracts import REFERENCE
+from utils.files import Status, caption_of, readable
 from utils.images import ImageError, decode, list_images, read_file
 from utils.measurer import Measurer, Picture
 

@@ -9,50 +9,22 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from utils.console import UserError, say
-from utils.contracts import EpochLog, TrainingLog
+from utils.contracts import EpochLog
 from utils.noising import draw, epoch_batches, learning_rate_factor, min_snr_weights, share_of, target_of
 from utils.processes import StopRequests, from_main, progress_in_main
 from utils.training_base import Example
-from utils.training_files import LoraFormat, OutputFolder, writing
-from utils.training_samples import Sampler
+from utils.training_files import writing
+from utils.training_job import Job
 from utils.training_state import finish, resume, save_state, save_stopped, write_lora
 
 if TYPE_CHECKING:
     import torch
-    from accelerate import Accelerator
-    from diffusers import DDPMScheduler
 
 LARGEST_GRADIENT = 1.0  # norm to which gradients are clipped, kohya's default (--max_grad_norm)
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of the schedule at which held-out pictures are looked at
-
-
-@dataclass
-class Job:
-    """Everything that the loop works with."""
-
-    settings: dict[str, Any]
-    accelerator: Accelerator
-    unet: Any  # with the LoRA, as accelerate wrapped it
-    trained: dict[str, Any]  # name -> parameter of the LoRA
-    optimizer: Any
-    schedule: DDPMScheduler
-    examples: list[Example]  # one a picture
-    samples: list[int]  # the pictures of an epoch, repeats included: indices of examples
-    held_out: list[Example]
-    dtype: torch.dtype  # of the frozen weights
-    sampler: Sampler | None
-    output: OutputFolder
-    overwrite: bool  # delete an earlier training when this one begins
-    log: TrainingLog
-    how: LoraFormat
-
-    @property
-    def bare_unet(self) -> Any:
-        return self.accelerator.unwrap_model(self.unet)
 
 
 def train(job: Job) -> None:

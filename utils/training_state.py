@@ -15,11 +15,10 @@ from utils.files import write_bytes_atomic
 from utils.lora_files import safetensors_bytes
 from utils.processes import from_main
 from utils.training_files import OutputFolder, demand_learned, header_of, lora_tensors, writing
+from utils.training_job import Job
 
 if TYPE_CHECKING:
     import torch
-
-    from utils.training_loop import Job
 
 # What follows from the rest is compared last, so that a refusal names the cause.
 _DERIVED = ("placements", "epochs", "steps", "warmup_steps")
