@@ -34,13 +34,10 @@ from utils.console import EXIT_OK, UserError, print_table, run_script, say
 from utils.defaults import PROJECT
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
-    from utils.contracts import (
-        GenerationMetadata,
-        IterationRecord,
-        LoraRecord,
-        PromptPlan,
-        ValidationReport,
-    )
+    from mirror.contracts.generation import GenerationMetadata
+    from mirror.contracts.history import IterationRecord, LoraRecord
+    from mirror.contracts.plan import PromptPlan
+    from mirror.contracts.validation import ValidationReport
     from utils.loop_commands import Commands, Places
     from utils.loop_config import LoopConfig
     from utils.loop_state import Loop
@@ -75,7 +72,8 @@ def do(
 
 def forget(loop: Loop, one: IterationRecord, step: str) -> None:
     """Take what a step and the later ones learned out of the history."""
-    from utils.contracts import IterationRecord, write_contract
+    from mirror.contracts.contract import write_contract
+    from mirror.contracts.history import IterationRecord
     from utils.loop_commands import GAPS, GENERATE, MERGE, STEPS, TRAIN, VALIDATE
     from utils.merging import sync, without
 
@@ -131,7 +129,7 @@ def gap_child(loop: Loop, number: int) -> Child:
 
 
 def find_gaps(loop: Loop, one: IterationRecord) -> None:
-    from utils.contracts import GapOutcome
+    from mirror.contracts.history import GapOutcome
     from utils.loop_commands import GAPS, gaps_made
     from utils.loop_facts import rounded
     from utils.merging import fingerprint, without
@@ -153,7 +151,8 @@ def find_gaps(loop: Loop, one: IterationRecord) -> None:
 
 
 def generate(loop: Loop, one: IterationRecord) -> GenerationMetadata:
-    from utils.contracts import GapReport, read_contract
+    from mirror.contracts.contract import read_contract
+    from mirror.contracts.gaps import GapReport
     from utils.loop_commands import GENERATE, asked_for, demand_asked, images_made
     from utils.loop_facts import simulated
     from utils.steps import content_of
@@ -213,8 +212,9 @@ def validate(loop: Loop, one: IterationRecord, metadata: GenerationMetadata) -> 
 
 
 def merge(loop: Loop, one: IterationRecord, report: ValidationReport, metadata: GenerationMetadata) -> None:
+    from mirror.contracts.contract import read_contract, write_contract
+    from mirror.contracts.gaps import GapReport
     from utils import merging
-    from utils.contracts import GapReport, read_contract, write_contract
     from utils.loop_commands import MERGE
     from utils.loop_facts import rounded
     from utils.steps import content_of
@@ -268,7 +268,7 @@ def tell_left_out(one: IterationRecord) -> None:
 
 def train(loop: Loop, one: IterationRecord) -> None:
     """A LoRA from the base model, on all real photos but the held-out ones and all that was merged."""
-    from utils.contracts import LoraRecord
+    from mirror.contracts.history import LoraRecord
     from utils.loop_commands import TRAIN, lora_made
     from utils.merging import fingerprint, sha256_of, trained_on
     from utils.steps import copy_atomic
@@ -301,7 +301,8 @@ def train(loop: Loop, one: IterationRecord) -> None:
 
 def sample(loop: Loop, one: IterationRecord) -> None:
     """The fixed plan with the new LoRA."""
-    from utils.contracts import PromptPlan, read_contract
+    from mirror.contracts.contract import read_contract
+    from mirror.contracts.plan import PromptPlan
     from utils.loop_commands import SAMPLE, demand_planned, images_made
     from utils.loop_facts import simulated
     from utils.steps import content_of
@@ -370,8 +371,8 @@ def in_words(lora: LoraRecord) -> str:
 
 def decide(loop: Loop, one: IterationRecord) -> Decision:
     """What follows; recorded, published and shown."""
+    from mirror.contracts.history import StopDecision
     from utils import stopping
-    from utils.contracts import StopDecision
     from utils.loop_facts import hopeless_gaps, rounded, rounds_of
     from utils.loop_state import publish
     from utils.merging import photos_of
@@ -417,8 +418,9 @@ def tell_decision(loop: Loop, one: IterationRecord, found: Decision) -> None:
 
 
 def write_page(loop: Loop) -> None:
+    from mirror.contracts.contract import read_contract
+    from mirror.contracts.plan import PromptPlan
     from report.loop import LoopFacts, build_loop
-    from utils.contracts import PromptPlan, read_contract
     from utils.files import write_text_atomic
     from utils.loop_facts import last_decided
     from utils.merging import trained_on
@@ -453,8 +455,9 @@ def reasons_by_image(loop: Loop) -> dict[int, list[str]]:
     """Iteration -> the reasons for which single images were rejected, the commonest first."""
     from collections import Counter
 
+    from mirror.contracts.contract import ContractError, read_contract
+    from mirror.contracts.validation import Outcome, ValidationReport
     from utils.checks import SAID
-    from utils.contracts import ContractError, Outcome, ValidationReport, read_contract
 
     reasons: dict[int, list[str]] = {}
     for one in loop.ledger.history.iterations:
@@ -524,8 +527,8 @@ def next_iteration(loop: Loop) -> IterationRecord | None:
 
 def due(loop: Loop) -> IterationRecord | None:
     """The one that did not end, or a new one; None where the loop has ended."""
+    from mirror.contracts.history import IterationRecord
     from utils import stopping
-    from utils.contracts import IterationRecord
 
     history = loop.ledger.history
     if not history.iterations:
@@ -560,7 +563,7 @@ def photos_changed(loop: Loop) -> bool:
 
 def begun(loop: Loop, one: IterationRecord) -> IterationRecord:
     """A new iteration; with the first one, generated files among the user's photos enter the dataset."""
-    from utils.contracts import write_contract
+    from mirror.contracts.contract import write_contract
     from utils.merging import sync
 
     if one.number and not loop.manifest.control_is_made:
@@ -663,8 +666,8 @@ def run_undo(loop: Loop, number: int) -> int:
 
     The manifest alone says what is undone, so doing it twice does no harm.
     """
+    from mirror.contracts.contract import write_contract
     from utils import merging
-    from utils.contracts import write_contract
     from utils.loop_commands import GAPS
     from utils.loop_state import settle
 

@@ -38,7 +38,8 @@ from utils.defaults import (
 )
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
-    from utils.contracts import Distribution, GapReport, ImageRecord, NearDuplicate, NotMeasured, Spread
+    from mirror.contracts.contract import Spread
+    from mirror.contracts.gaps import Distribution, GapReport, ImageRecord, NearDuplicate, NotMeasured
     from utils.gaps import GapType
     from utils.sensors import Looked, Sensors
 
@@ -99,7 +100,7 @@ def analyse(args: argparse.Namespace, dataset: Dataset, types: Mapping[str, GapT
     import cv2
     import numpy as np
 
-    from utils.contracts import GapReport
+    from mirror.contracts.gaps import GapReport
     from utils.files import readable
     from utils.gaps import distribution, recommend, synthetic_room
 
@@ -137,7 +138,7 @@ def _not_measured(
     args: argparse.Namespace, types: Mapping[str, GapType], distributions: list[Distribution], sensors: Sensors
 ) -> list[NotMeasured]:
     """Every type that could be measured in no picture, and why."""
-    from utils.contracts import NotMeasured
+    from mirror.contracts.gaps import NotMeasured
     from utils.detectors import DEFAULT_FILES, EYE, HAND
     from utils.gaps import ANGLE, EYES, HANDS
 
@@ -176,7 +177,7 @@ def _settings(args: argparse.Namespace) -> dict[str, str | int | float | bool | 
 def _spread(values: list[float]) -> Spread:
     import numpy as np
 
-    from utils.contracts import Spread
+    from mirror.contracts.contract import Spread
 
     if not values:
         return Spread(count=0)
@@ -185,7 +186,7 @@ def _spread(values: list[float]) -> Spread:
 
 
 def _near_duplicates(seen: list[ImageRecord]) -> list[NearDuplicate]:
-    from utils.contracts import NearDuplicate
+    from mirror.contracts.gaps import NearDuplicate
     from utils.pixels import near_duplicates
 
     pairs = near_duplicates([int(record.picture_hash, 16) for record in seen])
@@ -226,8 +227,8 @@ def doubts(report: GapReport) -> list[str]:
 
 def write_results(output: Path, report: GapReport, pictures: list[Looked]) -> Path:
     """Write page and gap file, the gap file last; path of the page. Raises UserError."""
+    from mirror.contracts.contract import write_contract
     from report.gaps import build_gaps
-    from utils.contracts import write_contract
     from utils.files import write_text_atomic
 
     page = output.with_suffix(".html")
@@ -311,7 +312,7 @@ def _check_output(output: Path) -> None:
     """Find out before the work, not after it, that results cannot be written. Raises UserError."""
     import tempfile
 
-    from utils.contracts import demand_own
+    from mirror.contracts.contract import demand_own
 
     if output.suffix.lower() != ".json":
         raise UserError(f"--output {output} is no .json file; the page goes beside it as .html.")

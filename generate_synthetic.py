@@ -37,7 +37,8 @@ from utils.families import DTYPES, FAMILIES
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     import numpy as np
 
-    from utils.contracts import GapReport, GeneratedImage, GenerationMetadata
+    from mirror.contracts.gaps import GapReport
+    from mirror.contracts.generation import GeneratedImage, GenerationMetadata
     from utils.families import Family
     from utils.loras import LoraFacts
     from utils.pipelines import Drawing, Loaded
@@ -100,7 +101,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 
 def read_gaps(path: Path | None) -> GapReport | None:
-    from utils.contracts import ContractError, GapReport, read_contract
+    from mirror.contracts.contract import ContractError, read_contract
+    from mirror.contracts.gaps import GapReport
 
     try:
         return None if path is None else read_contract(path, GapReport, "gap_analysis.py")
@@ -119,7 +121,7 @@ def print_plan(plan: Plan, as_json: bool) -> None:
 
 def tell_nothing(args: argparse.Namespace, plan: Plan) -> None:
     """There is no image to make, and that is no error."""
-    from utils.contracts import GenerationMetadata
+    from mirror.contracts.generation import GenerationMetadata
 
     asked = any(gap.count for gap in plan.gaps.recommendations)
     why = "none of the gaps can be asked for, as the notes say" if asked else "the gap file asks for no image"
@@ -255,7 +257,7 @@ def metadata_of(args: argparse.Namespace, plan: Plan, studio: Studio) -> Generat
     import torch
     import transformers
 
-    from utils.contracts import GenerationMetadata
+    from mirror.contracts.generation import GenerationMetadata
     from utils.files import readable
 
     loaded, lora, gaps = studio.loaded, studio.lora, plan.gaps
@@ -302,7 +304,8 @@ def used(studio: Studio) -> dict[str, int | bool | None]:
 
 def read_earlier(args: argparse.Namespace, plan: Plan) -> GenerationMetadata | None:
     """The metadata of an earlier run of the same plan, None for a new folder. Raises UserError for another plan."""
-    from utils.contracts import ContractError, GenerationMetadata, read_contract
+    from mirror.contracts.contract import ContractError, read_contract
+    from mirror.contracts.generation import GenerationMetadata
 
     path = args.output / METADATA
     if not path.exists():
@@ -343,8 +346,8 @@ OUTSIDE_SETTINGS = {"base_model", "lora", "lora_scale", "family"}  # fields of t
 
 def take_over(folder: Path, plan: Plan, earlier: GenerationMetadata | None) -> list[GeneratedImage]:
     """Images of the plan that lie in the folder already, also one that was written just before a run was killed."""
+    from mirror.contracts.generation import retry_seed
     from utils.a1111 import read_ours
-    from utils.contracts import retry_seed
 
     known = {image.file: image for image in earlier.images} if earlier else {}
     images = []
@@ -462,7 +465,8 @@ def finish(
     progress: ImageProgress,
 ) -> None:
     """Write one image and the metadata; a black one gets a second try, and is reported if that is black too."""
-    from utils.contracts import FailedImage, retry_seed, write_contract
+    from mirror.contracts.contract import write_contract
+    from mirror.contracts.generation import FailedImage, retry_seed
 
     seeds, reason = [shot.seed], fault(picture)
     if reason:
@@ -501,8 +505,8 @@ def fault(picture: np.ndarray | None) -> str | None:
 
 def write_image(folder: Path, shot: Shot, seed: int, picture: np.ndarray, studio: Studio) -> GeneratedImage:
     """One PNG, whole or not at all, and its line for the metadata."""
+    from mirror.contracts.generation import GeneratedImage
     from utils.a1111 import parameters, png
-    from utils.contracts import GeneratedImage
     from utils.files import write_bytes_atomic
 
     loaded, lora, drawing = studio.loaded, studio.lora, studio.drawing
@@ -585,7 +589,7 @@ def fill_folder(args: argparse.Namespace, plan: Plan) -> GenerationMetadata:
 
 
 def _make(args: argparse.Namespace, plan: Plan, studio: Studio, metadata: GenerationMetadata) -> None:
-    from utils.contracts import write_contract
+    from mirror.contracts.contract import write_contract
 
     try:
         write_contract(args.output / METADATA, metadata)

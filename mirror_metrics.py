@@ -45,8 +45,8 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     import numpy as np
     import pandas as pd
 
+    from mirror.contracts.summary import GroupSummary, PackInfo, Summary
     from utils.cache import FaceCache
-    from utils.contracts import GroupSummary, PackInfo, Summary
     from utils.measurer import Picture
     from utils.packs import Pack
 
@@ -79,7 +79,7 @@ class Inputs:
 
 def collect(args: argparse.Namespace) -> Inputs:
     """List references and candidates. Raises UserError where there is nothing to do."""
-    from utils.contracts import CANDIDATE, HELD_OUT, REFERENCE
+    from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE
     from utils.files import readable
     from utils.images import iter_subfolders
 
@@ -290,7 +290,7 @@ def summarise(args: argparse.Namespace, inputs: Inputs, table: pd.DataFrame, pac
     import cv2
     import numpy as np
 
-    from utils.contracts import Summary
+    from mirror.contracts.summary import Summary
     from utils.faces import DETECTION_THRESHOLD, RESCUE_PADDING
     from utils.files import readable
     from utils.table import summarise_group
@@ -343,7 +343,7 @@ def _onnxruntime_version() -> str:
 
 def tell(args: argparse.Namespace, inputs: Inputs, summary: Summary) -> None:
     """The end of a run: the table and the paths on stdout, or the summary alone with --json."""
-    from utils.contracts import group_label
+    from mirror.contracts.summary import group_label
 
     if inputs.ignored:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in inputs.ignored.most_common())
@@ -433,7 +433,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _doubts(args: argparse.Namespace, table: pd.DataFrame) -> list[str]:
     """What makes the numbers mean less than they seem to; said now and in the results."""
-    from utils.contracts import CANDIDATE, HELD_OUT, REFERENCE
+    from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE
     from utils.measurer import CUDA, GPU_ADVICE
 
     doubts = []

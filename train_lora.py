@@ -46,7 +46,7 @@ from utils.processes import PRECISIONS
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from accelerate import Accelerator
 
-    from utils.contracts import TrainingLog
+    from mirror.contracts.training import TrainingLog
     from utils.trainers import Order
     from utils.training_base import BaseFacts, Example
     from utils.training_data import TrainingSet
@@ -315,7 +315,7 @@ def new_log(args: argparse.Namespace, dataset: TrainingSet, identity: str, setti
     """The log before the first step."""
     from importlib.metadata import version
 
-    from utils.contracts import TrainingLog
+    from mirror.contracts.training import TrainingLog
     from utils.files import readable
 
     packages = ("torch", "diffusers", "peft", "accelerate", "transformers")

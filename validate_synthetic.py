@@ -42,10 +42,10 @@ from utils.defaults import (
 )
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
+    from mirror.contracts.validation import ReferenceFacts, ValidatedImage, ValidationReport
     from utils.batch import Batch
     from utils.cache import FaceCache
     from utils.checks import Evidence, Nearest, Standard, Twin
-    from utils.contracts import ReferenceFacts, ValidatedImage, ValidationReport
     from utils.faces import FaceMeasurement
     from utils.measurer import Measurer
     from utils.sensors import Looked, SensorChoice, Sensors
@@ -151,7 +151,7 @@ def measure(args: argparse.Namespace, batch: Batch, cache: FaceCache) -> Measure
 
 def measure_faces(measurer: Measurer | None, pictures: list[Looked]) -> dict[str, FaceMeasurement]:
     """The largest face by file, of the pictures that have one; what was measured already comes from the cache."""
-    from utils.contracts import CANDIDATE
+    from mirror.contracts.summary import CANDIDATE
     from utils.measurer import Picture
 
     if measurer is None:
@@ -190,8 +190,8 @@ def standard_of(references: References, missing: dict[str, str]) -> Standard:
 
 def judge_all(args: argparse.Namespace, batch: Batch, measured: Measured, cache: FaceCache) -> list[ValidatedImage]:
     """Every image in the order of names: of two near duplicates the first is approved, and joins the pool."""
+    from mirror.contracts.validation import Verdict
     from utils.checks import Evidence
-    from utils.contracts import Verdict
 
     compare, pool = comparison(measured.references), list(measured.pool)
     images = []
@@ -209,8 +209,8 @@ def judge_all(args: argparse.Namespace, batch: Batch, measured: Measured, cache:
 
 def decided(evidence: Evidence, standard: Standard, allowed: tuple[str, ...], sha256: str | None) -> ValidatedImage:
     """One line of the report."""
+    from mirror.contracts.validation import ValidatedImage
     from utils.checks import judge, quality, verdict
-    from utils.contracts import ValidatedImage
 
     record, nearest, real = evidence.record, evidence.nearest, standard.sharpness
     checks = judge(evidence, standard)
@@ -233,7 +233,7 @@ def decided(evidence: Evidence, standard: Standard, allowed: tuple[str, ...], sh
 
 def reasons_unmeasured(images: list[ValidatedImage]) -> list[str]:
     """Why checks of unverified images could not be measured, each reason once."""
-    from utils.contracts import Outcome, Verdict
+    from mirror.contracts.validation import Outcome, Verdict
 
     unsure = [image for image in images if image.verdict == Verdict.UNVERIFIED]
     reasons = [one.reason for image in unsure for one in image.checks if one.outcome == Outcome.NOT_MEASURED]
@@ -316,7 +316,7 @@ def report_of(
     import cv2
     import numpy as np
 
-    from utils.contracts import Outcome, ValidationReport, Verdict
+    from mirror.contracts.validation import Outcome, ValidationReport, Verdict
     from utils.files import readable
 
     count = Counter(image.verdict for image in images)
@@ -349,7 +349,7 @@ def report_of(
 
 
 def _reference_facts(references: References, standard: Standard) -> ReferenceFacts | None:
-    from utils.contracts import ReferenceFacts
+    from mirror.contracts.validation import ReferenceFacts
     from utils.files import readable
 
     if references.folder is None:
@@ -426,7 +426,8 @@ def _left_behind(batch: Batch, report: ValidationReport, folders: dict[str, Path
 
 def copies_before(args: argparse.Namespace) -> dict[str, Path]:
     """Where an earlier run put its copies, by file; nothing where its report is not there or cannot be read."""
-    from utils.contracts import ContractError, ValidationReport, read_contract
+    from mirror.contracts.contract import ContractError, read_contract
+    from mirror.contracts.validation import ValidationReport
 
     if not args.report.exists():
         return {}
@@ -440,8 +441,8 @@ def copies_before(args: argparse.Namespace) -> dict[str, Path]:
 
 def write_results(args: argparse.Namespace, batch: Batch, references: References, report: ValidationReport) -> Path:
     """Copies first, then the page, the report last; path of the page. Raises UserError."""
+    from mirror.contracts.contract import write_contract
     from report.validation import build_validation
-    from utils.contracts import write_contract
     from utils.files import write_text_atomic
 
     page = args.report.with_suffix(".html")
@@ -465,8 +466,8 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def tell(args: argparse.Namespace, report: ValidationReport, page: Path) -> None:
     """The end of a run: table and summary on stdout, or the report alone with --json."""
+    from mirror.contracts.validation import Outcome, Verdict
     from utils.checks import SAID
-    from utils.contracts import Outcome, Verdict
 
     if report.ignored_files:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in report.ignored_files.items())
@@ -536,7 +537,7 @@ def _check_folders(args: argparse.Namespace, batch: Batch) -> None:
     """Find out before the work, not after it, that results cannot be written. Raises UserError."""
     import tempfile
 
-    from utils.contracts import demand_own
+    from mirror.contracts.contract import demand_own
 
     taken = {args.folder.resolve(): "the folder of the generated images"}
     if batch.dataset is not None:

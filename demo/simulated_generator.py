@@ -33,17 +33,13 @@ from demo.identity import Identity, draw_identity
 from demo.parallel import render_all
 from demo.scene import Scene, draw_scene
 from demo.sets import far_stranger
+from mirror.contracts.contract import read_contract, write_contract
+from mirror.contracts.gaps import GapReport
+from mirror.contracts.generation import GeneratedImage, GenerationMetadata
+from mirror.contracts.history import IterationHistory
+from mirror.contracts.manifest import MergeManifest
+from mirror.contracts.plan import PromptPlan
 from utils.console import EXIT_OK, UserError, run_script
-from utils.contracts import (
-    GapReport,
-    GeneratedImage,
-    GenerationMetadata,
-    IterationHistory,
-    MergeManifest,
-    PromptPlan,
-    read_contract,
-    write_contract,
-)
 from utils.defaults import METADATA, SYNTHETIC_PREFIX
 from utils.files import write_bytes_atomic
 from utils.gaps import GAP_TYPES

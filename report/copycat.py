@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pandas as pd
 from markupsafe import Markup
 
+from mirror.contracts.summary import CANDIDATE, REFERENCE, Summary
 from report.colours import BACKGROUND, Group, group_index, page_groups
 from report.render import asset, json_for_script, number, render, run_facts, shown, sibling_link
-from utils.contracts import CANDIDATE, REFERENCE, Summary
 from utils.files import Status
 from utils.metrics import BAND_LIMITS, DANGER_ZONE, LOW, OK, WATCH_OUT, copy_band
 

@@ -6,9 +6,9 @@ import base64
 from collections.abc import Sequence
 from pathlib import Path
 
+from mirror.contracts.gaps import Distribution, GapReport, ImageRecord, TargetShare
 from report.colours import BACKGROUND
 from report.render import asset, render, shown
-from utils.contracts import Distribution, GapReport, ImageRecord, TargetShare
 from utils.pixels import SHARPNESS_LIMIT
 
 ANGLES = "face_angle"  # the gap type whose targets the pictures are laid out by

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from mirror.contracts.history import IterationHistory, IterationRecord, LoraRecord, StopDecision
+from mirror.contracts.manifest import MergeManifest
+from mirror.contracts.plan import PromptPlan
 from report.colours import BACKGROUND, CANDIDATE_COLOURS, REFERENCE_COLOUR
 from report.render import asset, number, render, shown
 from utils.checks import SAID
-from utils.contracts import IterationHistory, IterationRecord, LoraRecord, MergeManifest, PromptPlan, StopDecision
 
 SHOWN_SAMPLES = 12  # prompts of the plan that the page shows: every head angle, in a page of few MB; all were measured
 _GOOD, _BAD, _OPEN = "#4fd1a5", "#ff6b6b", "#f5b942"

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mirror.contracts.contract import Spread
+from mirror.contracts.summary import GroupSummary, Summary
 from report.colours import PANEL, SYMBOLS_3D, Group, group_index
 from report.render import plotly_text
-from utils.contracts import GroupSummary, Spread, Summary
 from utils.pose import BIN_LIMITS_DEG
 
 FONT = "system-ui, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from utils.contracts import Summary
+from mirror.contracts.summary import Summary
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mirror.contracts.contract import write_contract
+from mirror.contracts.summary import Summary
 from report.copycat import build_copycat
 from report.dashboard import build_dashboard
 from utils.console import UserError
-from utils.contracts import Summary, write_contract
 from utils.files import write_text_atomic
 from utils.table import to_csv
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from utils.contracts import (
+from mirror.contracts.contract import Spread
+from mirror.contracts.gaps import (
     AngleSensor,
     Distribution,
     GapReport,
     GapSensors,
     ImageRecord,
     NotMeasured,
-    Spread,
     TargetShare,
 )
 from utils.files import Status

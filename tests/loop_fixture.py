@@ -12,14 +12,10 @@ from conftest import ROOT
 from gaps_fixture import record, report_of
 from loop_fakes import picture
 
-from utils.contracts import (
-    GroupSummary,
-    PackInfo,
-    Recommendation,
-    Spread,
-    Summary,
-    ValidationReport,
-)
+from mirror.contracts.contract import Spread
+from mirror.contracts.gaps import Recommendation
+from mirror.contracts.summary import GroupSummary, PackInfo, Summary
+from mirror.contracts.validation import ValidationReport
 
 FAKES = ROOT / "tests" / "loop_fakes.py"
 PHOTOS = 30  # so that a fifth is held out

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from utils.contracts import GroupSummary, PackInfo, Spread, Summary
+from mirror.contracts.contract import Spread
+from mirror.contracts.summary import GroupSummary, PackInfo, Summary
 from utils.files import Status
 from utils.metrics import copy_band
 from utils.pose import angle_bin

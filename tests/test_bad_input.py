@@ -209,7 +209,7 @@ def test_a_limit_on_megapixels_holds_for_known_pictures_too(metrics, tiny_pack, 
 
 
 def test_settings_may_be_written_as_strings(tmp_path, tiny_pack, make_picture):
-    for name in ("utils", "report"):
+    for name in ("utils", "mirror", "report"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     text = (ROOT / "mirror_metrics.py").read_text(encoding="utf-8")
     text = text.replace('PATH_REFERENCE = PROJECT / "Reference_Images"', f"PATH_REFERENCE = {str(tmp_path / 'r')!r}")
@@ -458,8 +458,9 @@ def test_a_network_that_fails_on_one_picture_does_not_stop_the_others(tmp_path, 
 
 
 def test_ctrl_c_while_writing_leaves_no_half_set(tmp_path, monkeypatch, metrics, tiny_pack, make_picture):
+    from mirror.contracts.contract import read_contract
+    from mirror.contracts.summary import Summary
     from report import results
-    from utils.contracts import Summary, read_contract
     from utils.table import make_table
 
     make_picture(tmp_path / "ref" / "a.jpg")
@@ -476,8 +477,9 @@ def test_ctrl_c_while_writing_leaves_no_half_set(tmp_path, monkeypatch, metrics,
 
 
 def test_runs_in_the_same_second_do_not_share_files(tmp_path, metrics, tiny_pack, make_picture):
+    from mirror.contracts.contract import read_contract
+    from mirror.contracts.summary import Summary
     from report import results
-    from utils.contracts import Summary, read_contract
     from utils.table import make_table
 
     make_picture(tmp_path / "ref" / "a.jpg")

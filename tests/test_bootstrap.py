@@ -12,7 +12,9 @@ import pytest
 from conftest import ROOT
 from loop_fixture import loop_command, make_loop, run_loop
 
-from utils.contracts import IterationHistory, MergeManifest, read_contract
+from mirror.contracts.contract import read_contract
+from mirror.contracts.history import IterationHistory
+from mirror.contracts.manifest import MergeManifest
 
 QUICK = {"FAKE_PAUSE_S": "0.002"}
 

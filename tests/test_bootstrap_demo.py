@@ -17,19 +17,12 @@ from demo.simulated_generator import (
     usual_error,
     write_png,
 )
+from mirror.contracts.contract import read_contract, write_contract
+from mirror.contracts.generation import GenerationMetadata
+from mirror.contracts.history import IterationHistory, LoraRecord
+from mirror.contracts.manifest import MergedImage, MergeManifest, RealPhoto
+from mirror.contracts.plan import PlannedPrompt, PromptPlan
 from utils.console import UserError
-from utils.contracts import (
-    GenerationMetadata,
-    IterationHistory,
-    LoraRecord,
-    MergedImage,
-    MergeManifest,
-    PlannedPrompt,
-    PromptPlan,
-    RealPhoto,
-    read_contract,
-    write_contract,
-)
 from utils.merging import sha256_of
 
 SEEDS = range(60)

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from utils.contracts import ContractError, GenerationMetadata, Summary, read_contract, write_contract
+from mirror.contracts.contract import ContractError, read_contract, write_contract
+from mirror.contracts.generation import GenerationMetadata
+from mirror.contracts.summary import Summary
 
 
 @pytest.fixture

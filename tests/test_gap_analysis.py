@@ -24,8 +24,9 @@ from demo.identity import draw_identity
 from demo.parallel import render_all
 from demo.scene import draw_scene
 from demo.sets import nudged, spread_yaws
+from mirror.contracts.contract import read_contract
+from mirror.contracts.gaps import GapReport
 from utils.console import UserError
-from utils.contracts import GapReport, read_contract
 from utils.files import Status
 from utils.pose import BIN_LIMITS_DEG, angle_bin
 from utils.sensors import classes_of
@@ -401,7 +402,7 @@ def test_kept_records_survive_reformatting_but_not_another_measure(gaps, tmp_pat
 
 def _copy_of_the_project(tmp_path: Path) -> Path:
     """With no pack of this machine in models/."""
-    for name in ("utils", "report"):
+    for name in ("utils", "mirror", "report"):
         shutil.copytree(ROOT / name, tmp_path / "project" / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "gap_analysis.py", tmp_path / "project")
     return tmp_path / "project"

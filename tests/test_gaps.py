@@ -12,10 +12,11 @@ import pytest
 from gaps_fixture import record, report_of, shares, target
 from pages_browser import assert_fits, assert_quiet, chromium, opened
 
+from mirror.contracts.contract import ContractError, read_contract, write_contract
+from mirror.contracts.gaps import GapReport
 from report.gaps import build_gaps
 from utils import pixels
 from utils.console import UserError
-from utils.contracts import ContractError, GapReport, read_contract, write_contract
 from utils.files import Status
 from utils.gaps import (
     GAP_TYPES,

@@ -24,10 +24,12 @@ from conftest import ROOT, run_script
 from PIL import Image
 
 import generate_synthetic
+from mirror.contracts.contract import read_contract, write_contract
+from mirror.contracts.gaps import GapReport, Recommendation
+from mirror.contracts.generation import GenerationMetadata, retry_seed
 from utils import a1111, families, pipelines
 from utils.batch import collect
 from utils.console import UserError
-from utils.contracts import GapReport, GenerationMetadata, Recommendation, read_contract, retry_seed, write_contract
 from utils.gaps import GAP_TYPES, GapType, Target
 from utils.prompts import Shot, plan_gaps
 

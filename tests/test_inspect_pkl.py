@@ -215,7 +215,7 @@ def test_zip_member_with_wrong_checksum_is_not_passed_over(tmp_path):
 )
 def test_nothing_to_look_at_is_the_users_to_change(arguments, sentence, tmp_path):
     """Without arguments it looks into models/ of the project, which holds no model files of its own."""
-    for part in ("utils", "inspect_pkl.py"):
+    for part in ("utils", "mirror", "inspect_pkl.py"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, tmp_path / part)
     (tmp_path / "models").mkdir()

@@ -9,17 +9,11 @@ import numpy as np
 import pytest
 from loop_fakes import picture
 
+from mirror.contracts.generation import GeneratedImage, GenerationMetadata
+from mirror.contracts.manifest import MergedImage, MergeManifest, RealPhoto
+from mirror.contracts.validation import ValidatedImage, ValidationReport
 from utils import merging
 from utils.console import UserError
-from utils.contracts import (
-    GeneratedImage,
-    GenerationMetadata,
-    MergedImage,
-    MergeManifest,
-    RealPhoto,
-    ValidatedImage,
-    ValidationReport,
-)
 from utils.merging import DATASET, HELD_OUT, REAL, plan_merge, room, sha256_of, split, sync, synthetic_share, take_out
 
 TRIGGER = "ohwx alice"

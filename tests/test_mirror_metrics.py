@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from conftest import ROOT, run_script
 
-from utils.contracts import Summary, read_contract
+from mirror.contracts.contract import read_contract
+from mirror.contracts.summary import Summary
 
 SAME_MAN = ("d1.jpeg", "d3.jpeg", "d4.jpeg", "d5.jpeg")
 FRONTAL = ("happy.png", "sad.png", "close_eyes.jpeg", "d1.jpeg", "Rob_Lowe_0002.jpg", "mask2.jpg", "rise_face.jpeg")

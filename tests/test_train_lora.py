@@ -17,9 +17,10 @@ from conftest import ROOT, run_script
 from tiny_models import sgm_name, tiny_sd15, tiny_sdxl, tiny_sdxl_single_file
 
 import train_lora
+from mirror.contracts.contract import read_contract
+from mirror.contracts.training import TrainingLog
 from utils import training_loop
 from utils.console import UserError
-from utils.contracts import TrainingLog, read_contract
 
 # A training of seconds: 64 pixels, few pictures. The learning rate is high, as there are few steps.
 SMALL = ("--trigger", "ohwx alice", "--resolution", "64", "--rank", "4", "--repeats", "2", "--batch", "2")

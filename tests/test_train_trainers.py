@@ -12,8 +12,9 @@ import pytest
 from conftest import run_script
 
 import train_lora
+from mirror.contracts.contract import read_contract
+from mirror.contracts.training import TrainingLog
 from utils.console import UserError
-from utils.contracts import TrainingLog, read_contract
 
 TRIGGER = "ohwx alice"
 

@@ -17,6 +17,9 @@ from conftest import ROOT, run_script
 from pages_browser import assert_fits, assert_quiet, chromium, opened
 from synthetic_batch import GOOD_YAWS, UNASKED_YAWS, WRONG_YAWS, Planted, planted, write_png
 
+from mirror.contracts.contract import read_contract
+from mirror.contracts.gaps import ImageRecord
+from mirror.contracts.validation import Outcome, ValidationReport, Verdict
 from utils.checks import (
     COPY,
     DUPLICATE,
@@ -31,7 +34,6 @@ from utils.checks import (
     quality,
     verdict,
 )
-from utils.contracts import ImageRecord, Outcome, ValidationReport, Verdict, read_contract
 from utils.faces import second_face_share
 from utils.files import Status, copy_with_caption, is_copy_of, take_back_copy
 from utils.gaps import GAP_TYPES

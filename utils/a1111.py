@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.contracts import GeneratedImage
+from mirror.contracts.generation import GeneratedImage
 
 PARAMETERS, OURS = "parameters", "mirrormetrics"
 

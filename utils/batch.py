@@ -8,16 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from mirror.contracts.contract import Contract, ContractError, read_contract
+from mirror.contracts.gaps import GapReport, GapSensors
+from mirror.contracts.generation import GeneratedImage, GenerationMetadata
 from utils.console import UserError
-from utils.contracts import (
-    Contract,
-    ContractError,
-    GapReport,
-    GapSensors,
-    GeneratedImage,
-    GenerationMetadata,
-    read_contract,
-)
 from utils.defaults import IMAGE_EXTENSIONS, METADATA
 from utils.files import readable
 from utils.gaps import GAP_TYPES

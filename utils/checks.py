@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from utils.contracts import Check, ImageRecord, Outcome, Verdict
+from mirror.contracts.gaps import ImageRecord
+from mirror.contracts.validation import Check, Outcome, Verdict
 from utils.detectors import CONFIDENCE
 from utils.files import Status
 from utils.gaps import GapType

@@ -16,20 +16,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mirror.contracts.contract import Contract, ContractError, read_contract
+from mirror.contracts.gaps import GapReport
+from mirror.contracts.generation import GenerationMetadata
+from mirror.contracts.plan import PlannedPrompt, PromptPlan
+from mirror.contracts.summary import CANDIDATE, Summary
+from mirror.contracts.validation import ValidationReport, Verdict
 from utils.console import UserError
-from utils.contracts import (
-    CANDIDATE,
-    Contract,
-    ContractError,
-    GapReport,
-    GenerationMetadata,
-    PlannedPrompt,
-    PromptPlan,
-    Summary,
-    ValidationReport,
-    Verdict,
-    read_contract,
-)
 from utils.defaults import METADATA, PACK, PROJECT
 from utils.loop_config import PLACEHOLDERS, LoopConfig, filled
 from utils.merging import DATASET, HELD_OUT, REAL, sha256_of
@@ -308,7 +301,7 @@ def _gap_name(gap: tuple[str | None, str | None]) -> str:
 
 def demand_planned(child: Child, metadata: GenerationMetadata, plan: PromptPlan) -> None:
     """Raise StepError unless the images are those of a plan: its names, prompts and seeds, all and no others."""
-    from utils.contracts import retry_seed
+    from mirror.contracts.generation import retry_seed
 
     wanted = {one.name: one for one in plan.images}
     made = {Path(image.file).stem: image for image in metadata.images}

@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from utils.contracts import (
-    CANDIDATE,
-    HELD_OUT,
-    REFERENCE,
-    GenerationMetadata,
-    IterationHistory,
-    IterationRecord,
-    LoraRecord,
-    MergeManifest,
-    Summary,
-    ValidationReport,
-    Verdict,
-)
+from mirror.contracts.generation import GenerationMetadata
+from mirror.contracts.history import IterationHistory, IterationRecord, LoraRecord
+from mirror.contracts.manifest import MergeManifest
+from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE, Summary
+from mirror.contracts.validation import ValidationReport, Verdict
 from utils.merging import CAP
 from utils.metrics import variety, variety_interval
 from utils.stopping import Round, best_of, hopeless, interval_part, share

@@ -7,9 +7,11 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from mirror.contracts.contract import write_contract
+from mirror.contracts.history import IterationHistory
+from mirror.contracts.manifest import MergeManifest, RealPhoto
 from utils import merging
 from utils.console import UserError
-from utils.contracts import IterationHistory, MergeManifest, RealPhoto, write_contract
 from utils.loop_commands import (
     GAPS,
     LORA_FILE,

@@ -15,9 +15,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from mirror.contracts.summary import PackInfo, group_label
 from utils.cache import FaceCache, content_hash
 from utils.console import UserError, say
-from utils.contracts import PackInfo, group_label
 from utils.cores import available_cores
 from utils.defaults import DETECTION_SIZE, MAX_MEGAPIXELS
 from utils.faces import AGE, POSE, RESCUED, FaceEngine, FaceMeasurement, settings_key
@@ -36,7 +36,7 @@ GPU_ADVICE = "The chapter Troubleshooting of README.md says how onnxruntime gets
 class Picture:
     """One input file and what became of it."""
 
-    type: str  # utils.contracts.REFERENCE or CANDIDATE
+    type: str  # mirror.contracts.REFERENCE or CANDIDATE
     group: str
     filename: str  # relative to the group's folder, forward slashes
     path: Path

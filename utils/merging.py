@@ -24,17 +24,10 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mirror.contracts.generation import GeneratedImage, GenerationMetadata
+from mirror.contracts.manifest import MergedImage, MergeManifest, RealPhoto
+from mirror.contracts.validation import ValidatedImage, ValidationReport, Verdict
 from utils.console import UserError
-from utils.contracts import (
-    GeneratedImage,
-    GenerationMetadata,
-    MergedImage,
-    MergeManifest,
-    RealPhoto,
-    ValidatedImage,
-    ValidationReport,
-    Verdict,
-)
 from utils.defaults import IMAGE_EXTENSIONS, SYNTHETIC_PREFIX
 from utils.files import caption_of, readable, write_bytes_atomic
 

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from mirror.contracts.contract import ContractError, read_contract
+from mirror.contracts.gaps import Recommendation
+from mirror.contracts.plan import MAX_SEED, PromptPlan
 from utils.console import UserError
-from utils.contracts import MAX_SEED, ContractError, PromptPlan, Recommendation, read_contract
 from utils.defaults import SYNTHETIC_PREFIX
 from utils.gaps import GAP_TYPES
 

@@ -23,10 +23,10 @@ import cv2
 import numpy as np
 from pydantic import ValidationError
 
+from mirror.contracts.gaps import AngleSensor, GapSensors, ImageRecord
 from utils import pixels
 from utils.cache import FaceCache
 from utils.console import UserError, say
-from utils.contracts import AngleSensor, GapSensors, ImageRecord
 from utils.cores import available_cores
 from utils.defaults import DETECTION_SIZE, MAX_MEGAPIXELS, MODELS_FOLDER, PACK
 from utils.detectors import CONFIDENCE, DEFAULT_FILES, EYE, FACE, HAND, OVERLAP, demand_safe, find_detector

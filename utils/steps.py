@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from mirror.contracts.contract import write_contract
+from mirror.contracts.history import IterationHistory, IterationRecord, RunningStep, StepRecord
 from utils.console import EXIT_OUR_FAULT, EXIT_USER, UserError
-from utils.contracts import IterationHistory, IterationRecord, RunningStep, StepRecord, write_contract
 from utils.defaults import IMAGE_EXTENSIONS, METADATA
 from utils.files import caption_of, write_bytes_atomic
 

@@ -21,7 +21,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from utils.contracts import GapReport
+from mirror.contracts.gaps import GapReport
 
 # Rules, by name, in the order in which they are asked.
 NO_GAPS, WORSE, NO_ROOM, NOTHING_APPROVED = "no_gaps", "worse", "no_room", "nothing_approved"

@@ -8,8 +8,9 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
+from mirror.contracts.contract import Spread
+from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE, GroupSummary, PackInfo
 from utils import metrics
-from utils.contracts import CANDIDATE, HELD_OUT, REFERENCE, GroupSummary, PackInfo, Spread
 from utils.files import Status
 from utils.measurer import Picture
 from utils.pose import BIN_LIMITS_DEG, angle_bin
@@ -19,7 +20,7 @@ COLUMNS = {
     "Type": "object",  # REFERENCE or CANDIDATE
     "Group": "object",  # "Reference", "Held-out", or the LoRA's folder name
     "Filename": "object",  # relative to the group's folder, with forward slashes
-    "Status": "object",  # utils.contracts.Status
+    "Status": "object",  # mirror.contracts.Status
     "Similarity": "float64",  # cosine to the centroid of held-out photos, else of references (their own: leave-one-out)
     "Age": "float64",  # years
     "Yaw": "float64",  # degrees, signs in utils.pose

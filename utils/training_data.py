@@ -20,8 +20,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mirror.contracts.summary import REFERENCE
 from utils.console import UserError
-from utils.contracts import REFERENCE
 from utils.files import Status, caption_of, readable
 from utils.images import ImageError, decode, list_images, read_file
 from utils.measurer import Measurer, Picture

@@ -4,7 +4,7 @@ lora.safetensors                 the LoRA, once it is finished
 <name>-000005.safetensors        the LoRA after epoch 5, as kohya's trainers name it
 <name>-step00000123.safetensors  the LoRA where Ctrl-C stopped the training
 samples/<name>-000005/           pictures made with it
-training_log.json                see utils/contracts.py
+training_log.json                see mirror/contracts/
 training_state.pt                all that --resume needs; gone when the training is finished
 trainer/                         all that another trainer (--trainer) is given and makes, with a mark that it is ours
 """
@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mirror.contracts.contract import write_contract
+from mirror.contracts.training import TrainingLog
 from utils.console import UserError
-from utils.contracts import TrainingLog, write_contract
 from utils.files import write_bytes_atomic
 from utils.lora_files import DIFFUSERS, Layers, diffusers_tensors, kohya_tensors
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from utils.contracts import TrainingLog
+from mirror.contracts.training import TrainingLog
 from utils.training_base import Example
 from utils.training_files import LoraFormat, OutputFolder
 from utils.training_samples import Sampler

@@ -11,8 +11,8 @@ import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from mirror.contracts.training import EpochLog
 from utils.console import UserError, say
-from utils.contracts import EpochLog
 from utils.noising import draw, epoch_batches, learning_rate_factor, min_snr_weights, share_of, target_of
 from utils.processes import StopRequests, from_main, progress_in_main
 from utils.training_base import Example

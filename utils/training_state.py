@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mirror.contracts.contract import ContractError, read_contract
+from mirror.contracts.training import TrainingLog
 from utils.console import UserError, say
-from utils.contracts import ContractError, TrainingLog, read_contract
 from utils.files import write_bytes_atomic
 from utils.lora_files import safetensors_bytes
 from utils.processes import from_main

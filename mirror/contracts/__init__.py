@@ -1,0 +1,1 @@
+"""The JSON files between the scripts, one module a document."""

@@ -1,0 +1,72 @@
+"""`Summary_<timestamp>.json`: one run of mirror_metrics.py."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mirror.contracts.contract import Contract, Spread
+from utils.files import Status
+
+REFERENCE, CANDIDATE = "Reference", "Candidate"  # types of a group
+
+
+HELD_OUT = "Held-out"  # name of the group of real photos that no training saw; its type is REFERENCE
+
+
+def group_label(kind: str, name: str) -> str:
+    """What people read: a LoRA that is itself called Reference or Held-out must not be taken for real photos."""
+    taken = (REFERENCE.casefold(), HELD_OUT.casefold())
+    return f"{name} (LoRA)" if kind == CANDIDATE and name.casefold() in taken else name
+
+
+class PackInfo(Contract):
+    """The model pack that measured. `identity` is name@hash of the model files: scores of two identities do not mix."""
+
+    name: str
+    identity: str
+    tasks: list[str]
+    licence: str
+    pose_source: Literal["landmark_3d_68", "keypoints"]
+    has_age: bool
+
+
+class GroupSummary(Contract):
+    """One group (the references, or one LoRA folder) in numbers. Angles in degrees, shares as counts."""
+
+    type: Literal["Reference", "Candidate"]
+    name: str
+    images: int
+    faces: int
+    rescued: int
+    failed: int
+    statuses: dict[Status, int]
+    similarity: Spread
+    similarity_interval: tuple[float, float] | None = None  # 95 %, of the median; null for too few faces
+    identity: float | None = None  # median similarity corrected for pose, see utils.metrics.pose_corrected
+    identity_interval: tuple[float, float] | None = None  # 95 %
+    nearest_similarity: Spread
+    age: Spread
+    yaw_abs_deg: Spread
+    det_score: Spread
+    aspect_ratio: Spread
+    angle_bins: dict[str, int]
+    copy_bands: dict[str, int]
+
+
+class Summary(Contract):
+    """`Summary_<timestamp>.json`: one run of mirror_metrics.py in numbers."""
+
+    schema_version: Literal[1] = 1
+    script: Literal["mirror_metrics.py"] = "mirror_metrics.py"
+    created: str
+    pack: PackInfo
+    providers: dict[str, int]  # execution provider -> faces that it measured, now or when they entered the cache
+    versions: dict[str, str]
+    settings: dict[str, str | int | float | bool | None]
+    reference_folder: str
+    candidates_folder: str | None
+    groups: list[GroupSummary]
+    ignored_files: dict[str, int]  # suffix -> number of files in the folders that are not images
+    warnings: list[str]
+    seconds: dict[str, float]  # what the run spent on loading networks, measuring, the map and the pages
+    results: dict[str, str]  # kind -> file name
