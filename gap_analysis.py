@@ -139,7 +139,7 @@ def _not_measured(
 ) -> list[NotMeasured]:
     """Every type that could be measured in no picture, and why."""
     from mirror.contracts.gaps import NotMeasured
-    from utils.detectors import DEFAULT_FILES, EYE, HAND
+    from mirror.detectors.detectors import DEFAULT_FILES, EYE, HAND
     from utils.gaps import ANGLE, EYES, HANDS
 
     def no_detector(kind: str, name: str | None) -> str:
@@ -155,8 +155,8 @@ def _not_measured(
 
 
 def _settings(args: argparse.Namespace) -> dict[str, str | int | float | bool | None]:
+    from mirror.detectors.detectors import CONFIDENCE, OVERLAP
     from utils.defaults import DETECTION_SIZE
-    from utils.detectors import CONFIDENCE, OVERLAP
     from utils.files import readable
     from utils.pixels import DUPLICATE_BITS, SHARPNESS_SIDE
     from utils.sensors import sensor_choice

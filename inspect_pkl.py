@@ -22,12 +22,20 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.allowlist import Verdict
-from utils.checkpoints import UnfitError, import_torch, read_checkpoint
+from mirror.detectors.allowlist import Verdict
+from mirror.detectors.checkpoints import UnfitError, import_torch, read_checkpoint
+from mirror.detectors.modelfiles import (
+    PLAIN_PICKLE,
+    SUFFIXES,
+    TORCH_LEGACY,
+    TORCH_ZIP,
+    Report,
+    inspect_file,
+    inspect_open,
+)
+from mirror.detectors.networks import Network, find_network
 from utils.console import EXIT_OK, EXIT_USER, UserError, print_table, printable, run_script, say
 from utils.defaults import MODELS_FOLDER
-from utils.modelfiles import PLAIN_PICKLE, SUFFIXES, TORCH_LEGACY, TORCH_ZIP, Report, inspect_file, inspect_open
-from utils.networks import Network, find_network
 
 EXIT_CODES = {Verdict.SAFE: EXIT_OK, Verdict.UNKNOWN: 3, Verdict.DANGEROUS: 4}
 ADVICE = {
@@ -102,7 +110,7 @@ def _tell_some(title: str, names: list[str]) -> None:
 
 def convert(path: Path) -> str:
     """Write the .safetensors of a safe file; a sentence about it. Raises UserError."""
-    from utils.tensorfiles import write_data, write_network
+    from mirror.detectors.tensorfiles import write_data, write_network
 
     target = path.with_suffix(".safetensors")
     is_taken = f"{target} is there already and is not overwritten, as it holds something else. Move it away first."
@@ -134,7 +142,7 @@ def convert(path: Path) -> str:
 
 def _holds(target: Path, content: object, network: Network | None) -> bool:
     """Whether a .safetensors is what `convert` would write of `content`, or of the `network` found in it."""
-    from utils.tensorfiles import equal, read_data, read_network
+    from mirror.detectors.tensorfiles import equal, read_data, read_network
 
     try:
         if network is None:

@@ -95,7 +95,7 @@ def sensor_choice_of(args: argparse.Namespace, batch: Batch) -> SensorChoice:
 
 def what_is_missing(args: argparse.Namespace, batch: Batch, sensors: Sensors) -> dict[str, str]:
     """Sensors that no image can be measured with, and why. Raises UserError for another one than found the gaps."""
-    from utils.detectors import DEFAULT_FILES, EYE, HAND
+    from mirror.detectors.detectors import DEFAULT_FILES, EYE, HAND
     from utils.gaps import ANGLE, EYES, HANDS
 
     now, then = sensors.info, batch.sensors

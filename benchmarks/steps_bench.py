@@ -37,7 +37,7 @@ def make_detectors(folder: Path) -> None:
 MAKE = """
 import sys
 import torch
-from utils.ultralytics_yolo import import_tasks
+from mirror.detectors.ultralytics_yolo import import_tasks
 torch.manual_seed(int(sys.argv[2]))
 model = import_tasks().DetectionModel("yolov8n.yaml", nc=1, verbose=False)
 model.names = {0: ["hand", "eye"][int(sys.argv[2])]}
@@ -46,11 +46,11 @@ torch.save({"model": model.half(), "date": "", "version": "8"}, sys.argv[1])
 
 
 def work_detectors() -> dict:
-    """Milliseconds that the detectors' modules take for one picture, fused, in the batches of utils/detectors.py."""
+    """Milliseconds that the detectors' modules take for one picture, fused, in batches as the product makes them."""
     import torch
 
-    from utils.detectors import BATCH
-    from utils.ultralytics_yolo import import_tasks
+    from mirror.detectors.detectors import BATCH
+    from mirror.detectors.ultralytics_yolo import import_tasks
 
     batch = torch.zeros(BATCH, 3, *INPUT_HW)
     seconds = []

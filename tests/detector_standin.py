@@ -61,12 +61,12 @@ def counted(decode):
 COUNTS = {"decoded": 0, "batches": []}
 
 if __name__ == "__main__":
-    module = types.ModuleType("utils.detectors")
+    module = types.ModuleType("mirror.detectors.detectors")
     module.FACE, module.HAND, module.EYE = FILES
     module.DEFAULT_FILES, module.CONFIDENCE, module.OVERLAP = FILES, 0.5, 0.45
     module.demand_safe = lambda path: None
     module.find_detector, module.load_detector = find_detector, lambda path, device="auto": TruthDetector(path)
-    sys.modules["utils.detectors"] = module
+    sys.modules["mirror.detectors.detectors"] = module
     sys.path[0] = str(ROOT)
     cv2.imdecode = counted(cv2.imdecode)
     atexit.register(lambda: print(json.dumps(COUNTS), file=sys.stderr))

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_script
 
-from utils.checkpoints import import_torch
-from utils.console import UserError
-from utils.detectors import (
+from mirror.detectors.checkpoints import import_torch
+from mirror.detectors.detectors import (
     DEFAULT_FILES,
     EYE,
     FACE,
@@ -28,6 +27,7 @@ from utils.detectors import (
     letterbox,
     load_detector,
 )
+from utils.console import UserError
 
 SHARED = ROOT.parent / "shared" / "yolov5_face"
 FIXTURES = ("yolov5-c3-tiny-face", "yolov5n-0.5-face")
@@ -59,7 +59,7 @@ def make_ultralytics(task: str) -> object:
     """A small network of ultralytics with random weights and batch norms that matter."""
     import torch
 
-    from utils.ultralytics_yolo import import_tasks
+    from mirror.detectors.ultralytics_yolo import import_tasks
 
     tasks = import_tasks()
     torch.manual_seed(0)
@@ -148,7 +148,7 @@ def test_converted_detector_loads_in_the_originals_place(fixture, tmp_path, pict
 def test_ultralytics_outputs_are_those_of_ultralytics(ultralytics_file):
     import torch
 
-    from utils.ultralytics_yolo import import_tasks
+    from mirror.detectors.ultralytics_yolo import import_tasks
 
     detector = load_detector(ultralytics_file, "cpu")
     model, _ = import_tasks().load_checkpoint(str(ultralytics_file))
@@ -199,7 +199,7 @@ def refuse(*arguments, **more):
 import torch  # on Linux it asks ldconfig for libdl, before anything of ours happens
 socket.getaddrinfo = socket.socket.connect = subprocess.Popen.__init__ = refuse
 from pathlib import Path
-from utils.detectors import load_detector
+from mirror.detectors.detectors import load_detector
 load_detector(Path(sys.argv[1]), "cpu")
 import ultralytics.utils as u
 from utils.images import ImageError, read_file
@@ -220,7 +220,7 @@ def test_loading_asks_no_network_and_installs_nothing(ultralytics_file, tmp_path
 
 
 def test_ultralytics_is_refused_where_its_safe_way_is_off(monkeypatch):
-    from utils import ultralytics_yolo
+    from mirror.detectors import ultralytics_yolo
 
     tasks = ultralytics_yolo.import_tasks()
     monkeypatch.setattr(tasks, "SAFE_LOAD", False)
@@ -416,7 +416,7 @@ def test_detectors_are_found_by_name_and_stem(tmp_path):
 
 
 def test_loading_nothing_heavy_to_find_a_file():
-    code = "import sys, utils.detectors; print({'torch', 'ultralytics', 'onnxruntime'} & set(sys.modules))"
+    code = "import sys, mirror.detectors.detectors; print({'torch', 'ultralytics', 'onnxruntime'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
 
@@ -462,7 +462,7 @@ def test_weights_without_a_network(tmp_path):
 def test_network_for_another_task(tmp_path):
     import torch
 
-    from utils.ultralytics_yolo import import_tasks
+    from mirror.detectors.ultralytics_yolo import import_tasks
 
     yaml = {"nc": 3, "backbone": BACKBONE, "head": [[-1, 1, "Classify", ["nc"]]]}
     model = import_tasks().ClassificationModel(yaml, verbose=False)

@@ -516,7 +516,7 @@ def test_options_of_the_command_line(gaps, small_set, tiny_pack, tmp_path):
 
 def test_help_names_every_default_file():
     shown = run_script("gap_analysis.py", "--help").stdout
-    from utils.detectors import DEFAULT_FILES
+    from mirror.detectors.detectors import DEFAULT_FILES
 
     for default in (*DEFAULT_FILES.values(), "buffalo_l", "gaps.json", "0.3", "auto", "100.0"):
         assert default in shown, default

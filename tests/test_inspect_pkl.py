@@ -89,8 +89,8 @@ def test_none_is_converted(evil, scanned):
 
 
 def test_no_detector_is_loaded_from_them(evil):
+    from mirror.detectors.detectors import load_detector
     from utils.console import UserError
-    from utils.detectors import load_detector
 
     variants, folder, canaries = evil
     for variant in variants:
@@ -192,7 +192,7 @@ def test_formats_without_a_program_are_safe_where_they_are_whole(tmp_path):
     ],
 )
 def test_what_is_not_onnx_to_its_last_byte_is_not_taken_for_it(spoil):
-    from utils.modelfiles import NOT_A_MODEL, ONNX, inspect_bytes
+    from mirror.detectors.modelfiles import NOT_A_MODEL, ONNX, inspect_bytes
 
     assert inspect_bytes(onnx_file()).kind == ONNX
     assert inspect_bytes(spoil(onnx_file())).kind == NOT_A_MODEL
@@ -268,7 +268,7 @@ def test_harmless_files_are_safe_and_converted(good):
 
 def test_converted_files_hold_the_same(good):
     """Compared with what was saved, by means of the test's own."""
-    from utils.tensorfiles import read_data
+    from mirror.detectors.tensorfiles import read_data
 
     files, folder, _ = good
     for name, (content, _) in files.items():
@@ -339,7 +339,7 @@ def test_a_detector_is_converted_once(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="the shell there quotes otherwise")
 def test_the_advised_command_holds_the_path_as_one_word():
-    from utils.checkpoints import how_to_inspect
+    from mirror.detectors.checkpoints import how_to_inspect
 
     assert how_to_inspect("models/a.pt") == "python inspect_pkl.py models/a.pt"
     assert shlex.split(how_to_inspect("my 'own' models/$a.pt"))[2:] == ["my 'own' models/$a.pt"]

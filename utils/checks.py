@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from mirror.contracts.gaps import ImageRecord
 from mirror.contracts.validation import Check, Outcome, Verdict
-from utils.detectors import CONFIDENCE
+from mirror.detectors.detectors import CONFIDENCE
 from utils.files import Status
 from utils.gaps import GapType
 from utils.metrics import identity_limit, usual_similarity

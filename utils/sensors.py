@@ -24,12 +24,12 @@ import numpy as np
 from pydantic import ValidationError
 
 from mirror.contracts.gaps import AngleSensor, GapSensors, ImageRecord
+from mirror.detectors.detectors import CONFIDENCE, DEFAULT_FILES, EYE, FACE, HAND, OVERLAP, demand_safe, find_detector
 from utils import pixels
 from utils.cache import FaceCache
 from utils.console import UserError, say
 from utils.cores import available_cores
 from utils.defaults import DETECTION_SIZE, MAX_MEGAPIXELS, MODELS_FOLDER, PACK
-from utils.detectors import CONFIDENCE, DEFAULT_FILES, EYE, FACE, HAND, OVERLAP, demand_safe, find_detector
 from utils.faces import MEASUREMENT_VERSION, RESCUE_PADDING, RESCUED, FaceMeasurement, second_face_share
 from utils.files import Status, readable
 from utils.gaps import GapType, Look, face_height_share, measure_values
@@ -40,9 +40,11 @@ from utils.pose import angles_from_keypoints
 from utils.progress import GroupProgress
 
 if TYPE_CHECKING:
-    from utils.detectors import Detector, Found
+    from mirror.detectors.detectors import Detector, Found
 
-_BOXES_VERSION = 2  # of what is kept of a detector's boxes; raise it with every change of utils/detectors.py's numbers
+_BOXES_VERSION = (
+    2  # of what is kept of a detector's boxes; raise it with every change of mirror/detectors/detectors.py's numbers
+)
 # Of the records that are kept of pictures; raise it with every change of a number or a bin: in this file, gaps.py,
 # pixels.py or pose.py.
 _RECORD_VERSION = 1
@@ -83,7 +85,7 @@ class BoxSensor:
     """A detector file, loaded when the first picture needs it."""
 
     def __init__(self, kind: str, path: Path, device: str, cache: FaceCache, classes: str | None = None):
-        self.kind = kind  # what its boxes are to show, see utils/detectors.py
+        self.kind = kind  # what its boxes are to show, see mirror/detectors/detectors.py
         self.path = path
         self.asked = classes  # names of the model's own, with commas between; None: those of the kind
         self.identity = f"{path.name}@{cache.hash_file(path)[:12]}"
@@ -118,7 +120,7 @@ class BoxSensor:
         """The detector, loaded once, whichever thread asks first. Raises UserError."""
         with self._loading:
             if self._detector is None:
-                from utils.detectors import load_detector
+                from mirror.detectors.detectors import load_detector
 
                 detector = load_detector(self.path, self._device)
                 self._demand_fit(detector)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from utils import ultralytics_yolo
-from utils.checkpoints import UnfitError, import_torch
+from mirror.detectors import ultralytics_yolo
+from mirror.detectors.checkpoints import UnfitError, import_torch
 
 
 @dataclass
@@ -45,6 +45,6 @@ def find_network(checkpoint: object) -> Network | None:
 
 def _families() -> dict[str, ModuleType]:
     import_torch()
-    from utils import yolov5_face
+    from mirror.detectors import yolov5_face
 
     return {family.FAMILY: family for family in (yolov5_face, ultralytics_yolo)}

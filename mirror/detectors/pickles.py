@@ -16,7 +16,7 @@ import mmap
 import pickletools
 from dataclasses import dataclass, field
 
-from utils.allowlist import ALLOWED, GETATTR, METHODS, Use, Verdict, judge, modern, words
+from mirror.detectors.allowlist import ALLOWED, GETATTR, METHODS, Use, Verdict, judge, modern, words
 
 HIGHEST_PROTOCOL = 5
 _SHOWN_LENGTH = 120  # characters of a call in a report

@@ -16,8 +16,8 @@ from typing import Any
 
 from PIL import Image
 
-from utils.allowlist import TORCH_LAYERS, ULTRALYTICS_LAYERS
-from utils.checkpoints import HOW_TO_INSTALL, Record, UnfitError, import_torch
+from mirror.detectors.allowlist import TORCH_LAYERS, ULTRALYTICS_LAYERS
+from mirror.detectors.checkpoints import HOW_TO_INSTALL, Record, UnfitError, import_torch
 from utils.console import UserError
 
 FAMILY = "ultralytics"

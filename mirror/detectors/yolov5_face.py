@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from utils.checkpoints import Record, UnfitError
+from mirror.detectors.checkpoints import Record, UnfitError
 
 FAMILY = "yolov5-face"
 LANDMARKS = 5  # left eye, right eye, nose, left and right corner of the mouth, as seen

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from utils.allowlist import Verdict
+from mirror.detectors.allowlist import Verdict
+from mirror.detectors.pickles import Pickle, Walk, walk_pickle
 from utils.console import UserError
-from utils.pickles import Pickle, Walk, walk_pickle
 
 SUFFIXES = (".pkl", ".pt", ".pth", ".bin", ".ckpt")  # what inspect_pkl.py looks for in models/
 PICKLE_SUFFIXES = (*SUFFIXES, ".pickle", ".joblib", ".dat", ".data")

@@ -28,14 +28,14 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from utils.allowlist import Verdict
-from utils.checkpoints import UnfitError, how_to_inspect, import_torch, read_checkpoint
+from mirror.detectors.allowlist import Verdict
+from mirror.detectors.checkpoints import UnfitError, how_to_inspect, import_torch, read_checkpoint
+from mirror.detectors.modelfiles import Report, inspect_bytes
+from mirror.detectors.networks import Network, find_network
+from mirror.detectors.providers import wanted_providers
+from mirror.detectors.tensorfiles import read_network
 from utils.console import UserError
 from utils.defaults import DETECTION_SIZE
-from utils.modelfiles import Report, inspect_bytes
-from utils.networks import Network, find_network
-from utils.providers import wanted_providers
-from utils.tensorfiles import read_network
 
 FACE, HAND, EYE = "face", "hand", "eye"
 DEFAULT_FILES = {FACE: "yolov5l-face.pt", HAND: "hand_yolov8n.pt", EYE: "eyes_yolov.pt"}  # in --models-dir

@@ -14,9 +14,9 @@ import threading
 from functools import cache
 from typing import Any, BinaryIO
 
-from utils.allowlist import ALLOWED, GETATTR, Use, Verdict, modern
+from mirror.detectors.allowlist import ALLOWED, GETATTR, Use, Verdict, modern
+from mirror.detectors.modelfiles import PLAIN_PICKLE, TORCH_LEGACY, TORCH_ZIP, Report
 from utils.console import UserError
-from utils.modelfiles import PLAIN_PICKLE, TORCH_LEGACY, TORCH_ZIP, Report
 
 OLDEST_TORCH = (2, 6)  # the first whose weights_only loading takes an allow-list of names (torch/serialization.py)
 HOW_TO_INSTALL = "python -m pip install -r requirements/bootstrap.txt"

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from utils.checkpoints import HOW_TO_INSTALL, Record, import_torch
+from mirror.detectors.checkpoints import HOW_TO_INSTALL, Record, import_torch
+from mirror.detectors.networks import Network
 from utils.console import UserError
-from utils.networks import Network
 
 _ENTRY = "mirrormetrics"
 _VERSION = 1

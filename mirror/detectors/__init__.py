@@ -1,0 +1,1 @@
+"""Model files, read without running anything that they name, and the networks they become."""
