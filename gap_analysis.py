@@ -276,7 +276,7 @@ def _percent(value: float | None) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
-    from utils.cache import open_cache
+    from mirror.faces.cache import open_cache
     from utils.files import readable
     from utils.sensors import Examiner, find_sensors, sensor_choice
 

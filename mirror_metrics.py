@@ -46,9 +46,9 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     import pandas as pd
 
     from mirror.contracts.summary import GroupSummary, PackInfo, Summary
-    from utils.cache import FaceCache
-    from utils.measurer import Picture
-    from utils.packs import Pack
+    from mirror.faces.cache import FaceCache
+    from mirror.faces.measurer import Picture
+    from mirror.faces.packs import Pack
 
 Listed = TypeVar("Listed")
 
@@ -115,9 +115,9 @@ def collect(args: argparse.Namespace) -> Inputs:
 
 def _pictures(inputs: Inputs, kind: str, group: str, folder: Path, recursive: bool) -> list[Picture]:
     """Pictures of one group; what was passed over goes into `inputs`. Raises UserError."""
+    from mirror.faces.measurer import Picture
     from utils.files import readable
     from utils.images import holds_pictures, list_images
-    from utils.measurer import Picture
 
     listing = _opened(folder, lambda: list_images(folder, recursive, EXTENSIONS))
     inputs.ignored.update(listing.ignored)
@@ -192,7 +192,7 @@ def _what_to_put_where(args: argparse.Namespace, has_candidates: bool) -> str:
 def prepare_demo(args: argparse.Namespace) -> list[tuple[str, ...]]:
     """Point `args` at the demo world, rendered first if need be; what is planted there. Raises UserError."""
     from demo.make_world import CANDIDATES, REFERENCES, find_or_make
-    from utils.packs import demo_pack, missing_demo_pack
+    from mirror.faces.packs import demo_pack, missing_demo_pack
 
     own = {"--reference": args.reference != PATH_REFERENCE, "--candidates": args.candidates is not None}
     own["--holdout"] = args.holdout is not None
@@ -225,8 +225,8 @@ def find_or_download(args: argparse.Namespace) -> Pack:
     """The pack that was asked for, fetched once if need be. Raises UserError: no other pack ever takes its place."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+    from mirror.faces.packs import DOWNLOAD_URL, download_pack, find_pack, missing_demo_pack
     from utils.console import talk
-    from utils.packs import DOWNLOAD_URL, download_pack, find_pack, missing_demo_pack
 
     pack = find_pack(args.pack)
     if pack is not None:
@@ -253,7 +253,7 @@ def identity_map(pictures: list[Picture], dimensions: int, cache: FaceCache) -> 
 
     import numpy as np
 
-    from utils.metrics import safe_perplexity
+    from mirror.faces.metrics import safe_perplexity
 
     rows = [i for i, p in enumerate(pictures) if p.measured]
     if len(rows) < FEWEST_FACES_FOR_MAP:
@@ -291,9 +291,9 @@ def summarise(args: argparse.Namespace, inputs: Inputs, table: pd.DataFrame, pac
     import numpy as np
 
     from mirror.contracts.summary import Summary
-    from utils.faces import DETECTION_THRESHOLD, RESCUE_PADDING
+    from mirror.faces.engine import DETECTION_THRESHOLD, RESCUE_PADDING
+    from mirror.faces.table import summarise_group
     from utils.files import readable
-    from utils.table import summarise_group
 
     root = _candidates_root(args)
     return Summary(
@@ -373,10 +373,10 @@ def _similarity_of(group: GroupSummary) -> list[float | None]:
 
 def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
+    from mirror.faces.cache import open_cache
+    from mirror.faces.measurer import Measurer
+    from mirror.faces.table import score_pictures
     from report.results import write_results
-    from utils.cache import open_cache
-    from utils.measurer import Measurer
-    from utils.table import score_pictures
 
     planted = prepare_demo(args) if args.demo else []
     inputs = collect(args)
@@ -434,7 +434,7 @@ def run(args: argparse.Namespace) -> int:
 def _doubts(args: argparse.Namespace, table: pd.DataFrame) -> list[str]:
     """What makes the numbers mean less than they seem to; said now and in the results."""
     from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE
-    from utils.measurer import CUDA, GPU_ADVICE
+    from mirror.faces.measurer import CUDA, GPU_ADVICE
 
     doubts = []
     held_out = table[(table["Type"] == REFERENCE) & (table["Group"] == HELD_OUT)]

@@ -43,11 +43,11 @@ from utils.defaults import (
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.validation import ReferenceFacts, ValidatedImage, ValidationReport
+    from mirror.faces.cache import FaceCache
+    from mirror.faces.engine import FaceMeasurement
+    from mirror.faces.measurer import Measurer
     from utils.batch import Batch
-    from utils.cache import FaceCache
     from utils.checks import Evidence, Nearest, Standard, Twin
-    from utils.faces import FaceMeasurement
-    from utils.measurer import Measurer
     from utils.sensors import Looked, SensorChoice, Sensors
 
 REPORT = "validation_report.json"
@@ -152,7 +152,7 @@ def measure(args: argparse.Namespace, batch: Batch, cache: FaceCache) -> Measure
 def measure_faces(measurer: Measurer | None, pictures: list[Looked]) -> dict[str, FaceMeasurement]:
     """The largest face by file, of the pictures that have one; what was measured already comes from the cache."""
     from mirror.contracts.summary import CANDIDATE
-    from utils.measurer import Picture
+    from mirror.faces.measurer import Picture
 
     if measurer is None:
         return {}
@@ -170,9 +170,9 @@ def standard_of(references: References, missing: dict[str, str]) -> Standard:
     """What the images are held against; adds to `missing` what cannot be known without photos of the person."""
     import numpy as np
 
+    from mirror.faces.metrics import FEWEST_REFERENCES, reference_level
     from utils.checks import IDENTITY, REFERENCES, Standard
     from utils.gaps import GAP_TYPES
-    from utils.metrics import FEWEST_REFERENCES, reference_level
 
     if not references.pictures:
         missing[REFERENCES] = "there are no real photos to compare with; --reference names their folder"
@@ -246,8 +246,8 @@ def comparison(
     """A function from a measured face to its similarity to the person, and to the reference most like it."""
     import numpy as np
 
+    from mirror.faces.metrics import nearest, similarity_to_centroid
     from utils.checks import Nearest
-    from utils.metrics import nearest, similarity_to_centroid
 
     if not references.faces:
         return lambda face: (None, None)
@@ -364,7 +364,8 @@ def _reference_facts(references: References, standard: Standard) -> ReferenceFac
 
 
 def _limits() -> dict[str, float]:
-    from utils import checks, metrics, pixels
+    from mirror.faces import metrics
+    from utils import checks, pixels
 
     return {
         "sharpness": pixels.SHARPNESS_LIMIT,
@@ -493,8 +494,8 @@ def tell(args: argparse.Namespace, report: ValidationReport, page: Path) -> None
 
 def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
+    from mirror.faces.cache import open_cache
     from utils.batch import collect
-    from utils.cache import open_cache
 
     args.report = args.report or args.folder / REPORT
     batch = collect(args.folder, args.reference, folders_of(args).values())

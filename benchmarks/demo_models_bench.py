@@ -25,12 +25,12 @@ from demo.facepack.gallery import hidden, nobody, overflowing, turned_away
 from demo.render import Picture
 from demo.scene import Scene, draw_scene
 from demo.training_data import UNSEEN_SEED, draw_people, generator, render_all
+from mirror.faces.engine import DETECTION_THRESHOLD, FaceEngine
+from mirror.faces.packs import Pack, find_pack
+from mirror.faces.pose import angles_from_keypoints
 from utils.console import EXIT_OK, UserError, run_script
 from utils.defaults import DEMO_PACK, DETECTION_SIZE
-from utils.faces import DETECTION_THRESHOLD, FaceEngine
 from utils.files import Status
-from utils.packs import Pack, find_pack
-from utils.pose import angles_from_keypoints
 
 YAWS_DEG = np.arange(-80.0, 81.0, 20.0)
 POSE_LIMIT_DEG = 60.0

@@ -24,9 +24,9 @@ from demo.render import Picture
 from demo.train_yolo import prepare_ultralytics
 from demo.training_data import UNSEEN_SEED, draw_people, generator, render_all
 from demo.yolo_data import TRUE_BOXES, Marked, draw_wide_scenes, pixels_per_cm
+from mirror.faces.pose import BIN_LIMITS_DEG, angle_bin
 from utils.console import EXIT_OK, UserError, run_script
 from utils.defaults import MODELS_FOLDER
-from utils.pose import BIN_LIMITS_DEG, angle_bin
 
 PIXELS = 448  # pictures are squares of this side
 PICTURES_A_PERSON = 8

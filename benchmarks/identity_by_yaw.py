@@ -6,7 +6,7 @@
 Every person gets 10 references, near the front or turned as the goals of gap_analysis.py want them, and 4 pictures at
 each angle, in everyday light (demo/scene.py). Each picture is compared with the centroid of its own person's references
 and with everybody else's. Scores are shares of the level at which those references score among each other, which is how
-utils/metrics.identity_limit is stated. Prints the Markdown table of that function's docstring.
+mirror/faces/metrics.identity_limit is stated. Prints the Markdown table of that function's docstring.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import numpy as np
 from demo.identity import draw_identity
 from demo.parallel import render_all
 from demo.scene import Scene, draw_scene
+from mirror.faces.engine import FaceEngine, FaceMeasurement
+from mirror.faces.metrics import centroid, identity_limit, reference_level
+from mirror.faces.packs import find_pack
 from utils.console import EXIT_OK, UserError, run_script, say
-from utils.faces import FaceEngine, FaceMeasurement
-from utils.metrics import centroid, identity_limit, reference_level
-from utils.packs import find_pack
 
 YAWS_DEG = (0, 15, 30, 45, 60, 75)
 REFERENCES, PICTURES = 10, 4  # of each person; pictures at each angle, half of them to either side

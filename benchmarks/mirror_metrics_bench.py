@@ -141,9 +141,9 @@ def work_plain(base: Path, pack: Path, spinning: bool) -> dict:
 
 def work_calls(base: Path, pack: Path) -> dict:
     """What our measuring runs: pictures, faces, network calls, and the networks' share of the cores' time."""
-    from utils.cache import open_cache
-    from utils.measurer import Measurer, Picture
-    from utils.packs import find_pack
+    from mirror.faces.cache import open_cache
+    from mirror.faces.measurer import Measurer, Picture
+    from mirror.faces.packs import find_pack
 
     measurer = Measurer(find_pack(str(pack)), open_cache(None))
     measurer.engine()
@@ -158,7 +158,7 @@ def work_calls(base: Path, pack: Path) -> dict:
 
 def work_floor(base: Path, pack: Path) -> dict:
     """Milliseconds that the needed networks take alone, one thread, one call at a time, for one picture."""
-    from utils.faces import FaceEngine
+    from mirror.faces.engine import FaceEngine
 
     engine = FaceEngine(pack)
     _, seconds = count_calls()
@@ -299,7 +299,7 @@ def main() -> None:
         }
         print(json.dumps(works[kind]()))
         return
-    from utils.packs import find_pack
+    from mirror.faces.packs import find_pack
 
     with tempfile.TemporaryDirectory() as scratch:
         pack = find_pack(args.pack).folder if args.pack else standin(Path(scratch) / "standin")

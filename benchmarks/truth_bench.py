@@ -24,9 +24,9 @@ import numpy as np
 
 from benchmarks.truth_panels import PANELS, Panel
 from benchmarks.truth_world import SEVERITIES, measure_world
+from mirror.faces.packs import find_pack
+from mirror.faces.pose import BIN_LIMITS_DEG, angle_bin
 from utils.cores import available_cores
-from utils.packs import find_pack
-from utils.pose import BIN_LIMITS_DEG, angle_bin
 
 RESAMPLES = 1000
 Z_95 = 1.96

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from utils.metrics import DANGER_ZONE, copy_band
+from mirror.faces.metrics import DANGER_ZONE, copy_band
 
 Measure = Callable[[pd.DataFrame, pd.DataFrame], float]  # rows of the set, rows of the references
 

@@ -28,10 +28,10 @@ from demo.identity import Identity, draw_identity
 from demo.parallel import render_all
 from demo.scene import BACKGROUNDS, Scene, draw_scene
 from demo.sets import DEFAULT_SEVERITY, KINDS, STEPS, Shot, World, far_stranger, make_reference, make_set, make_world
-from utils.cache import FaceCache, content_hash, open_cache
+from mirror.faces.cache import FaceCache, content_hash, open_cache
+from mirror.faces.engine import settings_key
+from mirror.faces.metrics import centroid, leave_one_out
 from utils.defaults import DETECTION_SIZE
-from utils.faces import settings_key
-from utils.metrics import centroid, leave_one_out
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAIN_YAWS_DEG = range(-80, 81, 20)

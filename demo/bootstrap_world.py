@@ -35,7 +35,7 @@ BEGUN = "bootstrap_world.begun"  # written first: what lies beside it is ours, a
 
 def prepare(folder: Path, control: bool) -> Path:
     """The configuration of a loop in `folder`, with everything it needs; what is there already stays. UserError."""
-    from utils.packs import demo_pack, missing_demo_pack
+    from mirror.faces.packs import demo_pack, missing_demo_pack
 
     if demo_pack() is None:
         raise UserError(missing_demo_pack())

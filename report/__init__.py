@@ -1,1 +1,1 @@
-"""The pages people look at. They draw what `utils.table` and `mirror.contracts` hold and measure nothing."""
+"""The pages people look at. They draw what `mirror.faces.table` and `mirror.contracts` hold and measure nothing."""

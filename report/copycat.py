@@ -9,10 +9,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from mirror.contracts.summary import CANDIDATE, REFERENCE, Summary
+from mirror.faces.metrics import BAND_LIMITS, DANGER_ZONE, LOW, OK, WATCH_OUT, copy_band
 from report.colours import BACKGROUND, Group, group_index, page_groups
 from report.render import asset, json_for_script, number, render, run_facts, shown, sibling_link
 from utils.files import Status
-from utils.metrics import BAND_LIMITS, DANGER_ZONE, LOW, OK, WATCH_OUT, copy_band
 
 FAILED_TEXT = "\N{WARNING SIGN} Failed to recognize face"
 FAILED = "Failed"  # stands beside the bands: no face, so no band

@@ -13,7 +13,7 @@ from utils.files import Status
 
 
 def build_dashboard(table: pd.DataFrame, summary: Summary, face_map: np.ndarray | None, map_note: str) -> str:
-    """The whole page. `table` has utils.table.COLUMNS and a RangeIndex.
+    """The whole page. `table` has mirror.faces.table.COLUMNS and a RangeIndex.
 
     `face_map` is (rows, 2 or 3) float, NaN where no face was measured;
     `map_note` says in a sentence why there is no map; it is shown where `face_map` is None.

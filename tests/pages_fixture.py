@@ -10,10 +10,10 @@ import pandas as pd
 
 from mirror.contracts.contract import Spread
 from mirror.contracts.summary import GroupSummary, PackInfo, Summary
+from mirror.faces.metrics import copy_band
+from mirror.faces.pose import angle_bin
+from mirror.faces.table import CANDIDATE, REFERENCE, make_table
 from utils.files import Status
-from utils.metrics import copy_band
-from utils.pose import angle_bin
-from utils.table import CANDIDATE, REFERENCE, make_table
 
 # Folder names that must stay text. The last byte of the surrogate is no UTF-8: Linux allows it in a file name.
 HOSTILE = [

@@ -135,7 +135,7 @@ def test_a_folder_without_permission_does_not_stop_the_others(tmp_path, make_pic
     for folder in (tmp_path, *tmp_path.parents[:-2]):
         folder.chmod(folder.stat().st_mode | 0o055)
     program = (
-        "import os, mirror_metrics, utils.images, utils.measurer, utils.table, utils.files\n"
+        "import os, mirror_metrics, utils.images, mirror.faces.measurer, mirror.faces.table, utils.files\n"
         "os.geteuid() or os.setuid(65534)  # root may enter everything\n"
         f"arguments = ['--reference', {str(tmp_path / 'ref')!r}, '--candidates', {str(tmp_path / 'cand')!r}]\n"
         "for more in ([], ['--recursive']):\n"
@@ -368,10 +368,10 @@ def test_no_face_in_any_reference(metrics, mini_pack, tmp_path, photos):
 
 
 def test_a_picture_that_vanishes_during_the_run(tmp_path, tiny_pack, make_picture):
-    from utils.cache import open_cache
+    from mirror.faces.cache import open_cache
+    from mirror.faces.measurer import Measurer, Picture
+    from mirror.faces.packs import find_pack
     from utils.files import Status
-    from utils.measurer import Measurer, Picture
-    from utils.packs import find_pack
 
     paths = [make_picture(tmp_path / f"{seed}.jpg", seed) for seed in range(6)]
     pictures = [Picture("Reference", "Reference", path.name, path) for path in paths]
@@ -436,11 +436,11 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path, make_picture, tiny_pack):
 
 
 def test_a_network_that_fails_on_one_picture_does_not_stop_the_others(tmp_path, tiny_pack, make_picture, monkeypatch):
-    from utils.cache import open_cache
-    from utils.faces import FaceEngine
+    from mirror.faces.cache import open_cache
+    from mirror.faces.engine import FaceEngine
+    from mirror.faces.measurer import Measurer, Picture
+    from mirror.faces.packs import find_pack
     from utils.files import Status
-    from utils.measurer import Measurer, Picture
-    from utils.packs import find_pack
 
     paths = [make_picture(tmp_path / f"{seed}.png", seed, size=(100 + seed, 100)) for seed in range(4)]
     pictures = [Picture("Reference", "Reference", path.name, path) for path in paths]
@@ -460,8 +460,8 @@ def test_a_network_that_fails_on_one_picture_does_not_stop_the_others(tmp_path, 
 def test_ctrl_c_while_writing_leaves_no_half_set(tmp_path, monkeypatch, metrics, tiny_pack, make_picture):
     from mirror.contracts.contract import read_contract
     from mirror.contracts.summary import Summary
+    from mirror.faces.table import make_table
     from report import results
-    from utils.table import make_table
 
     make_picture(tmp_path / "ref" / "a.jpg")
     summary = read_contract(metrics("--pack", tiny_pack).file("Summary"), Summary, "mirror_metrics.py")
@@ -479,8 +479,8 @@ def test_ctrl_c_while_writing_leaves_no_half_set(tmp_path, monkeypatch, metrics,
 def test_runs_in_the_same_second_do_not_share_files(tmp_path, metrics, tiny_pack, make_picture):
     from mirror.contracts.contract import read_contract
     from mirror.contracts.summary import Summary
+    from mirror.faces.table import make_table
     from report import results
-    from utils.table import make_table
 
     make_picture(tmp_path / "ref" / "a.jpg")
     summary = read_contract(metrics("--pack", tiny_pack).file("Summary"), Summary, "mirror_metrics.py")

@@ -43,7 +43,7 @@ def scenes(target, yaws):
 
 def turned_enough(yaws, target="profile"):
     """Share of pictures that come out in the bin that was asked for."""
-    from utils.pose import angle_bin
+    from mirror.faces.pose import angle_bin
 
     return np.mean([angle_bin(scene.yaw_deg) == target for scene in scenes(target, yaws)])
 

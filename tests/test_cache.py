@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from utils.cache import open_cache
-from utils.faces import FaceMeasurement
+from mirror.faces.cache import open_cache
+from mirror.faces.engine import FaceMeasurement
 from utils.files import Status
 
 
@@ -148,7 +148,7 @@ def test_a_cache_that_fails_in_the_middle_is_said_and_the_run_goes_on(tmp_path):
     program = """
 import resource, signal, sys, time
 from pathlib import Path
-from utils.cache import open_cache
+from mirror.faces.cache import open_cache
 cache = open_cache(Path(sys.argv[1]))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -181,7 +181,7 @@ import sys, threading
 sys.path.insert(0, "tests")
 from pathlib import Path
 from test_cache import face, same
-from utils.cache import open_cache
+from mirror.faces.cache import open_cache
 cache = open_cache(Path(sys.argv[1]))
 assert not cache.message, cache.message
 def work(thread):

@@ -15,8 +15,8 @@ from conftest import ROOT, run_script
 
 from demo import make_world as writer
 from demo.sets import KINDS, STEPS
+from mirror.faces.packs import KNOWN_PACKS
 from utils.defaults import DEMO_PACK, MODELS_FOLDER
-from utils.packs import KNOWN_PACKS
 
 PACK_FILES = KNOWN_PACKS[DEMO_PACK]
 

@@ -26,9 +26,9 @@ from demo.scene import draw_scene
 from demo.sets import nudged, spread_yaws
 from mirror.contracts.contract import read_contract
 from mirror.contracts.gaps import GapReport
+from mirror.faces.pose import BIN_LIMITS_DEG, angle_bin
 from utils.console import UserError
 from utils.files import Status
-from utils.pose import BIN_LIMITS_DEG, angle_bin
 from utils.sensors import classes_of
 
 AWAY_DEG = 8.0  # from a border of the bins: nearer than that a bin says little about a measured angle
@@ -338,7 +338,7 @@ def test_a_picture_on_which_a_network_chokes_is_one_bad_row(gaps, heads, truth_m
 
 
 def test_a_face_that_overflows_the_picture_is_seen_with_a_border():
-    from utils.faces import RESCUED
+    from mirror.faces.engine import RESCUED
     from utils.sensors import NO_FACE, Boxes, DetectorAngles
 
     points = np.float32([[90, 60], [160, 60], [125, 100], [95, 140], [155, 140]])

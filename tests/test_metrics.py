@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils import metrics
+from mirror.faces import metrics
 
 
 def random_faces(count, seed=0, dimensions=16):

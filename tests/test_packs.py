@@ -239,8 +239,8 @@ def test_never_a_pack_that_was_not_meant(checkout, tiny_pack):
 
 
 def test_identity_follows_the_content(tiny_pack, tmp_path):
-    from utils.cache import open_cache
-    from utils.packs import find_pack
+    from mirror.faces.cache import open_cache
+    from mirror.faces.packs import find_pack
 
     hash_file = open_cache(None).hash_file
     copy = shutil.copytree(tiny_pack, tmp_path / "tiny")

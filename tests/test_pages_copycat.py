@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 from pages_browser import Opened, assert_quiet, chromium, opened
 
+from mirror.faces.metrics import copy_band
+from mirror.faces.table import CANDIDATE, REFERENCE
 from report.colours import page_groups
 from report.copycat import FAILED_TEXT, build_copycat
 from report.render import shown
 from utils.files import Status
-from utils.metrics import copy_band
-from utils.table import CANDIDATE, REFERENCE
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.pose import _HEAD, Angles, angle_bin, angles_from_keypoints, rotation
+from mirror.faces.pose import _HEAD, Angles, angle_bin, angles_from_keypoints, rotation
 
 
 def seen(angles, size=200.0, centre=(300.0, 250.0)):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from gaps_fixture import record, report_of
 
+from mirror.faces.metrics import median_interval, variety, variety_interval
 from utils import stopping
-from utils.metrics import median_interval, variety, variety_interval
 from utils.stopping import Part, Round, beats, best_of, coverage, decide, gain_of, hopeless, interval_part, share
 
 THRESHOLD, LIMIT = 0.05, 20

@@ -162,9 +162,9 @@ def test_no_box_is_ever_cut():
 
 
 def test_no_face_box_is_cut_over_a_portrait_set(photos, mini_pack, tmp_path):
-    from utils.cache import open_cache
-    from utils.measurer import Measurer
-    from utils.packs import find_pack
+    from mirror.faces.cache import open_cache
+    from mirror.faces.measurer import Measurer
+    from mirror.faces.packs import find_pack
 
     cache = open_cache(tmp_path / "cache.sqlite")
     found = read_dataset(photos, TRIGGER, 1, 100)

@@ -159,7 +159,7 @@ def test_corrected_points_give_insightface_the_true_angles(turn):
     from insightface.utils import transform
 
     from demo.facepack.landmarks import posed_points
-    from utils.pose import Angles
+    from mirror.faces.pose import Angles
 
     yaw, pitch, roll = turn
     (who,) = draw_people(UNSEEN_SEED, 1)
@@ -207,7 +207,7 @@ def app():
 
 
 def test_pack_is_whole_small_and_says_whose_it_is(app):
-    from utils.packs import Pack
+    from mirror.faces.packs import Pack
 
     assert set(app.models) == {"detection", "recognition", "landmark_3d_68", "genderage"}
     assert sum(path.stat().st_size for path in PACK.iterdir()) < 8e6

@@ -399,7 +399,7 @@ def measured(child: Child, folder: Path, loras: Mapping[str, int]) -> Summary:
 
 def sample_scores(child: Child, folder: Path, summary: Summary) -> dict[str, dict[str, float]]:
     """LoRA -> sample -> similarity corrected for pose, from the table beside a summary; empty where there is none."""
-    from utils.metrics import pose_corrected
+    from mirror.faces.metrics import pose_corrected
 
     scores: dict[str, dict[str, float]] = {}
     table = folder / summary.results.get("data", "")

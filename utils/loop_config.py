@@ -262,7 +262,7 @@ def _is_path(given: str) -> bool:
 
 def _pack(path: Path, base: Path, models: Path, given: str) -> str:
     """A folder as an absolute path, a name as it is. Raises UserError for what none of the scripts would find."""
-    from utils.packs import KNOWN_PACKS, PackError, find_pack
+    from mirror.faces.packs import KNOWN_PACKS, PackError, find_pack
 
     if _is_path(given):
         return str(_existing(path, base, "pack", given))

@@ -10,8 +10,8 @@ from mirror.contracts.history import IterationHistory, IterationRecord, LoraReco
 from mirror.contracts.manifest import MergeManifest
 from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE, Summary
 from mirror.contracts.validation import ValidationReport, Verdict
+from mirror.faces.metrics import variety, variety_interval
 from utils.merging import CAP
-from utils.metrics import variety, variety_interval
 from utils.stopping import Round, best_of, hopeless, interval_part, share
 
 

@@ -25,18 +25,18 @@ from pydantic import ValidationError
 
 from mirror.contracts.gaps import AngleSensor, GapSensors, ImageRecord
 from mirror.detectors.detectors import CONFIDENCE, DEFAULT_FILES, EYE, FACE, HAND, OVERLAP, demand_safe, find_detector
+from mirror.faces.cache import FaceCache
+from mirror.faces.engine import MEASUREMENT_VERSION, RESCUE_PADDING, RESCUED, FaceMeasurement, second_face_share
+from mirror.faces.measurer import Measurer, as_they_come, read_and_remember
+from mirror.faces.packs import find_pack
+from mirror.faces.pose import angles_from_keypoints
 from utils import pixels
-from utils.cache import FaceCache
 from utils.console import UserError, say
 from utils.cores import available_cores
 from utils.defaults import DETECTION_SIZE, MAX_MEGAPIXELS, MODELS_FOLDER, PACK
-from utils.faces import MEASUREMENT_VERSION, RESCUE_PADDING, RESCUED, FaceMeasurement, second_face_share
 from utils.files import Status, readable
 from utils.gaps import GapType, Look, face_height_share, measure_values
 from utils.images import ImageError, check_size, decode, thumbnail
-from utils.measurer import Measurer, as_they_come, read_and_remember
-from utils.packs import find_pack
-from utils.pose import angles_from_keypoints
 from utils.progress import GroupProgress
 
 if TYPE_CHECKING:
@@ -191,13 +191,13 @@ def _is_of(kind: str, name: str) -> bool:
 
 @dataclass(frozen=True)
 class Face:
-    """The largest face of a picture, or none (`count` 0); angles in degrees, see utils/pose.py."""
+    """The largest face of a picture, or none (`count` 0); angles in degrees, see mirror/faces/pose.py."""
 
     count: int
     status: Status
     box_xyxy: tuple[float, float, float, float] | None = None
     confidence: float | None = None
-    second_share: float | None = None  # see utils/faces.second_face_share
+    second_share: float | None = None  # see mirror/faces/engine.second_face_share
     yaw_deg: float | None = None
     pitch_deg: float | None = None
     roll_deg: float | None = None

@@ -67,7 +67,7 @@ class Round:
     number: int
     lora: str | None = None  # None: no LoRA came of it
     identity: Part | None = None
-    variety: Part | None = None  # of head angles, utils.metrics.variety
+    variety: Part | None = None  # of head angles, mirror.faces.metrics.variety
     faces: Part | None = None  # share of the samples that show a face
     coverage: float | None = None
     approval: Part | None = None

@@ -21,10 +21,10 @@ import cv2
 import numpy as np
 
 from mirror.contracts.summary import REFERENCE
+from mirror.faces.measurer import Measurer, Picture
 from utils.console import UserError
 from utils.files import Status, caption_of, readable
 from utils.images import ImageError, decode, list_images, read_file
-from utils.measurer import Measurer, Picture
 
 Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of the picture
 

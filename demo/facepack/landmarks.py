@@ -25,7 +25,7 @@ from demo.facepack.gallery import PIXELS, Gallery, portraits
 from demo.facepack.pictures import MIRRORED_68, box_transform, mirrored_box, mirrored_points, shaken, spoiled
 from demo.facepack.training import Plan, begin, fit, images_to_device, to_device, write_model
 from demo.training_data import TRAINING_SEED
-from utils.pose import Angles, rotation
+from mirror.faces.pose import Angles, rotation
 
 FILE = "lmk_demo.onnx"
 SIDE, STD = 192, 128.0

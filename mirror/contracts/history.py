@@ -21,11 +21,11 @@ class LoraRecord(Contract):
     samples: int = 0
     faces: int = 0  # samples in which a face was measured
     similarity: float | None = None  # median, to the held-out photos (without them: to the real photos)
-    identity: float | None = None  # the same corrected for pose, see utils.metrics.pose_corrected
+    identity: float | None = None  # the same corrected for pose, see mirror.faces.metrics.pose_corrected
     identity_interval: tuple[float, float] | None = None  # 95 %
     scores: dict[str, float] = {}  # sample -> its similarity, corrected for pose
     level: float | None = None  # the identity of the real photos themselves
-    variety: float | None = None  # of head angles, 0-1, see utils.metrics.variety
+    variety: float | None = None  # of head angles, 0-1, see mirror.faces.metrics.variety
     variety_interval: tuple[float, float] | None = None
 
 

@@ -42,7 +42,7 @@ class GroupSummary(Contract):
     statuses: dict[Status, int]
     similarity: Spread
     similarity_interval: tuple[float, float] | None = None  # 95 %, of the median; null for too few faces
-    identity: float | None = None  # median similarity corrected for pose, see utils.metrics.pose_corrected
+    identity: float | None = None  # median similarity corrected for pose, see mirror.faces.metrics.pose_corrected
     identity_interval: tuple[float, float] | None = None  # 95 %
     nearest_similarity: Spread
     age: Spread

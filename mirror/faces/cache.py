@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mirror.faces.engine import FaceMeasurement
 from utils.console import say
-from utils.faces import FaceMeasurement
 from utils.files import Status
 
 _APPLICATION_ID = 0x4D4D4331  # "MMC1": SQLite's own place for saying whose file this is

@@ -17,11 +17,11 @@ import cv2
 import numpy as np
 
 from mirror.detectors.providers import wanted_providers
+from mirror.faces.metrics import unit
+from mirror.faces.pose import angles_from_keypoints
 from utils.console import UserError
 from utils.defaults import DETECTION_SIZE
 from utils.files import Status
-from utils.metrics import unit
-from utils.pose import angles_from_keypoints
 
 DETECTION_THRESHOLD = 0.5  # InsightFace's own default
 RESCUE_PADDING = 0.40  # black border on each side, as a share of that side, as documented

@@ -16,14 +16,14 @@ from typing import TypeVar
 import numpy as np
 
 from mirror.contracts.summary import PackInfo, group_label
-from utils.cache import FaceCache, content_hash
+from mirror.faces.cache import FaceCache, content_hash
+from mirror.faces.engine import AGE, POSE, RESCUED, FaceEngine, FaceMeasurement, settings_key
+from mirror.faces.packs import Pack
 from utils.console import UserError, say
 from utils.cores import available_cores
 from utils.defaults import DETECTION_SIZE, MAX_MEGAPIXELS
-from utils.faces import AGE, POSE, RESCUED, FaceEngine, FaceMeasurement, settings_key
 from utils.files import Status
 from utils.images import ImageError, check_size, decode, read_file, thumbnail
-from utils.packs import Pack
 from utils.progress import GroupProgress
 
 Item, Done = TypeVar("Item"), TypeVar("Done")

@@ -10,10 +10,10 @@ import pandas as pd
 
 from mirror.contracts.contract import Spread
 from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE, GroupSummary, PackInfo
-from utils import metrics
+from mirror.faces import metrics
+from mirror.faces.measurer import Picture
+from mirror.faces.pose import BIN_LIMITS_DEG, angle_bin
 from utils.files import Status
-from utils.measurer import Picture
-from utils.pose import BIN_LIMITS_DEG, angle_bin
 
 # name -> pandas type; unmeasured cells are NaN / NA in the frame and blank in the file
 COLUMNS = {
@@ -23,10 +23,10 @@ COLUMNS = {
     "Status": "object",  # mirror.contracts.Status
     "Similarity": "float64",  # cosine to the centroid of held-out photos, else of references (their own: leave-one-out)
     "Age": "float64",  # years
-    "Yaw": "float64",  # degrees, signs in utils.pose
+    "Yaw": "float64",  # degrees, signs in mirror.faces.pose
     "Pitch": "float64",
     "Roll": "float64",
-    "AngleBin": "object",  # utils.pose.angle_bin
+    "AngleBin": "object",  # mirror.faces.pose.angle_bin
     "DetScore": "float64",  # detector confidence, 0-1
     "AspectRatio": "float64",  # face box width / height
     "Faces": "Int64",  # faces found in the image; the largest one is measured
