@@ -457,7 +457,7 @@ def reasons_by_image(loop: Loop) -> dict[int, list[str]]:
 
     from mirror.contracts.contract import ContractError, read_contract
     from mirror.contracts.validation import Outcome, ValidationReport
-    from utils.checks import SAID
+    from mirror.dataset.checks import SAID
 
     reasons: dict[int, list[str]] = {}
     for one in loop.ledger.history.iterations:

@@ -40,8 +40,8 @@ from utils.defaults import (
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.contract import Spread
     from mirror.contracts.gaps import Distribution, GapReport, ImageRecord, NearDuplicate, NotMeasured
-    from utils.gaps import GapType
-    from utils.sensors import Looked, Sensors
+    from mirror.dataset.gaps import GapType
+    from mirror.dataset.sensors import Looked, Sensors
 
 # Settings. Each is also an option of the command line, which wins.
 OUTPUT = Path("gaps.json")
@@ -62,9 +62,9 @@ class Dataset:
 
 def collect(args: argparse.Namespace) -> Dataset:
     """List the pictures. Raises UserError where there are none."""
+    from mirror.dataset.sensors import Looked
     from utils.files import readable
     from utils.images import holds_pictures, list_images
-    from utils.sensors import Looked
 
     folder = args.dataset
     if not folder.is_dir():
@@ -90,7 +90,7 @@ def collect(args: argparse.Namespace) -> Dataset:
 
 def gap_types(args: argparse.Namespace) -> Mapping[str, GapType]:
     """The registered types, with the goals of --goals."""
-    from utils.gaps import GAP_TYPES, load_goals
+    from mirror.dataset.gaps import GAP_TYPES, load_goals
 
     return GAP_TYPES if args.goals is None else load_goals(args.goals, GAP_TYPES)
 
@@ -101,8 +101,8 @@ def analyse(args: argparse.Namespace, dataset: Dataset, types: Mapping[str, GapT
     import numpy as np
 
     from mirror.contracts.gaps import GapReport
+    from mirror.dataset.gaps import distribution, recommend, synthetic_room
     from utils.files import readable
-    from utils.gaps import distribution, recommend, synthetic_room
 
     records = [picture.record for picture in dataset.pictures]
     seen = [record for record in records if record.size_wh is not None]
@@ -139,8 +139,8 @@ def _not_measured(
 ) -> list[NotMeasured]:
     """Every type that could be measured in no picture, and why."""
     from mirror.contracts.gaps import NotMeasured
+    from mirror.dataset.gaps import ANGLE, EYES, HANDS
     from mirror.detectors.detectors import DEFAULT_FILES, EYE, HAND
-    from utils.gaps import ANGLE, EYES, HANDS
 
     def no_detector(kind: str, name: str | None) -> str:
         return f"there is no {kind} detector: put {name or DEFAULT_FILES[kind]} into {args.models_dir}"
@@ -155,11 +155,11 @@ def _not_measured(
 
 
 def _settings(args: argparse.Namespace) -> dict[str, str | int | float | bool | None]:
+    from mirror.dataset.pixels import DUPLICATE_BITS, SHARPNESS_SIDE
+    from mirror.dataset.sensors import sensor_choice
     from mirror.detectors.detectors import CONFIDENCE, OVERLAP
     from utils.defaults import DETECTION_SIZE
     from utils.files import readable
-    from utils.pixels import DUPLICATE_BITS, SHARPNESS_SIDE
-    from utils.sensors import sensor_choice
 
     return sensor_choice(args).settings() | {
         "goals": None if args.goals is None else readable(str(args.goals.resolve())),
@@ -187,7 +187,7 @@ def _spread(values: list[float]) -> Spread:
 
 def _near_duplicates(seen: list[ImageRecord]) -> list[NearDuplicate]:
     from mirror.contracts.gaps import NearDuplicate
-    from utils.pixels import near_duplicates
+    from mirror.dataset.pixels import near_duplicates
 
     pairs = near_duplicates([int(record.picture_hash, 16) for record in seen])
     return [NearDuplicate(first=seen[i].file, second=seen[j].file, differing_bits=bits) for i, j, bits in pairs]
@@ -195,9 +195,9 @@ def _near_duplicates(seen: list[ImageRecord]) -> list[NearDuplicate]:
 
 def doubts(report: GapReport) -> list[str]:
     """What makes the shares mean less, or the dataset worse, than it seems."""
+    from mirror.dataset.gaps import FEWEST_IMAGES, GOOD_MINIMUM, IDEAL_IMAGES
+    from mirror.dataset.pixels import SHARPNESS_LIMIT, SHARPNESS_SIDE
     from utils.files import Status
-    from utils.gaps import FEWEST_IMAGES, GOOD_MINIMUM, IDEAL_IMAGES
-    from utils.pixels import SHARPNESS_LIMIT, SHARPNESS_SIDE
 
     seen = [record for record in report.images if record.size_wh is not None]
     said = []
@@ -276,9 +276,9 @@ def _percent(value: float | None) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
+    from mirror.dataset.sensors import Examiner, find_sensors, sensor_choice
     from mirror.faces.cache import open_cache
     from utils.files import readable
-    from utils.sensors import Examiner, find_sensors, sensor_choice
 
     types = gap_types(args)
     dataset = collect(args)
@@ -350,7 +350,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("dataset", type=_path, metavar="DATASET", help="folder with the dataset's pictures")
     add("--models-dir", type=_path, default=MODELS_FOLDER, metavar="DIR", help="folder with detectors and packs")
     add("--output", type=_path, default=OUTPUT, metavar="FILE", help="gap file; the page goes beside it as .html")
-    add("--goals", type=_path, metavar="FILE", help="JSON file with other goals (default: those of utils/gaps.py)")
+    add(
+        "--goals",
+        type=_path,
+        metavar="FILE",
+        help="JSON file with other goals (default: those of mirror/dataset/gaps.py)",
+    )
     add(
         "--max-synthetic-share",
         type=_synthetic_share,

@@ -496,7 +496,7 @@ def finish(
 
 def fault(picture: np.ndarray | None) -> str | None:
     """What is wrong with a picture (H, W, 3) uint8 RGB that shows nothing; None for a good one."""
-    from utils.pixels import grey_of, histogram, spoiled
+    from mirror.dataset.pixels import grey_of, histogram, spoiled
 
     if picture is None:
         return "not a number"

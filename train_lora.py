@@ -132,8 +132,8 @@ def place_pictures(args: argparse.Namespace, dataset: TrainingSet, resolution: i
 @contextmanager
 def _measurer(args: argparse.Namespace) -> Iterator[Any]:
     """The face pack, or None where there is none and none was asked for by name."""
+    from mirror.dataset.sensors import SensorChoice, find_measurer
     from mirror.faces.cache import open_cache
-    from utils.sensors import SensorChoice, find_measurer
 
     cache = open_cache(None if args.no_cache else args.cache)
     if cache.message:

@@ -13,7 +13,7 @@ writes  approved, rejected, unverified folders with copies, in DIR unless named;
         validation_report.html         the same as a page to look at
 
 An image with a failed check is rejected; one that no check failed, but where a check could not be measured, is
-unverified and kept apart. The limits stand in utils/checks.py. Everything stays on this computer.
+unverified and kept apart. The limits stand in mirror/dataset/checks.py. Everything stays on this computer.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from utils.defaults import (
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.validation import ReferenceFacts, ValidatedImage, ValidationReport
+    from mirror.dataset.batch import Batch
+    from mirror.dataset.checks import Evidence, Nearest, Standard, Twin
+    from mirror.dataset.sensors import Looked, SensorChoice, Sensors
     from mirror.faces.cache import FaceCache
     from mirror.faces.engine import FaceMeasurement
     from mirror.faces.measurer import Measurer
-    from utils.batch import Batch
-    from utils.checks import Evidence, Nearest, Standard, Twin
-    from utils.sensors import Looked, SensorChoice, Sensors
 
 REPORT = "validation_report.json"
 
@@ -82,7 +82,7 @@ def sensor_choice_of(args: argparse.Namespace, batch: Batch) -> SensorChoice:
     """The options, and where they are not given what the gap file was made with."""
     from dataclasses import fields
 
-    from utils.sensors import SensorChoice
+    from mirror.dataset.sensors import SensorChoice
 
     values = {}
     for one in fields(SensorChoice):
@@ -95,8 +95,8 @@ def sensor_choice_of(args: argparse.Namespace, batch: Batch) -> SensorChoice:
 
 def what_is_missing(args: argparse.Namespace, batch: Batch, sensors: Sensors) -> dict[str, str]:
     """Sensors that no image can be measured with, and why. Raises UserError for another one than found the gaps."""
+    from mirror.dataset.gaps import ANGLE, EYES, HANDS
     from mirror.detectors.detectors import DEFAULT_FILES, EYE, HAND
-    from utils.gaps import ANGLE, EYES, HANDS
 
     now, then = sensors.info, batch.sensors
     missing = {}
@@ -124,10 +124,10 @@ def what_is_missing(args: argparse.Namespace, batch: Batch, sensors: Sensors) ->
 
 def measure(args: argparse.Namespace, batch: Batch, cache: FaceCache) -> Measured:
     """Look at real photos, approved images and the batch. Raises UserError where a sensor is missing or another one."""
-    from utils.batch import list_pictures
-    from utils.checks import IDENTITY
-    from utils.gaps import GAP_TYPES
-    from utils.sensors import Examiner, PackAngles, find_measurer, find_sensors
+    from mirror.dataset.batch import list_pictures
+    from mirror.dataset.checks import IDENTITY
+    from mirror.dataset.gaps import GAP_TYPES
+    from mirror.dataset.sensors import Examiner, PackAngles, find_measurer, find_sensors
 
     choice = sensor_choice_of(args, batch)
     sensors = find_sensors(choice, cache, "validated")
@@ -170,9 +170,9 @@ def standard_of(references: References, missing: dict[str, str]) -> Standard:
     """What the images are held against; adds to `missing` what cannot be known without photos of the person."""
     import numpy as np
 
+    from mirror.dataset.checks import IDENTITY, REFERENCES, Standard
+    from mirror.dataset.gaps import GAP_TYPES
     from mirror.faces.metrics import FEWEST_REFERENCES, reference_level
-    from utils.checks import IDENTITY, REFERENCES, Standard
-    from utils.gaps import GAP_TYPES
 
     if not references.pictures:
         missing[REFERENCES] = "there are no real photos to compare with; --reference names their folder"
@@ -191,7 +191,7 @@ def standard_of(references: References, missing: dict[str, str]) -> Standard:
 def judge_all(args: argparse.Namespace, batch: Batch, measured: Measured, cache: FaceCache) -> list[ValidatedImage]:
     """Every image in the order of names: of two near duplicates the first is approved, and joins the pool."""
     from mirror.contracts.validation import Verdict
-    from utils.checks import Evidence
+    from mirror.dataset.checks import Evidence
 
     compare, pool = comparison(measured.references), list(measured.pool)
     images = []
@@ -210,7 +210,7 @@ def judge_all(args: argparse.Namespace, batch: Batch, measured: Measured, cache:
 def decided(evidence: Evidence, standard: Standard, allowed: tuple[str, ...], sha256: str | None) -> ValidatedImage:
     """One line of the report."""
     from mirror.contracts.validation import ValidatedImage
-    from utils.checks import judge, quality, verdict
+    from mirror.dataset.checks import judge, quality, verdict
 
     record, nearest, real = evidence.record, evidence.nearest, standard.sharpness
     checks = judge(evidence, standard)
@@ -246,8 +246,8 @@ def comparison(
     """A function from a measured face to its similarity to the person, and to the reference most like it."""
     import numpy as np
 
+    from mirror.dataset.checks import Nearest
     from mirror.faces.metrics import nearest, similarity_to_centroid
-    from utils.checks import Nearest
 
     if not references.faces:
         return lambda face: (None, None)
@@ -268,7 +268,7 @@ def comparison(
 
 def most_alike(picture_hash: str | None, pool: list[tuple[str, int]]) -> Twin | None:
     """The picture of `pool` (name, hash) that differs in the fewest bits; None where there is nothing to compare."""
-    from utils.checks import Twin
+    from mirror.dataset.checks import Twin
 
     if picture_hash is None or not pool:
         return None
@@ -284,7 +284,7 @@ def pool_of(pictures: list[Looked], whose: str) -> list[tuple[str, int]]:
 
 def approved_before(args: argparse.Namespace, batch: Batch) -> list[Looked]:
     """Pictures in the folder of approved ones that are no copies of this batch: an earlier run must not reject it."""
-    from utils.batch import list_pictures
+    from mirror.dataset.batch import list_pictures
     from utils.files import is_copy_of
 
     folder = folders_of(args)["approved"]
@@ -364,8 +364,8 @@ def _reference_facts(references: References, standard: Standard) -> ReferenceFac
 
 
 def _limits() -> dict[str, float]:
+    from mirror.dataset import checks, pixels
     from mirror.faces import metrics
-    from utils import checks, pixels
 
     return {
         "sharpness": pixels.SHARPNESS_LIMIT,
@@ -468,7 +468,7 @@ def _writing(folder: Path) -> Iterator[None]:
 def tell(args: argparse.Namespace, report: ValidationReport, page: Path) -> None:
     """The end of a run: table and summary on stdout, or the report alone with --json."""
     from mirror.contracts.validation import Outcome, Verdict
-    from utils.checks import SAID
+    from mirror.dataset.checks import SAID
 
     if report.ignored_files:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in report.ignored_files.items())
@@ -494,8 +494,8 @@ def tell(args: argparse.Namespace, report: ValidationReport, page: Path) -> None
 
 def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
+    from mirror.dataset.batch import collect
     from mirror.faces.cache import open_cache
-    from utils.batch import collect
 
     args.report = args.report or args.folder / REPORT
     batch = collect(args.folder, args.reference, folders_of(args).values())

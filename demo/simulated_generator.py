@@ -39,10 +39,10 @@ from mirror.contracts.generation import GeneratedImage, GenerationMetadata
 from mirror.contracts.history import IterationHistory
 from mirror.contracts.manifest import MergeManifest
 from mirror.contracts.plan import PromptPlan
+from mirror.dataset.gaps import GAP_TYPES
 from utils.console import EXIT_OK, UserError, run_script
 from utils.defaults import METADATA, SYNTHETIC_PREFIX
 from utils.files import write_bytes_atomic
-from utils.gaps import GAP_TYPES
 from utils.loop_commands import HISTORY, MANIFEST
 from utils.merging import REAL, sha256_of
 from utils.progress import GroupProgress

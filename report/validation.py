@@ -10,9 +10,9 @@ from pathlib import Path
 from markupsafe import Markup
 
 from mirror.contracts.validation import Check, Outcome, ValidatedImage, ValidationReport, Verdict
+from mirror.dataset.checks import COPY, DUPLICATE, IDENTITY, SAID
 from report.colours import BACKGROUND
 from report.render import asset, number, render, shown
-from utils.checks import COPY, DUPLICATE, IDENTITY, SAID
 
 # Colour, mark and meaning of each verdict, in the order of the page; the word always stands beside the colour.
 _LOOKS = {

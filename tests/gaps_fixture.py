@@ -12,8 +12,8 @@ from mirror.contracts.gaps import (
     NotMeasured,
     TargetShare,
 )
+from mirror.dataset.gaps import GAP_TYPES, Target, distribution, recommend, synthetic_room
 from utils.files import Status
-from utils.gaps import GAP_TYPES, Target, distribution, recommend, synthetic_room
 
 
 def shares(counts: dict[str, int], goals: dict[str, tuple[float, float]]) -> Distribution:

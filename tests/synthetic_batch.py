@@ -12,7 +12,7 @@ from demo.identity import Identity, draw_identity
 from demo.render import render
 from demo.scene import Scene, draw_scene
 from demo.sets import nudged
-from utils.checks import BRIGHTNESS, COPY, DUPLICATE, FACE, IDENTITY, INTACT, ONE_FACE, SHARPNESS, TARGET
+from mirror.dataset.checks import BRIGHTNESS, COPY, DUPLICATE, FACE, IDENTITY, INTACT, ONE_FACE, SHARPNESS, TARGET
 
 PIXELS = 384
 GRAIN = 3.0  # grey levels: small smooth renders would count as blurred without it

@@ -127,7 +127,7 @@ def test_it_says_that_it_simulates(tmp_path):
 def test_validation_and_metrics_say_so_too(tmp_path, make_picture):
     """What they warn of stands on their console, in their files and at the head of their pages."""
     import mirror_metrics
-    from utils import batch
+    from mirror.dataset import batch
 
     make_picture(tmp_path / "ref" / "photo.png")
     make_picture(tmp_path / "cand" / "v1" / "one.png")

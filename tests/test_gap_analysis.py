@@ -26,10 +26,10 @@ from demo.scene import draw_scene
 from demo.sets import nudged, spread_yaws
 from mirror.contracts.contract import read_contract
 from mirror.contracts.gaps import GapReport
+from mirror.dataset.sensors import classes_of
 from mirror.faces.pose import BIN_LIMITS_DEG, angle_bin
 from utils.console import UserError
 from utils.files import Status
-from utils.sensors import classes_of
 
 AWAY_DEG = 8.0  # from a border of the bins: nearer than that a bin says little about a measured angle
 PIXELS = 256
@@ -338,8 +338,8 @@ def test_a_picture_on_which_a_network_chokes_is_one_bad_row(gaps, heads, truth_m
 
 
 def test_a_face_that_overflows_the_picture_is_seen_with_a_border():
+    from mirror.dataset.sensors import NO_FACE, Boxes, DetectorAngles
     from mirror.faces.engine import RESCUED
-    from utils.sensors import NO_FACE, Boxes, DetectorAngles
 
     points = np.float32([[90, 60], [160, 60], [125, 100], [95, 140], [155, 140]])
 
@@ -534,7 +534,7 @@ def test_without_a_cache_everything_is_measured_anew(gaps, small_set, tiny_pack,
 
 
 def test_own_gap_type_of_the_readme(small_set, tiny_pack, tmp_path):
-    """The example as it stands there, at the end of utils/gaps.py as it says, in a copy of the project."""
+    """The example as it stands there, at the end of mirror/dataset/gaps.py as it says, in a copy of the project."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     chapter = readme.split("### Adding a gap type of your own")[1].split("\n#")[0]
     (code,) = re.findall(r"```python\n(.*?)```", chapter, re.DOTALL)

@@ -14,11 +14,8 @@ from pages_browser import assert_fits, assert_quiet, chromium, opened
 
 from mirror.contracts.contract import ContractError, read_contract, write_contract
 from mirror.contracts.gaps import GapReport
-from report.gaps import build_gaps
-from utils import pixels
-from utils.console import UserError
-from utils.files import Status
-from utils.gaps import (
+from mirror.dataset import pixels
+from mirror.dataset.gaps import (
     GAP_TYPES,
     GapType,
     Look,
@@ -30,6 +27,9 @@ from utils.gaps import (
     register,
     synthetic_room,
 )
+from report.gaps import build_gaps
+from utils.console import UserError
+from utils.files import Status
 
 ANGLE_GOALS = {"front": (50, 25), "three_quarter": (30, 15), "profile": (20, 10)}
 

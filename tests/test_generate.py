@@ -27,10 +27,10 @@ import generate_synthetic
 from mirror.contracts.contract import read_contract, write_contract
 from mirror.contracts.gaps import GapReport, Recommendation
 from mirror.contracts.generation import GenerationMetadata, retry_seed
+from mirror.dataset.batch import collect
+from mirror.dataset.gaps import GAP_TYPES, GapType, Target
 from utils import a1111, families, pipelines
-from utils.batch import collect
 from utils.console import UserError
-from utils.gaps import GAP_TYPES, GapType, Target
 from utils.prompts import Shot, plan_gaps
 
 PERSON = "ohwx person"

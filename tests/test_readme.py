@@ -77,7 +77,7 @@ def test_gap_commands_run(tmp_path, make_picture, tiny_pack):
 
 
 def test_goals_of_the_readme_are_those_of_the_registry():
-    from utils.gaps import GAP_TYPES
+    from mirror.dataset.gaps import GAP_TYPES
 
     told = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (\d+) \| (\d+) \|$", README, re.MULTILINE)
     known = [

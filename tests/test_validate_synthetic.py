@@ -20,9 +20,7 @@ from synthetic_batch import GOOD_YAWS, UNASKED_YAWS, WRONG_YAWS, Planted, plante
 from mirror.contracts.contract import read_contract
 from mirror.contracts.gaps import ImageRecord
 from mirror.contracts.validation import Outcome, ValidationReport, Verdict
-from mirror.faces.engine import second_face_share
-from mirror.faces.metrics import IDENTITY_FLOOR, USUAL_SHARES, identity_limit, reference_level, usual_similarity
-from utils.checks import (
+from mirror.dataset.checks import (
     COPY,
     DUPLICATE,
     FACE,
@@ -36,9 +34,11 @@ from utils.checks import (
     quality,
     verdict,
 )
+from mirror.dataset.gaps import GAP_TYPES
+from mirror.dataset.pixels import histogram, spoiled
+from mirror.faces.engine import second_face_share
+from mirror.faces.metrics import IDENTITY_FLOOR, USUAL_SHARES, identity_limit, reference_level, usual_similarity
 from utils.files import Status, copy_with_caption, is_copy_of, take_back_copy
-from utils.gaps import GAP_TYPES
-from utils.pixels import histogram, spoiled
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FAULTS = (

@@ -226,7 +226,7 @@ class Commands:
 
 def sample_plan(trigger: str, count: int, seed: int) -> PromptPlan:
     """The same pictures of every LoRA: the head angles in turn, each prompt with seeds of its own."""
-    from utils.gaps import GAP_TYPES
+    from mirror.dataset.gaps import GAP_TYPES
 
     targets = GAP_TYPES["face_angle"].targets
     images = []
@@ -289,7 +289,7 @@ def demand_asked(child: Child, metadata: GenerationMetadata, asked: Mapping[tupl
 
 
 def _has_prompts(gap_type: str, target: str) -> bool:
-    from utils.gaps import GAP_TYPES
+    from mirror.dataset.gaps import GAP_TYPES
 
     known = GAP_TYPES[gap_type].targets if gap_type in GAP_TYPES else ()
     return any(one.name == target and one.prompts for one in known)

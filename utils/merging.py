@@ -97,8 +97,8 @@ def is_generated(photo: RealPhoto) -> bool:
 
 def with_picture_hashes(photos: list[RealPhoto], folder: Path, known: Iterable[RealPhoto] = ()) -> list[RealPhoto]:
     """`photos` of `folder` with their picture hashes; `known` ones keep theirs, unreadable ones have none."""
+    from mirror.dataset.pixels import grey_of, picture_hash
     from utils.images import ImageError, decode, read_file
-    from utils.pixels import grey_of, picture_hash
 
     hashes = {photo.sha256: photo.picture_hash for photo in known if photo.picture_hash}
     for photo in photos:
@@ -113,7 +113,7 @@ def with_picture_hashes(photos: list[RealPhoto], folder: Path, known: Iterable[R
 
 def twins_of(photos: list[RealPhoto]) -> list[tuple[int, int]]:
     """Near duplicates among photos with picture hashes, by index."""
-    from utils.pixels import near_duplicates
+    from mirror.dataset.pixels import near_duplicates
 
     places = [index for index, photo in enumerate(photos) if photo.picture_hash]
     pairs = near_duplicates([int(photos[index].picture_hash, 16) for index in places])
@@ -147,7 +147,7 @@ def split(
 
 def cuts_among(photos: list[RealPhoto], folder: Path) -> Callable[[RealPhoto], bool]:
     """Whether one of `photos` shows a part of another one, or more around it; False for unreadable ones."""
-    from utils.pixels import for_cuts, is_cut_from
+    from mirror.dataset.pixels import for_cuts, is_cut_from
     from utils.progress import GroupProgress
 
     small = {}
@@ -168,7 +168,7 @@ def cuts_among(photos: list[RealPhoto], folder: Path) -> Callable[[RealPhoto], b
 
 def cut_from_held_out(manifest: MergeManifest, photos: list[RealPhoto], output: Path) -> set[str]:
     """Hashes of those of `photos` that are new and show a part of a held-out photo, or more around it."""
-    from utils.pixels import is_cut_from
+    from mirror.dataset.pixels import is_cut_from
 
     known = {photo.sha256 for photo in manifest.real}
     new = [photo for photo in photos if photo.sha256 not in known]
@@ -184,8 +184,8 @@ def cut_from_held_out(manifest: MergeManifest, photos: list[RealPhoto], output: 
 
 def _seen(path: Path) -> np.ndarray | None:
     """A picture in grey; None where it cannot be read."""
+    from mirror.dataset.pixels import grey_of
     from utils.images import ImageError, decode, read_file
-    from utils.pixels import grey_of
 
     try:
         return grey_of(decode(read_file(path)))
@@ -222,7 +222,7 @@ def with_photos(manifest: MergeManifest, photos: list[RealPhoto], cut: Container
 
 def _is_same(photo: RealPhoto, held_out: RealPhoto) -> bool:
     """By name, by content, or by what it looks like as a whole."""
-    from utils.pixels import DUPLICATE_BITS
+    from mirror.dataset.pixels import DUPLICATE_BITS
 
     if photo.sha256 == held_out.sha256 or photo.file.casefold() == held_out.file.casefold():
         return True
@@ -277,7 +277,7 @@ def exceeds(manifest: MergeManifest, max_share: float) -> bool:
 
 def room(manifest: MergeManifest, max_share: float) -> int:
     """Images that may be added before `max_share` of the working dataset is synthetic."""
-    from utils.gaps import synthetic_room
+    from mirror.dataset.gaps import synthetic_room
 
     real, synthetic = trained_on(manifest.model_copy(update={"control_is_made": True}))
     return synthetic_room(real + synthetic, synthetic, max_share)

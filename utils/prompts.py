@@ -1,7 +1,7 @@
 """What to ask a generator for: prompts and seeds for the images of each gap, the same again for the same seed.
 
-A prompt is made of parts: who, what the gap asks (texts of `utils.gaps`), expression, setting, composition, quality.
-Parts that would contradict the gap are left out.
+A prompt is made of parts: who, what the gap asks (texts of `mirror.dataset.gaps`), expression, setting, composition,
+quality. Parts that would contradict the gap are left out.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from mirror.contracts.contract import ContractError, read_contract
 from mirror.contracts.gaps import Recommendation
 from mirror.contracts.plan import MAX_SEED, PromptPlan
+from mirror.dataset.gaps import GAP_TYPES
 from utils.console import UserError
 from utils.defaults import SYNTHETIC_PREFIX
-from utils.gaps import GAP_TYPES
 
 # Our choice of everyday variety; what matters is that no two images of a gap are asked for in the same words.
 EXPRESSIONS = (
@@ -98,14 +98,14 @@ def _why_not(gap: Recommendation) -> str | None:
     """Why a gap gets no image; None where it gets some."""
     here = f"{gap.type} {gap.target}"
     if gap.type not in GAP_TYPES:
-        return f"{here}: this gap type is not in utils/gaps.py; known: {', '.join(GAP_TYPES)}."
+        return f"{here}: this gap type is not in mirror/dataset/gaps.py; known: {', '.join(GAP_TYPES)}."
     targets = {target.name: target for target in GAP_TYPES[gap.type].targets}
     if gap.target not in targets:
         return f"{here}: {gap.type} has no such target; known: {', '.join(targets)}."
     if not gap.count:
         return f"{here}: no image is asked for ({gap.reason})."
     if not targets[gap.target].prompts:
-        return f"{here}: its entry in utils/gaps.py has no prompt texts."
+        return f"{here}: its entry in mirror/dataset/gaps.py has no prompt texts."
     return None
 
 

@@ -29,7 +29,7 @@ class GapSensors(Contract):
 class Recommendation(Contract):
     """One gap: `count` images that show `target` are to be added. 0 where the synthetic cap leaves no room."""
 
-    type: str  # name of a gap type, see utils/gaps.py
+    type: str  # name of a gap type, see mirror/dataset/gaps.py
     target: str
     count: int = Field(ge=0)
     reason: str
@@ -85,11 +85,11 @@ class ImageRecord(Contract):
     eyes: int | None = None  # visible eyes of the largest face
     hands: int | None = None  # visible hands
     face_height_percent: float | None = None  # of the picture's height
-    sharpness: float | None = None  # variance of the Laplacian at utils.pixels.SHARPNESS_SIDE
+    sharpness: float | None = None  # variance of the Laplacian at mirror.dataset.pixels.SHARPNESS_SIDE
     brightness: float | None = None  # mean grey level, 0-255
     exposure: Literal["under", "normal", "over"] | None = None
-    spoiled: str | None = None  # black, one grey, blown: a picture that shows nothing, see utils/pixels.py
-    picture_hash: str | None = None  # 32 hexadecimal digits, see utils/pixels.py
+    spoiled: str | None = None  # black, one grey, blown: a picture that shows nothing, see mirror/dataset/pixels.py
+    picture_hash: str | None = None  # 32 hexadecimal digits, see mirror/dataset/pixels.py
     values: dict[str, str | None] = {}
 
 

@@ -14,7 +14,7 @@ class GeneratedImage(Contract):
     """One image that a generator wrote, and what it was asked to show."""
 
     file: str  # its name; it lies beside generation_metadata.json
-    gap_type: str | None = None  # name of a gap type, see utils/gaps.py; null: made for no gap
+    gap_type: str | None = None  # name of a gap type, see mirror/dataset/gaps.py; null: made for no gap
     target: str | None = None
     prompt: str | None = None
     negative_prompt: str | None = None

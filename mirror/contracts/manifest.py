@@ -13,7 +13,9 @@ class RealPhoto(Contract):
     file: str  # name in the dataset folder and of the copy; bytes that are no UTF-8 are written as \xNN
     sha256: str
     caption_sha256: str | None  # of the text file beside it
-    picture_hash: str | None = None  # 32 hexadecimal digits, see utils/pixels.py; null: not needed, or not readable
+    picture_hash: str | None = (
+        None  # 32 hexadecimal digits, see mirror/dataset/pixels.py; null: not needed, or not readable
+    )
     held_out: bool = False  # never trained on: likeness is measured against it
 
 

@@ -28,7 +28,7 @@ class Verdict(StrEnum):
 class Check(Contract):
     """One gate. `value` is null where it was not measured; `reason` is empty where it passed."""
 
-    check: str  # a name of utils/checks.py
+    check: str  # a name of mirror/dataset/checks.py
     value: float | str | None
     limit: float | str | tuple[float, float] | None  # a number to reach or stay below, a range, or the target
     outcome: Outcome
@@ -43,7 +43,7 @@ class ValidatedImage(Contract):
     verdict: Verdict
     gap_type: str | None
     target: str | None
-    quality: float | None  # 0-1, see utils/checks.py
+    quality: float | None  # 0-1, see mirror/dataset/checks.py
     relative_sharpness: float | None  # by the median of the real photos: 1 is as sharp as they are
     yaw_deg: float | None
     similarity: float | None  # to the centroid of the references

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 
 from mirror.contracts.gaps import ImageRecord
 from mirror.contracts.validation import Check, Outcome, Verdict
+from mirror.dataset.gaps import GapType
+from mirror.dataset.pixels import BRIGHTNESS_LIMITS, DUPLICATE_BITS, SHARPNESS_LIMIT, SHARPNESS_SIDE
 from mirror.detectors.detectors import CONFIDENCE
 from mirror.faces.metrics import identity_limit, usual_similarity
 from utils.files import Status
-from utils.gaps import GapType
-from utils.pixels import BRIGHTNESS_LIMITS, DUPLICATE_BITS, SHARPNESS_LIMIT, SHARPNESS_SIDE
 
 INTACT, SHARPNESS, BRIGHTNESS, DUPLICATE = "intact", "sharpness", "brightness", "near_duplicate"
 FACE, ONE_FACE, TARGET, IDENTITY, COPY = "face_confidence", "one_face", "target", "identity", "copy"

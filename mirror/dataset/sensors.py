@@ -24,18 +24,18 @@ import numpy as np
 from pydantic import ValidationError
 
 from mirror.contracts.gaps import AngleSensor, GapSensors, ImageRecord
+from mirror.dataset import pixels
+from mirror.dataset.gaps import GapType, Look, face_height_share, measure_values
 from mirror.detectors.detectors import CONFIDENCE, DEFAULT_FILES, EYE, FACE, HAND, OVERLAP, demand_safe, find_detector
 from mirror.faces.cache import FaceCache
 from mirror.faces.engine import MEASUREMENT_VERSION, RESCUE_PADDING, RESCUED, FaceMeasurement, second_face_share
 from mirror.faces.measurer import Measurer, as_they_come, read_and_remember
 from mirror.faces.packs import find_pack
 from mirror.faces.pose import angles_from_keypoints
-from utils import pixels
 from utils.console import UserError, say
 from utils.cores import available_cores
 from utils.defaults import DETECTION_SIZE, MAX_MEGAPIXELS, MODELS_FOLDER, PACK
 from utils.files import Status, readable
-from utils.gaps import GapType, Look, face_height_share, measure_values
 from utils.images import ImageError, check_size, decode, thumbnail
 from utils.progress import GroupProgress
 

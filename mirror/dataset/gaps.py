@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from mirror.contracts.gaps import Distribution, Recommendation, TargetShare
+from mirror.dataset import pixels
 from mirror.faces.pose import angle_bin
-from utils import pixels
 from utils.console import UserError
 
 ANGLE, HANDS, EYES = "angle", "hands", "eyes"  # sensors that a type can need; names as in gaps.json

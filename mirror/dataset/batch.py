@@ -11,12 +11,12 @@ from typing import TypeVar
 from mirror.contracts.contract import Contract, ContractError, read_contract
 from mirror.contracts.gaps import GapReport, GapSensors
 from mirror.contracts.generation import GeneratedImage, GenerationMetadata
+from mirror.dataset.gaps import GAP_TYPES
+from mirror.dataset.sensors import Looked
 from utils.console import UserError
 from utils.defaults import IMAGE_EXTENSIONS, METADATA
 from utils.files import readable
-from utils.gaps import GAP_TYPES
 from utils.images import holds_pictures, list_images
-from utils.sensors import Looked
 from utils.simulation import said_of
 
 Read = TypeVar("Read", bound=Contract)
@@ -143,7 +143,7 @@ def _demand_known_targets(path: Path, metadata: GenerationMetadata) -> None:
             continue
         if image.gap_type not in GAP_TYPES:
             raise UserError(
-                f"{path}: field images.{place}.gap_type: {image.gap_type!r} is no gap type of utils/gaps.py; "
+                f"{path}: field images.{place}.gap_type: {image.gap_type!r} is no gap type of mirror/dataset/gaps.py; "
                 f"known: {', '.join(GAP_TYPES)}."
             )
         targets = [target.name for target in GAP_TYPES[image.gap_type].targets]
