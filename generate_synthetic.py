@@ -30,20 +30,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mirror.generation.families import DTYPES, FAMILIES
 from utils.console import EXIT_OK, UserError, print_table, run_script, say
 from utils.defaults import METADATA, SYNTHETIC_PREFIX
-from utils.families import DTYPES, FAMILIES
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     import numpy as np
 
     from mirror.contracts.gaps import GapReport
     from mirror.contracts.generation import GeneratedImage, GenerationMetadata
-    from utils.families import Family
-    from utils.loras import LoraFacts
-    from utils.pipelines import Drawing, Loaded
+    from mirror.generation.families import Family
+    from mirror.generation.loras import LoraFacts
+    from mirror.generation.pipelines import Drawing, Loaded
+    from mirror.generation.prompts import Shot
     from utils.progress import ImageProgress
-    from utils.prompts import Shot
 
 # Settings. Each is also an option of the command line, which wins.
 NUM_PER_GAP = 5  # images for each gap at most, as documented
@@ -86,7 +86,7 @@ class Studio:
 
 def make_plan(args: argparse.Namespace) -> Plan:
     """The images to make. Needs no model. Raises UserError."""
-    from utils.prompts import plan_gaps, read_prompts
+    from mirror.generation.prompts import plan_gaps, read_prompts
 
     prompts = () if args.prompts_file is None else read_prompts(args.prompts_file)
     gaps = read_gaps(args.gaps)
@@ -134,8 +134,8 @@ def tell_nothing(args: argparse.Namespace, plan: Plan) -> None:
 
 def drawing_of(args: argparse.Namespace, family: Family) -> Drawing:
     """The options, and where they are not given the defaults of the family."""
-    from utils.pipelines import Drawing
-    from utils.prompts import NEGATIVE
+    from mirror.generation.pipelines import Drawing
+    from mirror.generation.prompts import NEGATIVE
 
     guidance = family.guidance if args.guidance is None else args.guidance
     guided = family.takes_negative and guidance > family.guided_above
@@ -150,8 +150,8 @@ def drawing_of(args: argparse.Namespace, family: Family) -> Drawing:
 
 def effective_settings(args: argparse.Namespace, family: Family, identity: str) -> dict[str, str | int | float | None]:
     """What decides how images look, beside the plan: the images of one folder have all of it in common."""
-    from utils.devices import choose_device, default_dtype
-    from utils.loras import lora_identity
+    from mirror.generation.devices import choose_device, default_dtype
+    from mirror.generation.loras import lora_identity
 
     return asdict(drawing_of(args, family)) | {
         "batch": args.batch,
@@ -165,9 +165,9 @@ def effective_settings(args: argparse.Namespace, family: Family, identity: str) 
 
 def open_studio(args: argparse.Namespace, plan: Plan) -> Studio:
     """Load model and LoRA, prove that the LoRA acts, and bring both to the device. Raises UserError."""
-    from utils import pipelines
-    from utils.devices import choose_device
-    from utils.loras import load_lora
+    from mirror.generation import pipelines
+    from mirror.generation.devices import choose_device
+    from mirror.generation.loras import load_lora
 
     device = choose_device(args.device)
     say(f"Loading {args.base_model} ...")
@@ -194,8 +194,8 @@ def open_studio(args: argparse.Namespace, plan: Plan) -> Studio:
 
 def settle(loaded: Loaded, lora: LoraFacts | None, device: str, low_vram: bool, prompt: str, drawing: Drawing) -> None:
     """Bring everything to the device and let the denoiser work once; in low-memory mode if needed. Raises UserError."""
-    from utils.loras import demand_difference
-    from utils.pipelines import is_out_of_memory, place
+    from mirror.generation.loras import demand_difference
+    from mirror.generation.pipelines import is_out_of_memory, place
 
     for saving in (True,) if low_vram else (False, True):
         try:
@@ -217,7 +217,7 @@ def _memory(device: str) -> str:
 
 
 def tell_lora(lora: LoraFacts) -> None:
-    from utils.loras import HARDLY, SHOWN_KEYS
+    from mirror.generation.loras import HARDLY, SHOWN_KEYS
 
     matched = lora.keys - len(lora.unmatched)
     say(
@@ -233,7 +233,7 @@ def tell_lora(lora: LoraFacts) -> None:
 
 def tell_studio(loaded: Loaded, drawing: Drawing, plan: Plan) -> None:
     """What is really used."""
-    from utils.pipelines import prompt_is_cut
+    from mirror.generation.pipelines import prompt_is_cut
 
     where = "the CPU, slowly" if loaded.device == "cpu" else _gpu_name()
     say(
@@ -347,7 +347,7 @@ OUTSIDE_SETTINGS = {"base_model", "lora", "lora_scale", "family"}  # fields of t
 def take_over(folder: Path, plan: Plan, earlier: GenerationMetadata | None) -> list[GeneratedImage]:
     """Images of the plan that lie in the folder already, also one that was written just before a run was killed."""
     from mirror.contracts.generation import retry_seed
-    from utils.a1111 import read_ours
+    from mirror.generation.a1111 import read_ours
 
     known = {image.file: image for image in earlier.images} if earlier else {}
     images = []
@@ -401,7 +401,7 @@ def generate(args: argparse.Namespace, plan: Plan, studio: Studio, metadata: Gen
 
 def draw_chunk(studio: Studio, shots: list[Shot], seeds: list[int], progress: ImageProgress) -> list[np.ndarray | None]:
     """Pictures of some shots at once, or in as many goes as memory asks for. Raises UserError where none is enough."""
-    from utils.pipelines import draw, is_out_of_memory
+    from mirror.generation.pipelines import draw, is_out_of_memory
 
     pictures: list[np.ndarray | None] = []
     while len(pictures) < len(shots):
@@ -426,7 +426,7 @@ def step_down(studio: Studio) -> None:
     """After the memory ended: a smaller batch, then low-memory mode, then, if allowed, a smaller size; said aloud."""
     import torch
 
-    from utils.pipelines import place
+    from mirror.generation.pipelines import place
 
     drawing, memory = studio.drawing, _memory(studio.loaded.device)
     smaller = smaller_size(drawing.width, drawing.height) if studio.allow_smaller else None
@@ -506,7 +506,7 @@ def fault(picture: np.ndarray | None) -> str | None:
 def write_image(folder: Path, shot: Shot, seed: int, picture: np.ndarray, studio: Studio) -> GeneratedImage:
     """One PNG, whole or not at all, and its line for the metadata."""
     from mirror.contracts.generation import GeneratedImage
-    from utils.a1111 import parameters, png
+    from mirror.generation.a1111 import parameters, png
     from utils.files import write_bytes_atomic
 
     loaded, lora, drawing = studio.loaded, studio.lora, studio.drawing
@@ -567,7 +567,7 @@ def run(args: argparse.Namespace) -> int:
 
 def fill_folder(args: argparse.Namespace, plan: Plan) -> GenerationMetadata:
     """Make what is not there; the metadata of all."""
-    from utils.pipelines import local_family, local_identity
+    from mirror.generation.pipelines import local_family, local_identity
 
     earlier = read_earlier(args, plan)
     family = local_family(args.base_model, args.family, args.base_config)

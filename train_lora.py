@@ -36,9 +36,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mirror.generation.families import FAMILIES
 from utils.console import EXIT_OK, UserError, print_table, run_script, say
 from utils.defaults import CACHE_FILE, MAX_MEGAPIXELS, MODELS_FOLDER, PACK
-from utils.families import FAMILIES
 from utils.files import write_bytes_atomic
 from utils.presets import PRESETS, REPEATS, Preset, recommended_epochs
 from utils.processes import PRECISIONS
@@ -225,8 +225,8 @@ def build_job(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
     """Refuse what cannot work, load, encode, put the LoRA in. Raises UserError."""
     import torch
 
+    from mirror.generation.pipelines import load
     from utils.noising import noise_schedule
-    from utils.pipelines import load
     from utils.training_base import (
         bytes_when_loaded,
         demand_memory,
@@ -422,8 +422,8 @@ def show_order(args: argparse.Namespace) -> int:
 
 def order_of(args: argparse.Namespace) -> Order:
     """What the trainer is asked for. Raises UserError."""
-    from utils.families import find_family
-    from utils.pipelines import family_of_hub
+    from mirror.generation.families import find_family
+    from mirror.generation.pipelines import family_of_hub
     from utils.trainers import Order, settings_given
     from utils.training_base import TRAINED_HERE, look_at_base
     from utils.training_files import OutputFolder
@@ -479,7 +479,7 @@ def refuse_options_not_passed(args: argparse.Namespace, diffusion: bool) -> None
 
 def local_identity_of(model: str) -> str:
     """name@hash of a model on this disk, else its name."""
-    from utils.pipelines import local_identity
+    from mirror.generation.pipelines import local_identity
 
     return local_identity(model) or model
 
@@ -508,7 +508,7 @@ def train_here(args: argparse.Namespace) -> int:
     facts = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr, args.base_config)
     preset_of(args, facts.family.name)
     found = read_pictures(args)
-    from utils.pipelines import quiet
+    from mirror.generation.pipelines import quiet
     from utils.processes import from_main, start_accelerator
     from utils.training_files import OutputFolder
     from utils.training_loop import train
@@ -533,7 +533,7 @@ def train_here(args: argparse.Namespace) -> int:
 @contextmanager
 def enough_memory() -> Iterator[None]:
     """Too little memory, found out only while working, told as a UserError."""
-    from utils.pipelines import is_out_of_memory
+    from mirror.generation.pipelines import is_out_of_memory
 
     try:
         yield

@@ -29,9 +29,9 @@ from mirror.contracts.gaps import GapReport, Recommendation
 from mirror.contracts.generation import GenerationMetadata, retry_seed
 from mirror.dataset.batch import collect
 from mirror.dataset.gaps import GAP_TYPES, GapType, Target
-from utils import a1111, families, pipelines
+from mirror.generation import a1111, families, pipelines
+from mirror.generation.prompts import Shot, plan_gaps
 from utils.console import UserError
-from utils.prompts import Shot, plan_gaps
 
 PERSON = "ohwx person"
 SIZE = ("--width", 64, "--height", 64)

@@ -11,9 +11,9 @@ import pytest
 import tiny_models
 import torch
 
-from utils import loras, pipelines
+from mirror.generation import loras, pipelines
+from mirror.generation.loras import LoraFacts, label, number_of, sort_keys
 from utils.console import UserError
-from utils.loras import LoraFacts, label, number_of, sort_keys
 
 DRAWING = pipelines.Drawing(2, 1.0, 64, 64, None)
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from conftest import ROOT
 
+from mirror.generation.families import FAMILIES
 from utils.console import UserError
-from utils.families import FAMILIES
 from utils.loop_config import filled, load_config
 from utils.presets import PRESETS
 

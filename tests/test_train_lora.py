@@ -439,7 +439,7 @@ def written(trained, tmp_path_factory, sdxl, sd15_velocity):
 def test_kohya_names_are_those_of_the_original_network(sdxl):
     from diffusers import UNet2DConditionModel
 
-    from utils.lora_files import kohya_module
+    from mirror.generation.lora_files import kohya_module
     from utils.training_base import TARGET_MODULES
 
     modules = [name for name, _ in UNet2DConditionModel.from_pretrained(sdxl / "unet").named_modules()]
@@ -469,9 +469,9 @@ def deltas_of(path: Path) -> dict:
 @pytest.mark.parametrize("family", ["sdxl", "sd15"])
 def test_files_load_with_every_key_and_act(written, family, naming):
     """Through diffusers, as users load them: each layer's delta is the file's, alpha unlike rank in both namings."""
-    from utils.lora_files import kohya_module
-    from utils.loras import adapted_layers, load_lora
-    from utils.pipelines import load
+    from mirror.generation.lora_files import kohya_module
+    from mirror.generation.loras import adapted_layers, load_lora
+    from mirror.generation.pipelines import load
 
     base, path = written[family, naming]
     expected = deltas_of(written[family, "kohya"][1])
@@ -507,7 +507,7 @@ def test_the_lora_changes_the_picture_and_at_scale_0_it_does_not(trained, sdxl):
 
 
 def test_the_header_says_what_it_is(trained):
-    from utils.families import read_header
+    from mirror.generation.families import read_header
 
     root, _, _ = trained
     log = log_of(root / "out")
@@ -525,7 +525,7 @@ def test_bytes_of_a_file_do_not_depend_on_chance():
     import torch
     from safetensors.torch import load
 
-    from utils.lora_files import safetensors_bytes
+    from mirror.generation.lora_files import safetensors_bytes
 
     tensors = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1.0).half()}
     metadata = {f"key{number}": str(number) for number in range(40)}

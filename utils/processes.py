@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mirror.generation.devices import choose_device
 from utils.console import EXIT_USER, UserError
-from utils.devices import choose_device
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

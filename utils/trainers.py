@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mirror.generation.families import Family
+from mirror.generation.lora_files import check_lora
 from utils.console import UserError, say
-from utils.families import Family
 from utils.files import caption_of, write_bytes_atomic, write_text_atomic
 from utils.images import ImageError, decode, read_file
-from utils.lora_files import check_lora
 from utils.training_data import TrainingImage, TrainingSet, bucket_step
 from utils.training_files import MARK, writing
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mirror.generation.families import Family, find_family, read_header, read_json
+from mirror.generation.pipelines import family_of_hub
 from utils.console import UserError
-from utils.families import Family, find_family, read_header, read_json
 from utils.noising import EPSILON, PREDICTIONS, V_PREDICTION
-from utils.pipelines import family_of_hub
 from utils.training_data import TrainingImage, pixels_of
 
 if TYPE_CHECKING:

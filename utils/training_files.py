@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from mirror.contracts.contract import write_contract
 from mirror.contracts.training import TrainingLog
+from mirror.generation.lora_files import DIFFUSERS, Layers, diffusers_tensors, kohya_tensors
 from utils.console import UserError
 from utils.files import write_bytes_atomic
-from utils.lora_files import DIFFUSERS, Layers, diffusers_tensors, kohya_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ _SGM, _DIFFUSERS = "https://github.com/Stability-AI/generative-models", "diffuse
 class LoraFormat:
     """How LoRA files of a training are written."""
 
-    name: str  # KOHYA or DIFFUSERS of utils.lora_files
+    name: str  # KOHYA or DIFFUSERS of mirror.generation.lora_files
     dtype: str  # float16, bfloat16 or float32
     family: str
     layers_per_block: int

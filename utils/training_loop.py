@@ -1,7 +1,7 @@
 """The training itself: epochs, steps of the optimizer, losses, and the pictures that are held out.
 
-Order, noise and timesteps are drawn from (seed, epoch, step, process), see utils/noising.py: a training that was
-interrupted goes on as if it had not been.
+Order, noise and timesteps are drawn from (seed, epoch, step, process), see utils/noising.py: a training
+that was interrupted goes on as if it had not been.
 """
 
 from __future__ import annotations

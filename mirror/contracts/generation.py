@@ -63,7 +63,7 @@ class GenerationMetadata(Contract):
     lora_scale: float | None = None
     lora_keys: int | None = None  # of the LoRA's file
     lora_unmatched: list[str] = []  # those of them that the base model has no place for
-    family: str | None = None  # name of utils/families.py
+    family: str | None = None  # name of mirror/generation/families.py
     settings: dict[str, str | int | float | bool | None] = {}
     versions: dict[str, str] = {}
     plan: str | None = None  # hash of all prompts, seeds and names

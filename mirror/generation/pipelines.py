@@ -1,6 +1,7 @@
 """Text-to-image pipelines of diffusers: load one from a folder, a hub id or a single file, place it, draw with it.
 
-What differs between families stands in `utils.families`; which arguments a pipeline takes is asked of its signature.
+What differs between families stands in `mirror.generation.families`; which arguments a pipeline takes is asked of its
+signature.
 """
 
 from __future__ import annotations
@@ -19,9 +20,16 @@ from typing import Any
 
 import numpy as np
 
+from mirror.generation.devices import default_dtype
+from mirror.generation.families import (
+    Family,
+    family_of_class,
+    find_family,
+    read_header,
+    variant_of_folder,
+    with_variant,
+)
 from utils.console import UserError
-from utils.devices import default_dtype
-from utils.families import Family, family_of_class, find_family, read_header, variant_of_folder, with_variant
 
 GIB = 1 << 30
 LIBRARIES = ("diffusers", "transformers", "peft", "accelerate", "huggingface_hub")

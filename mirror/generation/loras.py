@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from utils.a1111 import lora_hash
+from mirror.generation.a1111 import lora_hash
+from mirror.generation.families import read_header
+from mirror.generation.pipelines import UNFIT, Drawing, Loaded, call_arguments, file_hash, first_clause, networks, quiet
 from utils.console import UserError
-from utils.families import read_header
-from utils.pipelines import UNFIT, Drawing, Loaded, call_arguments, file_hash, first_clause, networks, quiet
 
 ADAPTER, TRACER = "lora", "tracer"
 NEEDED_SHARE = 0.9  # of the file's keys that must be matched: below that it was made for something else (our choice)

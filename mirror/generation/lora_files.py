@@ -73,7 +73,7 @@ def safetensors_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]
 
 def check_lora(path: Path) -> int:
     """How many layers the LoRA in `path` has. Raises UserError where it is none that would load and act."""
-    from utils.loras import read_lora, sort_keys
+    from mirror.generation.loras import read_lora, sort_keys
 
     tensors = read_lora(path)
     modules, strangers = sort_keys(list(tensors))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from mirror.generation.families import Family
 from utils.console import UserError
-from utils.families import Family
 
 
 def choose_device(asked: str) -> str:

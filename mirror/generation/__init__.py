@@ -1,0 +1,1 @@
+"""Making images: base-model families, pipelines, LoRA files, prompts."""
