@@ -597,10 +597,10 @@ def tell_end(loop: Loop) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
+    from mirror.training.presets import PRESETS
     from utils.loop_commands import Commands, Places
     from utils.loop_config import load_config
     from utils.loop_state import open_loop
-    from utils.presets import PRESETS
     from utils.steps import StepError
 
     if args.demo_control and not args.demo:

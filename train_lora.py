@@ -17,7 +17,7 @@ writes  OUTPUT/lora.safetensors        when the training is finished; loads in d
         OUTPUT/trainer/                with --trainer: what that trainer is given, and what it makes
 
 The U-Net alone is trained; latents and text embeddings are made once and kept. The loop stands in
-utils/training_loop.py, saving and resuming in utils/training_state.py, presets in utils/presets.py.
+mirror/training/loop.py, saving and resuming in mirror/training/state.py, presets in mirror/training/presets.py.
 Ctrl-C saves before it ends, and a kill loses at most the current epoch: --resume then gives the weights that an
 undisturbed training would have given. Several GPUs or machines: accelerate launch train_lora.py ...
 """
@@ -37,23 +37,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirror.generation.families import FAMILIES
+from mirror.training.presets import PRESETS, REPEATS, Preset, recommended_epochs
+from mirror.training.processes import PRECISIONS
 from utils.console import EXIT_OK, UserError, print_table, run_script, say
 from utils.defaults import CACHE_FILE, MAX_MEGAPIXELS, MODELS_FOLDER, PACK
 from utils.files import write_bytes_atomic
-from utils.presets import PRESETS, REPEATS, Preset, recommended_epochs
-from utils.processes import PRECISIONS
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from accelerate import Accelerator
 
     from mirror.contracts.training import TrainingLog
-    from utils.trainers import Order
-    from utils.training_base import BaseFacts, Example
-    from utils.training_data import TrainingSet
-    from utils.training_job import Job
-    from utils.training_samples import Sampler
+    from mirror.training.base import BaseFacts, Example
+    from mirror.training.data import TrainingSet
+    from mirror.training.job import Job
+    from mirror.training.samples import Sampler
+    from mirror.training.trainers import Order
 
-TRAINERS = ("sd-scripts", "ai-toolkit", "command")  # of utils/trainers.py, which is imported where it is used
+TRAINERS = ("sd-scripts", "ai-toolkit", "command")  # of mirror/training/trainers.py, which is imported where it is used
 # Options that another trainer does not get: of all, of those that learn by flow matching, of ai-toolkit.
 NOT_FOR_TRAINERS = ("optimizer", "precision", "device", "format", "sample_prompts", "validation")
 NOT_FOR_FLOW = ("min_snr_gamma", "noise_offset", "prediction", "zero_terminal_snr")
@@ -110,14 +110,14 @@ def options_of(args: argparse.Namespace, preset: Preset, zero_snr: bool) -> dict
 
 def read_pictures(args: argparse.Namespace) -> TrainingSet:
     """The dataset as it lies there. Raises UserError."""
-    from utils.training_data import read_dataset
+    from mirror.training.data import read_dataset
 
     return read_dataset(args.dataset, args.trigger, args.repeats, args.max_megapixels)
 
 
 def place_pictures(args: argparse.Namespace, dataset: TrainingSet, resolution: int) -> TrainingSet:
     """Every picture in its bucket, so that no face is cut where a pack can find it. Raises UserError."""
-    from utils.training_data import find_faces, place_all
+    from mirror.training.data import find_faces, place_all
 
     with _measurer(args) as measurer:
         faces = find_faces(dataset, measurer) if measurer else None
@@ -148,8 +148,8 @@ def _measurer(args: argparse.Namespace) -> Iterator[Any]:
 
 def show_plan(args: argparse.Namespace) -> int:
     """--dry-run: what would be trained, on stdout. No network is loaded."""
-    from utils.training_base import look_at_base
-    from utils.training_data import place_all, steps_an_epoch
+    from mirror.training.base import look_at_base
+    from mirror.training.data import place_all, steps_an_epoch
 
     if args.trainer:
         return show_order(args)
@@ -191,10 +191,10 @@ def show_settings(settings: dict[str, Any]) -> None:
 
 def make_plan(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFacts, found: TrainingSet) -> Plan:
     """Every picture in its bucket, all settings, and what --resume finds. Raises UserError."""
-    from utils.training_data import place_all, read_dataset, refuse_shared
-    from utils.training_files import OutputFolder
-    from utils.training_samples import read_prompts
-    from utils.training_state import demand_same, earlier_training
+    from mirror.training.data import place_all, read_dataset, refuse_shared
+    from mirror.training.files import OutputFolder
+    from mirror.training.samples import read_prompts
+    from mirror.training.state import demand_same, earlier_training
 
     output = OutputFolder(args.output, args.name)
     output.demand_free(args.resume, args.overwrite)
@@ -226,8 +226,7 @@ def build_job(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
     import torch
 
     from mirror.generation.pipelines import load
-    from utils.noising import noise_schedule
-    from utils.training_base import (
+    from mirror.training.base import (
         bytes_when_loaded,
         demand_memory,
         demand_room,
@@ -236,9 +235,10 @@ def build_job(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
         refuse_unusual,
         with_lora,
     )
-    from utils.training_files import LoraFormat, OutputFolder
-    from utils.training_job import Job
-    from utils.training_samples import draw_as_trained
+    from mirror.training.files import LoraFormat, OutputFolder
+    from mirror.training.job import Job
+    from mirror.training.noising import noise_schedule
+    from mirror.training.samples import draw_as_trained
 
     settings, on_cpu = plan.settings, accelerator.device.type == "cpu"
     dtype = getattr(torch, PRECISIONS[settings["precision"]])
@@ -289,8 +289,8 @@ def settings_of_run(
     args: argparse.Namespace, accelerator: Accelerator, facts: BaseFacts, dataset: TrainingSet, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Settings that depend on machine, model and dataset."""
-    from utils.training_base import optimizer_name
-    from utils.training_data import steps_an_epoch
+    from mirror.training.base import optimizer_name
+    from mirror.training.data import steps_an_epoch
 
     epochs = args.epochs or recommended_epochs(len(dataset.images), dataset.samples)
     processes, precision = accelerator.num_processes, accelerator.mixed_precision
@@ -342,9 +342,9 @@ def encode(
     args: argparse.Namespace, accelerator: Accelerator, pipeline: Any, plan: Plan
 ) -> tuple[list[Example], list[Example], Sampler | None]:
     """Examples of dataset and held-out pictures, and what draws samples; the text encoders are gone afterwards."""
-    from utils.processes import progress_in_main
-    from utils.training_base import encode_captions, encode_images, too_long
-    from utils.training_samples import make_sampler
+    from mirror.training.base import encode_captions, encode_images, too_long
+    from mirror.training.processes import progress_in_main
+    from mirror.training.samples import make_sampler
 
     device, images, held = accelerator.device, plan.dataset.images, plan.held_out.images if plan.held_out else []
     captions = list(dict.fromkeys(image.caption for image in images + held))
@@ -375,8 +375,8 @@ def encode(
 
 def train_elsewhere(args: argparse.Namespace) -> int:
     """--trainer: write its configuration, start it where its path is given, and look at what it made."""
-    from utils.trainers import COMMAND, plan_start, refuse_overlap, run_trainer, shown, write_files
-    from utils.training_files import OutputFolder, writing
+    from mirror.training.files import OutputFolder, writing
+    from mirror.training.trainers import COMMAND, plan_start, refuse_overlap, run_trainer, shown, write_files
 
     output = OutputFolder(args.output, args.name)
     refuse_overlap(args.dataset, args.output)
@@ -406,7 +406,7 @@ def train_elsewhere(args: argparse.Namespace) -> int:
 
 def show_order(args: argparse.Namespace) -> int:
     """--dry-run --trainer: what that trainer would be asked for, on stdout."""
-    from utils.trainers import plan_start, refuse_overlap, shown
+    from mirror.training.trainers import plan_start, refuse_overlap, shown
 
     refuse_overlap(args.dataset, args.output)
     order = order_of(args)
@@ -424,9 +424,9 @@ def order_of(args: argparse.Namespace) -> Order:
     """What the trainer is asked for. Raises UserError."""
     from mirror.generation.families import find_family
     from mirror.generation.pipelines import family_of_hub
-    from utils.trainers import Order, settings_given
-    from utils.training_base import TRAINED_HERE, look_at_base
-    from utils.training_files import OutputFolder
+    from mirror.training.base import TRAINED_HERE, look_at_base
+    from mirror.training.files import OutputFolder
+    from mirror.training.trainers import Order, settings_given
 
     if args.resume:
         raise UserError("--resume belongs to train_lora.py's own training; other trainers resume in ways of their own.")
@@ -502,16 +502,16 @@ def run(args: argparse.Namespace) -> int:
 
 def train_here(args: argparse.Namespace) -> int:
     """The whole job, top to bottom; what can be refused before the libraries are loaded comes first."""
-    from utils.training_base import look_at_base
+    from mirror.training.base import look_at_base
 
     args.format = args.format or "kohya"
     facts = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr, args.base_config)
     preset_of(args, facts.family.name)
     found = read_pictures(args)
     from mirror.generation.pipelines import quiet
-    from utils.processes import from_main, start_accelerator
-    from utils.training_files import OutputFolder
-    from utils.training_loop import train
+    from mirror.training.files import OutputFolder
+    from mirror.training.loop import train
+    from mirror.training.processes import from_main, start_accelerator
 
     with quiet():
         accelerator = start_accelerator(args.device, args.precision)
@@ -568,7 +568,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         prog="train_lora.py",
         description=__doc__.split("\n\n")[0],
         epilog="Exit codes: 0 done; 2 something to change (one sentence says what), 1 our fault, 130 interrupted. "
-        "Presets, with a source for each value, stand in utils/presets.py.",
+        "Presets, with a source for each value, stand in mirror/training/presets.py.",
         formatter_class=_Help,
     )
     add = parser.add_argument

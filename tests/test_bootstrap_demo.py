@@ -142,10 +142,10 @@ def test_validation_and_metrics_say_so_too(tmp_path, make_picture):
 def test_gap_pages_of_a_loop_that_simulates_say_so_once_something_is_merged(tmp_path):
     """Their thumbnails are those of the working dataset, in which merged images lie."""
     from bootstrap_loop import gap_child
+    from mirror.training.presets import PRESETS
     from utils.loop_commands import Commands, Places
     from utils.loop_config import load_config
     from utils.loop_state import Loop
-    from utils.presets import PRESETS
     from utils.steps import Ledger
 
     config = load_config(make_loop(tmp_path), PRESETS)
@@ -176,8 +176,8 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
 
 def test_the_configuration_of_the_demo_is_valid(tmp_path):
     from demo.bootstrap_world import configuration
+    from mirror.training.presets import PRESETS
     from utils.loop_config import load_config
-    from utils.presets import PRESETS
 
     for name in ("tiny_sdxl", "photos"):
         (tmp_path / name).mkdir()

@@ -11,9 +11,7 @@ import pytest
 from conftest import ROOT, run_script
 
 import train_lora
-from utils.console import UserError
-from utils.presets import MOST_VIEWS, PRESETS, Preset, recommended_epochs
-from utils.training_data import (
+from mirror.training.data import (
     buckets,
     find_faces,
     pixels_of,
@@ -24,6 +22,8 @@ from utils.training_data import (
     steps_an_epoch,
     with_trigger,
 )
+from mirror.training.presets import MOST_VIEWS, PRESETS, Preset, recommended_epochs
+from utils.console import UserError
 
 TRIGGER = "ohwx alice"
 
@@ -113,7 +113,7 @@ def test_size_conditioning_of_a_cropped_picture(tmp_path):
     """SDXL's six numbers against the definition: original height and width, crop's top and left, size trained."""
     from PIL import Image
 
-    from utils.training_base import _time_ids
+    from mirror.training.base import _time_ids
 
     (tmp_path / "set").mkdir()
     Image.new("RGB", (500, 100)).save(tmp_path / "set" / "wide.png")
@@ -246,7 +246,7 @@ def test_help_is_instant_and_tells_the_zits_apart():
 
 def test_steps_of_the_plan_are_those_of_the_loop(dataset):
     """With buckets, accumulation and several processes."""
-    from utils.noising import epoch_batches, share_of
+    from mirror.training.noising import epoch_batches, share_of
 
     found = place_all(read_dataset(dataset, TRIGGER, 5, 100), None, 512)
     samples = [image.placement.bucket_wh for image in found.images for _ in range(image.repeats)]

@@ -19,7 +19,7 @@ from tiny_models import sgm_name, tiny_sd15, tiny_sdxl, tiny_sdxl_single_file
 import train_lora
 from mirror.contracts.contract import read_contract
 from mirror.contracts.training import TrainingLog
-from utils import training_loop
+from mirror.training import loop as training_loop
 from utils.console import UserError
 
 # A training of seconds: 64 pixels, few pictures. The learning rate is high, as there are few steps.
@@ -182,7 +182,7 @@ def plain_losses(base: Path, dataset: Path, count: int, settings: dict) -> list[
     from peft import LoraConfig
     from PIL import Image
 
-    from utils.noising import draw, epoch_batches
+    from mirror.training.noising import draw, epoch_batches
 
     pipe = DiffusionPipeline.from_pretrained(base)
     is_xl = hasattr(pipe, "text_encoder_2")
@@ -269,7 +269,7 @@ def test_weights_and_rates_in_closed_form():
     import torch
     from diffusers.optimization import get_cosine_schedule_with_warmup
 
-    from utils.noising import learning_rate_factor, min_snr_weights, noise_schedule
+    from mirror.training.noising import learning_rate_factor, min_snr_weights, noise_schedule
 
     config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     at = torch.tensor([0, 400, 999])
@@ -347,7 +347,7 @@ def test_resume_wants_the_same_settings_and_a_whole_state(sd15_velocity, tmp_pat
 
 
 def test_another_cropping_makes_another_lora(sd15_velocity, tmp_path, monkeypatch):
-    from utils import training_data
+    from mirror.training import data as training_data
 
     dataset, out = make_dataset(tmp_path / "dataset", [(400, 64)]), tmp_path / "out"
     monkeypatch.setattr(training_loop, "finish", lambda job: None)
@@ -440,7 +440,7 @@ def test_kohya_names_are_those_of_the_original_network(sdxl):
     from diffusers import UNet2DConditionModel
 
     from mirror.generation.lora_files import kohya_module
-    from utils.training_base import TARGET_MODULES
+    from mirror.training.base import TARGET_MODULES
 
     modules = [name for name, _ in UNet2DConditionModel.from_pretrained(sdxl / "unet").named_modules()]
     adapted = [name for name in modules if name.endswith(TARGET_MODULES) and "attentions" in name]
@@ -548,7 +548,7 @@ def test_single_file_that_says_it_predicts_velocity(tmp_path):
     import torch
     from safetensors.torch import load_file, save_file
 
-    from utils.training_base import look_at_base
+    from mirror.training.base import look_at_base
 
     path = tiny_sdxl_single_file(tmp_path / "tiny.safetensors")
     assert look_at_base(str(path)).prediction == "epsilon"
@@ -580,7 +580,7 @@ def test_results_are_never_overwritten_unasked(sd15_velocity, tmp_path):
 
 
 def test_too_little_memory(sd15_velocity, tmp_path, monkeypatch):
-    from utils import training_base
+    from mirror.training import base as training_base
 
     dataset, out = make_dataset(tmp_path / "dataset", [(64, 64)]), tmp_path / "out"
     monkeypatch.setattr(training_base, "memory_free", lambda device: 1000)
@@ -596,7 +596,7 @@ def test_weights_are_counted_once_and_as_they_are_loaded(tmp_path):
     import torch
     from safetensors.torch import save_file
 
-    from utils.training_base import bytes_when_loaded
+    from mirror.training.base import bytes_when_loaded
 
     (tmp_path / "unet").mkdir()
     for name, kind in (("", torch.float32), (".fp16", torch.float16), (".non_ema", torch.float32)):
@@ -694,7 +694,7 @@ def test_samples_follow_the_schedule_that_is_trained():
 
     from diffusers import EulerDiscreteScheduler, PNDMScheduler
 
-    from utils.training_samples import draw_as_trained
+    from mirror.training.samples import draw_as_trained
 
     betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     for scheduler in (PNDMScheduler(**betas), EulerDiscreteScheduler(**betas)):

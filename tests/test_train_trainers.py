@@ -180,7 +180,7 @@ def test_dry_run_for_another_trainer(dataset, tmp_path, capsys):
 
 
 def test_toml_takes_whatever_a_path_holds():
-    from utils.trainers import _plain, toml_lines
+    from mirror.training.trainers import _plain, toml_lines
 
     values = {"a": '\U0001f600 \u00e9 "q" \\ back', "b": "".join(map(chr, range(1, 32))) + "\x7f\x85", "c": 1e-5}
     values |= {"d": True, "e": _plain("NaN"), "f": _plain("1e999"), "g": _plain("3")}
@@ -188,7 +188,7 @@ def test_toml_takes_whatever_a_path_holds():
 
 
 def test_commands_of_windows_keep_their_backslashes():
-    from utils.trainers import split_command
+    from mirror.training.trainers import split_command
 
     said = r'"C:\Program Files\py.exe" C:\train\my.py --out "{lora}"'
     assert split_command(said, windows=True) == [r"C:\Program Files\py.exe", r"C:\train\my.py", "--out", "{lora}"]

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from mirror.generation.families import Family, find_family, read_header, read_json
 from mirror.generation.pipelines import family_of_hub
+from mirror.training.data import TrainingImage, pixels_of
+from mirror.training.noising import EPSILON, PREDICTIONS, V_PREDICTION
 from utils.console import UserError
-from utils.noising import EPSILON, PREDICTIONS, V_PREDICTION
-from utils.training_data import TrainingImage, pixels_of
 
 if TYPE_CHECKING:
     import torch

@@ -1,6 +1,6 @@
 """The training itself: epochs, steps of the optimizer, losses, and the pictures that are held out.
 
-Order, noise and timesteps are drawn from (seed, epoch, step, process), see utils/noising.py: a training
+Order, noise and timesteps are drawn from (seed, epoch, step, process), see mirror/training/noising.py: a training
 that was interrupted goes on as if it had not been.
 """
 
@@ -12,13 +12,13 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from mirror.contracts.training import EpochLog
+from mirror.training.base import Example
+from mirror.training.files import writing
+from mirror.training.job import Job
+from mirror.training.noising import draw, epoch_batches, learning_rate_factor, min_snr_weights, share_of, target_of
+from mirror.training.processes import StopRequests, from_main, progress_in_main
+from mirror.training.state import finish, resume, save_state, save_stopped, write_lora
 from utils.console import UserError, say
-from utils.noising import draw, epoch_batches, learning_rate_factor, min_snr_weights, share_of, target_of
-from utils.processes import StopRequests, from_main, progress_in_main
-from utils.training_base import Example
-from utils.training_files import writing
-from utils.training_job import Job
-from utils.training_state import finish, resume, save_state, save_stopped, write_lora
 
 if TYPE_CHECKING:
     import torch

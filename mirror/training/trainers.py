@@ -22,11 +22,11 @@ from typing import Any
 
 from mirror.generation.families import Family
 from mirror.generation.lora_files import check_lora
+from mirror.training.data import TrainingImage, TrainingSet, bucket_step
+from mirror.training.files import MARK, writing
 from utils.console import UserError, say
 from utils.files import caption_of, write_bytes_atomic, write_text_atomic
 from utils.images import ImageError, decode, read_file
-from utils.training_data import TrainingImage, TrainingSet, bucket_step
-from utils.training_files import MARK, writing
 
 SD_SCRIPTS, AI_TOOLKIT, COMMAND = "sd-scripts", "ai-toolkit", "command"
 TRAINERS = (SD_SCRIPTS, AI_TOOLKIT, COMMAND)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mirror.training.base import Prompt, encode_captions
 from utils.console import UserError
-from utils.training_base import Prompt, encode_captions
 
 if TYPE_CHECKING:
     import torch

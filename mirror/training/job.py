@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mirror.contracts.training import TrainingLog
-from utils.training_base import Example
-from utils.training_files import LoraFormat, OutputFolder
-from utils.training_samples import Sampler
+from mirror.training.base import Example
+from mirror.training.files import LoraFormat, OutputFolder
+from mirror.training.samples import Sampler
 
 if TYPE_CHECKING:
     import torch

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from mirror.contracts.contract import ContractError, read_contract
 from mirror.contracts.training import TrainingLog
 from mirror.generation.lora_files import safetensors_bytes
+from mirror.training.files import OutputFolder, demand_learned, header_of, lora_tensors, writing
+from mirror.training.job import Job
+from mirror.training.processes import from_main
 from utils.console import UserError, say
 from utils.files import write_bytes_atomic
-from utils.processes import from_main
-from utils.training_files import OutputFolder, demand_learned, header_of, lora_tensors, writing
-from utils.training_job import Job
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,1 @@
+"""Training a LoRA: data, loop, state, samples, presets, and other programs' trainers."""
