@@ -15,7 +15,7 @@ writes  output_dir               iteration_history.json, gaps_iter1.json, synthe
 
 Each step is a script of this project, run as a child process, or the command that the configuration puts in its place.
 What a step did is recorded when it ends: the same command goes on after a kill, a power cut, a full disk or a failed
-step. The rules by which the loop stops stand in utils/stopping.py.
+step. The rules by which the loop stops stand in mirror/loop/stopping.py.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.history import IterationRecord, LoraRecord
     from mirror.contracts.plan import PromptPlan
     from mirror.contracts.validation import ValidationReport
-    from utils.loop_commands import Commands, Places
-    from utils.loop_config import LoopConfig
-    from utils.loop_state import Loop
-    from utils.steps import Child
-    from utils.stopping import Decision
+    from mirror.loop.commands import Commands, Places
+    from mirror.loop.config import LoopConfig
+    from mirror.loop.state import Loop
+    from mirror.loop.steps import Child
+    from mirror.loop.stopping import Decision
 
 CONFIG = Path("bootstrap_config.json")
 DEMO_FOLDER = PROJECT / "demo_bootstrap"
@@ -74,8 +74,8 @@ def forget(loop: Loop, one: IterationRecord, step: str) -> None:
     """Take what a step and the later ones learned out of the history."""
     from mirror.contracts.contract import write_contract
     from mirror.contracts.history import IterationRecord
-    from utils.loop_commands import GAPS, GENERATE, MERGE, STEPS, TRAIN, VALIDATE
-    from utils.merging import sync, without
+    from mirror.loop.commands import GAPS, GENERATE, MERGE, STEPS, TRAIN, VALIDATE
+    from mirror.loop.merging import sync, without
 
     later = STEPS[STEPS.index(step) :]
     one.steps = [record for record in one.steps if record.step not in later]
@@ -100,8 +100,8 @@ def forget(loop: Loop, one: IterationRecord, step: str) -> None:
 
 def run_fresh(loop: Loop, child: Child, *made: Path) -> None:
     """Run a child in an empty place."""
-    from utils.merging import remove
-    from utils.steps import run_child
+    from mirror.loop.merging import remove
+    from mirror.loop.steps import run_child
 
     for path in made:
         remove(path)
@@ -111,7 +111,7 @@ def run_fresh(loop: Loop, child: Child, *made: Path) -> None:
 def run_into(loop: Loop, child: Child, folder: Path, again: bool) -> None:
     """Run a child that fills a folder. Ours takes up what it left; of another program nobody knows whether it does, and
     it finds the folder there and empty."""
-    from utils.merging import remove
+    from mirror.loop.merging import remove
 
     if not child.ours:
         folder_is_new(folder)
@@ -122,7 +122,7 @@ def run_into(loop: Loop, child: Child, folder: Path, again: bool) -> None:
 
 def gap_child(loop: Loop, number: int) -> Child:
     """Its page shows what earlier iterations merged, so it says where that was only simulated."""
-    from utils.merging import without
+    from mirror.loop.merging import without
 
     said, merged = loop.ledger.history.simulated, without(loop.manifest, number).merged
     return loop.commands.gaps(number, f"The synthetic images are {said}." if said and merged else "")
@@ -130,10 +130,10 @@ def gap_child(loop: Loop, number: int) -> Child:
 
 def find_gaps(loop: Loop, one: IterationRecord) -> None:
     from mirror.contracts.history import GapOutcome
-    from utils.loop_commands import GAPS, gaps_made
-    from utils.loop_facts import rounded
-    from utils.merging import fingerprint, without
-    from utils.stopping import coverage
+    from mirror.loop.commands import GAPS, gaps_made
+    from mirror.loop.facts import rounded
+    from mirror.loop.merging import fingerprint, without
+    from mirror.loop.stopping import coverage
 
     child, path = gap_child(loop, one.number), loop.places.gaps(one.number)
 
@@ -153,9 +153,9 @@ def find_gaps(loop: Loop, one: IterationRecord) -> None:
 def generate(loop: Loop, one: IterationRecord) -> GenerationMetadata:
     from mirror.contracts.contract import read_contract
     from mirror.contracts.gaps import GapReport
-    from utils.loop_commands import GENERATE, asked_for, demand_asked, images_made
-    from utils.loop_facts import simulated
-    from utils.steps import content_of
+    from mirror.loop.commands import GENERATE, asked_for, demand_asked, images_made
+    from mirror.loop.facts import simulated
+    from mirror.loop.steps import content_of
 
     child = loop.commands.generate(one.number, one.generator, loop.config.seed + one.number)
     folder = loop.places.of("synthetic", one.number)
@@ -185,10 +185,10 @@ def hash_of(loop: Loop, one: IterationRecord) -> str:
 
 
 def validate(loop: Loop, one: IterationRecord, metadata: GenerationMetadata) -> ValidationReport:
-    from utils.loop_commands import VALIDATE, validated
-    from utils.loop_facts import note_validation
-    from utils.merging import fingerprint, without
-    from utils.steps import content_of
+    from mirror.loop.commands import VALIDATE, validated
+    from mirror.loop.facts import note_validation
+    from mirror.loop.merging import fingerprint, without
+    from mirror.loop.steps import content_of
 
     child, places, number = loop.commands.validate(one.number), loop.places, one.number
     report, approved = places.report(number), places.of("approved", number)
@@ -214,11 +214,11 @@ def validate(loop: Loop, one: IterationRecord, metadata: GenerationMetadata) -> 
 def merge(loop: Loop, one: IterationRecord, report: ValidationReport, metadata: GenerationMetadata) -> None:
     from mirror.contracts.contract import read_contract, write_contract
     from mirror.contracts.gaps import GapReport
-    from utils import merging
-    from utils.loop_commands import MERGE
-    from utils.loop_facts import rounded
-    from utils.steps import content_of
-    from utils.stopping import coverage
+    from mirror.loop import merging
+    from mirror.loop.commands import MERGE
+    from mirror.loop.facts import rounded
+    from mirror.loop.steps import content_of
+    from mirror.loop.stopping import coverage
 
     config, places, number = loop.config, loop.places, one.number
     lora = (one.generator, hash_of(loop, one))
@@ -255,7 +255,7 @@ def merge(loop: Loop, one: IterationRecord, report: ValidationReport, metadata: 
 
 
 def tell_left_out(one: IterationRecord) -> None:
-    from utils.merging import CAP, DOUBLE, VANISHED
+    from mirror.loop.merging import CAP, DOUBLE, VANISHED
 
     words = {
         CAP: "as no more of the dataset may be synthetic (max_synthetic_share)",
@@ -269,9 +269,9 @@ def tell_left_out(one: IterationRecord) -> None:
 def train(loop: Loop, one: IterationRecord) -> None:
     """A LoRA from the base model, on all real photos but the held-out ones and all that was merged."""
     from mirror.contracts.history import LoraRecord
-    from utils.loop_commands import TRAIN, lora_made
-    from utils.merging import fingerprint, sha256_of, trained_on
-    from utils.steps import copy_atomic
+    from mirror.loop.commands import TRAIN, lora_made
+    from mirror.loop.merging import fingerprint, sha256_of, trained_on
+    from mirror.loop.steps import copy_atomic
 
     name, history = f"v{one.number + 1}", loop.ledger.history
     child, path = loop.commands.train(one.number, name), loop.places.lora(name)
@@ -303,9 +303,9 @@ def sample(loop: Loop, one: IterationRecord) -> None:
     """The fixed plan with the new LoRA."""
     from mirror.contracts.contract import read_contract
     from mirror.contracts.plan import PromptPlan
-    from utils.loop_commands import SAMPLE, demand_planned, images_made
-    from utils.loop_facts import simulated
-    from utils.steps import content_of
+    from mirror.loop.commands import SAMPLE, demand_planned, images_made
+    from mirror.loop.facts import simulated
+    from mirror.loop.steps import content_of
 
     child, folder = loop.commands.sample(one.number, one.lora), loop.places.samples(one.lora)
     plan = read_contract(loop.places.plan, PromptPlan, "bootstrap_loop.py")
@@ -324,7 +324,7 @@ def sample(loop: Loop, one: IterationRecord) -> None:
 
 def sample_again(loop: Loop, now: IterationRecord) -> None:
     """Samples of earlier LoRAs that are gone or were changed are drawn anew: LoRA, plan and seed are still there."""
-    from utils.loop_commands import SAMPLE
+    from mirror.loop.commands import SAMPLE
 
     for one in loop.ledger.history.iterations:
         if one is not now and one.lora and not loop.ledger.stands(one, SAMPLE):
@@ -334,9 +334,9 @@ def sample_again(loop: Loop, now: IterationRecord) -> None:
 
 def measure(loop: Loop, one: IterationRecord) -> None:
     """What the samples of all LoRAs look like, against photos that none of them was trained on."""
-    from utils.loop_commands import MEASURE, measured, sample_scores
-    from utils.loop_facts import note_measures
-    from utils.steps import content_of
+    from mirror.loop.commands import MEASURE, measured, sample_scores
+    from mirror.loop.facts import note_measures
+    from mirror.loop.steps import content_of
 
     history, folder = loop.ledger.history, loop.places.of("metrics", one.number)
     child = loop.commands.measure(one.number, history.held_out > 0)
@@ -356,7 +356,7 @@ def measure(loop: Loop, one: IterationRecord) -> None:
 
 
 def folder_is_new(folder: Path) -> None:
-    from utils.merging import remove
+    from mirror.loop.merging import remove
 
     remove(folder)
     folder.mkdir(parents=True)
@@ -372,10 +372,10 @@ def in_words(lora: LoraRecord) -> str:
 def decide(loop: Loop, one: IterationRecord) -> Decision:
     """What follows; recorded, published and shown."""
     from mirror.contracts.history import StopDecision
-    from utils import stopping
-    from utils.loop_facts import hopeless_gaps, rounded, rounds_of
-    from utils.loop_state import publish
-    from utils.merging import photos_of
+    from mirror.loop import stopping
+    from mirror.loop.facts import hopeless_gaps, rounded, rounds_of
+    from mirror.loop.merging import photos_of
+    from mirror.loop.state import publish
 
     history, config = loop.ledger.history, loop.config
     one.photos = photos_of(loop.manifest)
@@ -401,7 +401,7 @@ def decide(loop: Loop, one: IterationRecord) -> Decision:
 
 
 def tell_decision(loop: Loop, one: IterationRecord, found: Decision) -> None:
-    from utils import stopping
+    from mirror.loop import stopping
 
     if found.gain is not None:
         limit, change = loop.config.convergence_threshold, found.gain.change
@@ -420,11 +420,11 @@ def tell_decision(loop: Loop, one: IterationRecord, found: Decision) -> None:
 def write_page(loop: Loop) -> None:
     from mirror.contracts.contract import read_contract
     from mirror.contracts.plan import PromptPlan
+    from mirror.loop.facts import last_decided
+    from mirror.loop.merging import trained_on
+    from mirror.loop.stopping import CONVERGENCE, WORSE
     from report.loop import LoopFacts, build_loop
     from utils.files import write_text_atomic
-    from utils.loop_facts import last_decided
-    from utils.merging import trained_on
-    from utils.stopping import CONVERGENCE, WORSE
 
     history = loop.ledger.history
     plan = read_contract(loop.places.plan, PromptPlan, "bootstrap_loop.py")
@@ -481,7 +481,7 @@ def counted(count: int, noun: str) -> str:
 
 def tell(line: str) -> None:
     """A line of the result, at once, also into a pipe. That nobody reads it any more does not end the loop."""
-    from utils.steps import heard_or_not
+    from mirror.loop.steps import heard_or_not
 
     with heard_or_not(sys.stdout):
         print(line, flush=True)
@@ -489,7 +489,7 @@ def tell(line: str) -> None:
 
 def note(sentence: str) -> None:
     """The same for the talk."""
-    from utils.steps import heard_or_not
+    from mirror.loop.steps import heard_or_not
 
     with heard_or_not(sys.stderr):
         say(f"Note: {sentence}")
@@ -528,7 +528,7 @@ def next_iteration(loop: Loop) -> IterationRecord | None:
 def due(loop: Loop) -> IterationRecord | None:
     """The one that did not end, or a new one; None where the loop has ended."""
     from mirror.contracts.history import IterationRecord
-    from utils import stopping
+    from mirror.loop import stopping
 
     history = loop.ledger.history
     if not history.iterations:
@@ -545,8 +545,8 @@ def due(loop: Loop) -> IterationRecord | None:
 
 def decided(loop: Loop) -> Decision:
     """What follows from the iterations that count."""
-    from utils import stopping
-    from utils.loop_facts import rounds_of
+    from mirror.loop import stopping
+    from mirror.loop.facts import rounds_of
 
     rounds = rounds_of(loop.ledger.history, loop.manifest)
     return stopping.decide(rounds, loop.config.convergence_threshold, loop.config.max_iterations)
@@ -554,8 +554,8 @@ def decided(loop: Loop) -> Decision:
 
 def photos_changed(loop: Loop) -> bool:
     """Whether the real photos are others than when it was decided last."""
-    from utils.loop_facts import last_decided
-    from utils.merging import photos_of
+    from mirror.loop.facts import last_decided
+    from mirror.loop.merging import photos_of
 
     last = last_decided(loop.ledger.history, loop.manifest)
     return last is not None and last.photos != photos_of(loop.manifest)
@@ -564,7 +564,7 @@ def photos_changed(loop: Loop) -> bool:
 def begun(loop: Loop, one: IterationRecord) -> IterationRecord:
     """A new iteration; with the first one, generated files among the user's photos enter the dataset."""
     from mirror.contracts.contract import write_contract
-    from utils.merging import sync
+    from mirror.loop.merging import sync
 
     if one.number and not loop.manifest.control_is_made:
         loop.manifest = loop.manifest.model_copy(update={"control_is_made": True})
@@ -597,11 +597,11 @@ def tell_end(loop: Loop) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
+    from mirror.loop.commands import Commands, Places
+    from mirror.loop.config import load_config
+    from mirror.loop.state import open_loop
+    from mirror.loop.steps import StepError
     from mirror.training.presets import PRESETS
-    from utils.loop_commands import Commands, Places
-    from utils.loop_config import load_config
-    from utils.loop_state import open_loop
-    from utils.steps import StepError
 
     if args.demo_control and not args.demo:
         raise UserError("--demo-control belongs to --demo; give both.")
@@ -646,7 +646,7 @@ def run_loop(loop: Loop) -> int:
 
 def tell_ended(loop: Loop) -> None:
     """Why this run does nothing, and what would make it go on."""
-    from utils import stopping
+    from mirror.loop import stopping
 
     found, limit = decided(loop), loop.config.max_iterations
     lifted = found.rule in stopping.LIFTED_BY_PHOTOS and photos_changed(loop)
@@ -667,9 +667,9 @@ def run_undo(loop: Loop, number: int) -> int:
     The manifest alone says what is undone, so doing it twice does no harm.
     """
     from mirror.contracts.contract import write_contract
-    from utils import merging
-    from utils.loop_commands import GAPS
-    from utils.loop_state import settle
+    from mirror.loop import merging
+    from mirror.loop.commands import GAPS
+    from mirror.loop.state import settle
 
     history = loop.ledger.history
     count = sum(image.iteration == number for image in loop.manifest.merged)
@@ -731,9 +731,9 @@ def tell_measuring(loop: Loop, number: int) -> None:
 
 def as_it_stands(config: LoopConfig, commands: Commands) -> Loop:
     """The loop that is there, or that would begin, with the photos of now; nothing is written."""
-    from utils import merging
-    from utils.loop_state import Loop, new_history, read_loop
-    from utils.steps import Ledger
+    from mirror.loop import merging
+    from mirror.loop.state import Loop, new_history, read_loop
+    from mirror.loop.steps import Ledger
 
     places, folder = commands.places, Path(config.dataset_dir)
     try:
@@ -766,7 +766,7 @@ def agreed(config: LoopConfig) -> bool:
 @contextmanager
 def locked(places: Places) -> Iterator[tuple[int, ...]]:
     """No other loop in either folder."""
-    from utils.loop_lock import only_one
+    from mirror.loop.lock import only_one
 
     with ExitStack() as stack:
         for folder in (places.output, places.loras):

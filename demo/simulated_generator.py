@@ -40,11 +40,11 @@ from mirror.contracts.history import IterationHistory
 from mirror.contracts.manifest import MergeManifest
 from mirror.contracts.plan import PromptPlan
 from mirror.dataset.gaps import GAP_TYPES
+from mirror.loop.commands import HISTORY, MANIFEST
+from mirror.loop.merging import REAL, sha256_of
 from utils.console import EXIT_OK, UserError, run_script
 from utils.defaults import METADATA, SYNTHETIC_PREFIX
 from utils.files import write_bytes_atomic
-from utils.loop_commands import HISTORY, MANIFEST
-from utils.merging import REAL, sha256_of
 from utils.progress import GroupProgress
 
 SAID = "simulated: rendered heads in place of a diffusion model's images"

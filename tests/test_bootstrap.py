@@ -239,7 +239,7 @@ def test_settings_of_a_step_that_never_ended_may_change(tmp_path):
 
 
 def test_a_lora_folder_on_another_drive(ended, monkeypatch):
-    from utils import steps
+    from mirror.loop import steps
 
     def two_drives(path, folder):
         raise ValueError("path is on mount 'D:', start on mount 'C:'")

@@ -22,8 +22,8 @@ from mirror.contracts.generation import GenerationMetadata
 from mirror.contracts.history import IterationHistory, LoraRecord
 from mirror.contracts.manifest import MergedImage, MergeManifest, RealPhoto
 from mirror.contracts.plan import PlannedPrompt, PromptPlan
+from mirror.loop.merging import sha256_of
 from utils.console import UserError
-from utils.merging import sha256_of
 
 SEEDS = range(60)
 HISTORY_FACTS = dict.fromkeys(("created", "updated", "person", "base_model", "dataset_dir", "lora_output_dir"), "")
@@ -142,11 +142,11 @@ def test_validation_and_metrics_say_so_too(tmp_path, make_picture):
 def test_gap_pages_of_a_loop_that_simulates_say_so_once_something_is_merged(tmp_path):
     """Their thumbnails are those of the working dataset, in which merged images lie."""
     from bootstrap_loop import gap_child
+    from mirror.loop.commands import Commands, Places
+    from mirror.loop.config import load_config
+    from mirror.loop.state import Loop
+    from mirror.loop.steps import Ledger
     from mirror.training.presets import PRESETS
-    from utils.loop_commands import Commands, Places
-    from utils.loop_config import load_config
-    from utils.loop_state import Loop
-    from utils.steps import Ledger
 
     config = load_config(make_loop(tmp_path), PRESETS)
     config.gap_analysis.command = None
@@ -176,8 +176,8 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
 
 def test_the_configuration_of_the_demo_is_valid(tmp_path):
     from demo.bootstrap_world import configuration
+    from mirror.loop.config import load_config
     from mirror.training.presets import PRESETS
-    from utils.loop_config import load_config
 
     for name in ("tiny_sdxl", "photos"):
         (tmp_path / name).mkdir()

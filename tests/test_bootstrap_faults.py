@@ -17,8 +17,8 @@ import pytest
 from conftest import ROOT
 from loop_fixture import FAKES, loop_command, make_loop, run_loop
 
-from utils import steps
-from utils.steps import Child, content_of, run_child
+from mirror.loop import steps
+from mirror.loop.steps import Child, content_of, run_child
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills and limits are those of Unix")
 

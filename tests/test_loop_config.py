@@ -6,9 +6,9 @@ import pytest
 from conftest import ROOT
 
 from mirror.generation.families import FAMILIES
+from mirror.loop.config import filled, load_config
 from mirror.training.presets import PRESETS
 from utils.console import UserError
-from utils.loop_config import filled, load_config
 
 GOOD = {"person_name": "alice", "person_trigger": "ohwx alice", "base_model": "someone/model"}
 

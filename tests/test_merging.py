@@ -12,9 +12,20 @@ from loop_fakes import picture
 from mirror.contracts.generation import GeneratedImage, GenerationMetadata
 from mirror.contracts.manifest import MergedImage, MergeManifest, RealPhoto
 from mirror.contracts.validation import ValidatedImage, ValidationReport
-from utils import merging
+from mirror.loop import merging
+from mirror.loop.merging import (
+    DATASET,
+    HELD_OUT,
+    REAL,
+    plan_merge,
+    room,
+    sha256_of,
+    split,
+    sync,
+    synthetic_share,
+    take_out,
+)
 from utils.console import UserError
-from utils.merging import DATASET, HELD_OUT, REAL, plan_merge, room, sha256_of, split, sync, synthetic_share, take_out
 
 TRIGGER = "ohwx alice"
 

@@ -120,7 +120,7 @@ def test_loop_commands_run(tmp_path):
 
 
 def test_keys_of_the_loops_configuration_are_those_told():
-    from utils.loop_config import LoopConfig
+    from mirror.loop.config import LoopConfig
 
     table = README[README.index("| key | default | what |") : README.index("Each section also takes")]
     told = re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in table.splitlines()[2:] if line))

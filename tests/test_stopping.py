@@ -8,8 +8,8 @@ import pytest
 from gaps_fixture import record, report_of
 
 from mirror.faces.metrics import median_interval, variety, variety_interval
-from utils import stopping
-from utils.stopping import Part, Round, beats, best_of, coverage, decide, gain_of, hopeless, interval_part, share
+from mirror.loop import stopping
+from mirror.loop.stopping import Part, Round, beats, best_of, coverage, decide, gain_of, hopeless, interval_part, share
 
 THRESHOLD, LIMIT = 0.05, 20
 

@@ -61,7 +61,7 @@ class StopDecision(Contract):
     """What followed from an iteration."""
 
     stop: bool
-    rule: str  # a name of utils/stopping.py
+    rule: str  # a name of mirror/loop/stopping.py
     words: str
     best: str  # name of the LoRA that is kept
     improvement_percent: float | None = None  # of the score, against the best round before
@@ -76,7 +76,7 @@ class IterationRecord(Contract):
     steps: list[StepRecord] = []
     running: RunningStep | None = None
     gaps: list[GapOutcome] | None = None
-    coverage_before: float | None = None  # 0-1, see utils.stopping.coverage
+    coverage_before: float | None = None  # 0-1, see mirror.loop.stopping.coverage
     coverage: float | None = None  # after the merge
     generated: int | None = None
     approved: int | None = None

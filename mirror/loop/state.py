@@ -10,9 +10,8 @@ from pathlib import Path
 from mirror.contracts.contract import write_contract
 from mirror.contracts.history import IterationHistory
 from mirror.contracts.manifest import MergeManifest, RealPhoto
-from utils import merging
-from utils.console import UserError
-from utils.loop_commands import (
+from mirror.loop import merging
+from mirror.loop.commands import (
     GAPS,
     LORA_FILE,
     SAMPLE,
@@ -23,10 +22,11 @@ from utils.loop_commands import (
     read_own,
     sample_plan,
 )
-from utils.loop_config import LoopConfig
-from utils.loop_facts import best_now
+from mirror.loop.config import LoopConfig
+from mirror.loop.facts import best_now
+from mirror.loop.steps import Ledger, copy_atomic, now
+from utils.console import UserError
 from utils.progress import GroupProgress
-from utils.steps import Ledger, copy_atomic, now
 
 
 @dataclass

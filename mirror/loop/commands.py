@@ -22,11 +22,11 @@ from mirror.contracts.generation import GenerationMetadata
 from mirror.contracts.plan import PlannedPrompt, PromptPlan
 from mirror.contracts.summary import CANDIDATE, Summary
 from mirror.contracts.validation import ValidationReport, Verdict
+from mirror.loop.config import PLACEHOLDERS, LoopConfig, filled
+from mirror.loop.merging import DATASET, HELD_OUT, REAL, sha256_of
+from mirror.loop.steps import Child, StepError, files_in, is_picture
 from utils.console import UserError
 from utils.defaults import METADATA, PACK, PROJECT
-from utils.loop_config import PLACEHOLDERS, LoopConfig, filled
-from utils.merging import DATASET, HELD_OUT, REAL, sha256_of
-from utils.steps import Child, StepError, files_in, is_picture
 
 GAPS, GENERATE, VALIDATE, MERGE = "gaps", "generate", "validate", "merge"
 TRAIN, SAMPLE, MEASURE = "train", "sample", "measure"

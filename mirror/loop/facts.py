@@ -11,8 +11,8 @@ from mirror.contracts.manifest import MergeManifest
 from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE, Summary
 from mirror.contracts.validation import ValidationReport, Verdict
 from mirror.faces.metrics import variety, variety_interval
-from utils.merging import CAP
-from utils.stopping import Round, best_of, hopeless, interval_part, share
+from mirror.loop.merging import CAP
+from mirror.loop.stopping import Round, best_of, hopeless, interval_part, share
 
 
 def counting(history: IterationHistory, manifest: MergeManifest) -> list[IterationRecord]:

@@ -1,0 +1,1 @@
+"""The bootstrap loop: its steps, its state, merging, stop rules, and configuration."""
