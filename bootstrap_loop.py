@@ -423,7 +423,7 @@ def write_page(loop: Loop) -> None:
     from mirror.loop.facts import last_decided
     from mirror.loop.merging import trained_on
     from mirror.loop.stopping import CONVERGENCE, WORSE
-    from report.loop import LoopFacts, build_loop
+    from mirror.report.loop import LoopFacts, build_loop
     from utils.files import write_text_atomic
 
     history = loop.ledger.history

@@ -228,7 +228,7 @@ def doubts(report: GapReport) -> list[str]:
 def write_results(output: Path, report: GapReport, pictures: list[Looked]) -> Path:
     """Write page and gap file, the gap file last; path of the page. Raises UserError."""
     from mirror.contracts.contract import write_contract
-    from report.gaps import build_gaps
+    from mirror.report.gaps import build_gaps
     from utils.files import write_text_atomic
 
     page = output.with_suffix(".html")

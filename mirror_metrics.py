@@ -376,7 +376,7 @@ def run(args: argparse.Namespace) -> int:
     from mirror.faces.cache import open_cache
     from mirror.faces.measurer import Measurer
     from mirror.faces.table import score_pictures
-    from report.results import write_results
+    from mirror.report.results import write_results
 
     planted = prepare_demo(args) if args.demo else []
     inputs = collect(args)

@@ -443,7 +443,7 @@ def copies_before(args: argparse.Namespace) -> dict[str, Path]:
 def write_results(args: argparse.Namespace, batch: Batch, references: References, report: ValidationReport) -> Path:
     """Copies first, then the page, the report last; path of the page. Raises UserError."""
     from mirror.contracts.contract import write_contract
-    from report.validation import build_validation
+    from mirror.report.validation import build_validation
     from utils.files import write_text_atomic
 
     page = args.report.with_suffix(".html")

@@ -461,7 +461,7 @@ def test_ctrl_c_while_writing_leaves_no_half_set(tmp_path, monkeypatch, metrics,
     from mirror.contracts.contract import read_contract
     from mirror.contracts.summary import Summary
     from mirror.faces.table import make_table
-    from report import results
+    from mirror.report import results
 
     make_picture(tmp_path / "ref" / "a.jpg")
     summary = read_contract(metrics("--pack", tiny_pack).file("Summary"), Summary, "mirror_metrics.py")
@@ -480,7 +480,7 @@ def test_runs_in_the_same_second_do_not_share_files(tmp_path, metrics, tiny_pack
     from mirror.contracts.contract import read_contract
     from mirror.contracts.summary import Summary
     from mirror.faces.table import make_table
-    from report import results
+    from mirror.report import results
 
     make_picture(tmp_path / "ref" / "a.jpg")
     summary = read_contract(metrics("--pack", tiny_pack).file("Summary"), Summary, "mirror_metrics.py")

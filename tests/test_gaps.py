@@ -27,7 +27,7 @@ from mirror.dataset.gaps import (
     register,
     synthetic_room,
 )
-from report.gaps import build_gaps
+from mirror.report.gaps import build_gaps
 from utils.console import UserError
 from utils.files import Status
 

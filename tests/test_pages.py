@@ -13,11 +13,11 @@ import pytest
 from pages_browser import Opened, assert_fits, assert_quiet, chromium, opened
 
 from mirror.faces.table import CANDIDATE, REFERENCE
-from report.colours import CANDIDATE_COLOURS, PANEL, REFERENCE_COLOUR, assign, page_groups
-from report.copycat import build_copycat
-from report.dashboard import build_dashboard
-from report.panels import BUBBLE_PX, Points, bubble_sizes, build_panels
-from report.render import json_for_script, plotly_text, shortened, shown
+from mirror.report.colours import CANDIDATE_COLOURS, PANEL, REFERENCE_COLOUR, assign, page_groups
+from mirror.report.copycat import build_copycat
+from mirror.report.dashboard import build_dashboard
+from mirror.report.panels import BUBBLE_PX, Points, bubble_sizes, build_panels
+from mirror.report.render import json_for_script, plotly_text, shortened, shown
 from utils.files import Status
 
 TITLES = [

@@ -14,9 +14,9 @@ from pages_browser import Opened, assert_quiet, chromium, opened
 
 from mirror.faces.metrics import copy_band
 from mirror.faces.table import CANDIDATE, REFERENCE
-from report.colours import page_groups
-from report.copycat import FAILED_TEXT, build_copycat
-from report.render import shown
+from mirror.report.colours import page_groups
+from mirror.report.copycat import FAILED_TEXT, build_copycat
+from mirror.report.render import shown
 from utils.files import Status
 
 

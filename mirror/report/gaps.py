@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mirror.contracts.gaps import Distribution, GapReport, ImageRecord, TargetShare
 from mirror.dataset.pixels import SHARPNESS_LIMIT
-from report.colours import BACKGROUND
-from report.render import asset, render, shown
+from mirror.report.colours import BACKGROUND
+from mirror.report.render import asset, render, shown
 
 ANGLES = "face_angle"  # the gap type whose targets the pictures are laid out by
 _STATES = {  # colour and word; the word always stands beside the colour

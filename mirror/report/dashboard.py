@@ -6,9 +6,18 @@ import numpy as np
 import pandas as pd
 
 from mirror.contracts.summary import Summary
-from report.colours import BACKGROUND, Group, group_index, page_groups
-from report.panels import Panel, Points, build_panels
-from report.render import asset, json_for_script, plotly_javascript, plotly_text, render, run_facts, shown, sibling_link
+from mirror.report.colours import BACKGROUND, Group, group_index, page_groups
+from mirror.report.panels import Panel, Points, build_panels
+from mirror.report.render import (
+    asset,
+    json_for_script,
+    plotly_javascript,
+    plotly_text,
+    render,
+    run_facts,
+    shown,
+    sibling_link,
+)
 from utils.files import Status
 
 

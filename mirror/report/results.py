@@ -15,8 +15,8 @@ import pandas as pd
 from mirror.contracts.contract import write_contract
 from mirror.contracts.summary import Summary
 from mirror.faces.table import to_csv
-from report.copycat import build_copycat
-from report.dashboard import build_dashboard
+from mirror.report.copycat import build_copycat
+from mirror.report.dashboard import build_dashboard
 from utils.console import UserError
 from utils.files import write_text_atomic
 

@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from mirror.contracts.validation import Check, Outcome, ValidatedImage, ValidationReport, Verdict
 from mirror.dataset.checks import COPY, DUPLICATE, IDENTITY, SAID
-from report.colours import BACKGROUND
-from report.render import asset, number, render, shown
+from mirror.report.colours import BACKGROUND
+from mirror.report.render import asset, number, render, shown
 
 # Colour, mark and meaning of each verdict, in the order of the page; the word always stands beside the colour.
 _LOOKS = {

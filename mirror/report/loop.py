@@ -11,8 +11,8 @@ from mirror.contracts.history import IterationHistory, IterationRecord, LoraReco
 from mirror.contracts.manifest import MergeManifest
 from mirror.contracts.plan import PromptPlan
 from mirror.dataset.checks import SAID
-from report.colours import BACKGROUND, CANDIDATE_COLOURS, REFERENCE_COLOUR
-from report.render import asset, number, render, shown
+from mirror.report.colours import BACKGROUND, CANDIDATE_COLOURS, REFERENCE_COLOUR
+from mirror.report.render import asset, number, render, shown
 
 SHOWN_SAMPLES = 12  # prompts of the plan that the page shows: every head angle, in a page of few MB; all were measured
 _GOOD, _BAD, _OPEN = "#4fd1a5", "#ff6b6b", "#f5b942"

@@ -66,7 +66,7 @@ def shortened(name: str, limit: int = 18) -> str:
 
 @cache
 def asset(name: str) -> str:
-    """A style sheet or script of `report/templates`, read once."""
+    """A style sheet or script of `mirror/report/templates`, read once."""
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mirror.contracts.summary import HELD_OUT, REFERENCE, Summary, group_label
-from report.render import shortened, shown
+from mirror.report.render import shortened, shown
 
 BACKGROUND = "#0f1118"  # page
 PANEL = "#1a1d27"  # behind the charts

@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from mirror.contracts.summary import CANDIDATE, REFERENCE, Summary
 from mirror.faces.metrics import BAND_LIMITS, DANGER_ZONE, LOW, OK, WATCH_OUT, copy_band
-from report.colours import BACKGROUND, Group, group_index, page_groups
-from report.render import asset, json_for_script, number, render, run_facts, shown, sibling_link
+from mirror.report.colours import BACKGROUND, Group, group_index, page_groups
+from mirror.report.render import asset, json_for_script, number, render, run_facts, shown, sibling_link
 from utils.files import Status
 
 FAILED_TEXT = "\N{WARNING SIGN} Failed to recognize face"

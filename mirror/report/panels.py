@@ -14,8 +14,8 @@ import pandas as pd
 from mirror.contracts.contract import Spread
 from mirror.contracts.summary import GroupSummary, Summary
 from mirror.faces.pose import BIN_LIMITS_DEG
-from report.colours import PANEL, SYMBOLS_3D, Group, group_index
-from report.render import plotly_text
+from mirror.report.colours import PANEL, SYMBOLS_3D, Group, group_index
+from mirror.report.render import plotly_text
 
 FONT = "system-ui, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
 TEXT, MUTED, GRID = "#d5d9e5", "#9aa1b5", "#2c3142"
