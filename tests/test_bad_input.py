@@ -209,7 +209,7 @@ def test_a_limit_on_megapixels_holds_for_known_pictures_too(metrics, tiny_pack, 
 
 
 def test_settings_may_be_written_as_strings(tmp_path, tiny_pack, make_picture):
-    for name in ("utils", "mirror", "report"):
+    for name in ("utils", "mirror"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     text = (ROOT / "mirror_metrics.py").read_text(encoding="utf-8")
     text = text.replace('PATH_REFERENCE = PROJECT / "Reference_Images"', f"PATH_REFERENCE = {str(tmp_path / 'r')!r}")

@@ -143,7 +143,7 @@ def test_somebody_elses_world_file_deletes_nothing(tmp_path):
 def copy_of_project(tmp_path):
     """The project without its demo pack's models, which a test may add, damage or leave out."""
     home = tmp_path / "project"
-    for name in ("utils", "mirror", "report", "demo"):
+    for name in ("utils", "mirror", "demo"):
         shutil.copytree(ROOT / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "mirror_metrics.py", home)
     (home / "models" / "demo" / "face").mkdir(parents=True)

@@ -402,7 +402,7 @@ def test_kept_records_survive_reformatting_but_not_another_measure(gaps, tmp_pat
 
 def _copy_of_the_project(tmp_path: Path) -> Path:
     """With no pack of this machine in models/."""
-    for name in ("utils", "mirror", "report"):
+    for name in ("utils", "mirror"):
         shutil.copytree(ROOT / name, tmp_path / "project" / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "gap_analysis.py", tmp_path / "project")
     return tmp_path / "project"

@@ -72,7 +72,7 @@ def server(tmp_path_factory, tiny_pack):
 @pytest.fixture
 def checkout(tmp_path, make_picture):
     """A copy of the program with empty models/ and an empty home, one reference picture, and a way to run it."""
-    for name in ("utils", "mirror", "report"):
+    for name in ("utils", "mirror"):
         shutil.copytree(ROOT / name, tmp_path / "app" / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "mirror_metrics.py", tmp_path / "app")
     make_picture(tmp_path / "app" / "Reference_Images" / "a.jpg")

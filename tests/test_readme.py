@@ -25,7 +25,7 @@ def test_commands_run(line, tmp_path, make_picture, tiny_pack):
     """Each line as written, in a folder with pictures and with the stand-in under the pack's name."""
     import shutil
 
-    for name in ("utils", "mirror", "report"):
+    for name in ("utils", "mirror"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "mirror_metrics.py", tmp_path)
     pack = re.search(r"--pack (\S+)", line)
@@ -57,7 +57,7 @@ def test_gap_commands_run(tmp_path, make_picture, tiny_pack):
     """Each line as written, where the README says that dataset, pack and goals lie."""
     import shutil
 
-    for name in ("utils", "mirror", "report"):
+    for name in ("utils", "mirror"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "gap_analysis.py", tmp_path)
     shutil.copytree(tiny_pack, tmp_path / "models" / "buffalo_l")
