@@ -30,7 +30,7 @@ PERSON, PROMPTS = "ohwx person", "prompts.json"
 
 def build_model(folder: Path, cuda: bool) -> None:
     """SDXL with random weights: tiny, or as large as the real one in float16."""
-    from tests import tiny_models
+    from tests.fixtures import tiny_models
 
     if not cuda:
         tiny_models.tiny_sdxl(folder)
@@ -102,7 +102,7 @@ def build_lora(path: Path, model: Path, rank: int) -> None:
     """A kohya LoRA of the U-Net's transformers."""
     from diffusers import UNet2DConditionModel
 
-    from tests import lora_files
+    from tests.fixtures import lora_files
 
     unet = UNet2DConditionModel.from_pretrained(model / "unet")
     lora_files.write(path, lora_files.kohya_unet_sdxl(unet, rank, strength=1e-3))

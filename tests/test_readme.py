@@ -16,7 +16,7 @@ def commands():
         yield from block.strip().splitlines()
 
 
-# tests/test_demo.py runs --demo
+# tests/demo/test_demo.py runs --demo
 MAIN_COMMANDS = [line for line in commands() if line.startswith("python mirror_metrics.py") and "--demo" not in line]
 
 

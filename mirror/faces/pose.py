@@ -7,7 +7,8 @@ Signs, everywhere in this project, as a viewer sees the picture:
     roll  > 0   the head is tilted clockwise                 (the crown moves to the picture's right)
 
 They are the signs of InsightFace's own `pose` (its order is pitch, yaw, roll; rotation = Rz(roll) Ry(yaw) Rx(pitch)),
-so packs with a 3-D landmark model need no conversion: tests/test_pose.py turns InsightFace's mean shape to check it.
+so packs with a 3-D landmark model need no conversion: tests/faces/test_pose.py turns InsightFace's mean
+shape to check it.
 """
 
 from __future__ import annotations

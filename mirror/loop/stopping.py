@@ -10,8 +10,8 @@ The score of a round is the mean of three parts, each 0 to 1:
 Two rounds are compared by the parts that both have (v1 has no approval: nothing was generated before it). Every part
 has its noise: half of the 95 % interval of the value if it were measured again. What samples show of a LoRA has more:
 a second training on the same images gives another LoRA (TRAINING_NOISE). Simulated histories with both kinds of noise
-end rightly in at least 95 % (tests/test_stopping.py). That rests on the assumed figure: where trainings differ by twice
-as much, only four in five of the flat ones do.
+end rightly in at least 95 % (tests/loop/test_stopping.py). That rests on the assumed figure: where trainings differ by
+twice as much, only four in five of the flat ones do.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HOPELESS_APPROVAL = 0.10  # a gap below it over two rounds needs real photos, as
 
 # A difference counts when it exceeds 1.75 times the half width of its own 95 % interval, 3.4 standard errors: the loop
 # asks three things after each of up to twenty rounds, and at 1.0 one flat history in ten would be called worse. Our
-# choice, with the simulated histories of tests/test_stopping.py.
+# choice, with the simulated histories of tests/loop/test_stopping.py.
 BEYOND_NOISE = 1.75
 # Standard deviation of what all samples of a LoRA have in common and another training on the same images would not
 # repeat, as a share of the scale: likeness by the real photos' level, variety, share of faces. Pairs of samples do not

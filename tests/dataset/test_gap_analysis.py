@@ -174,7 +174,7 @@ def test_real_photos_have_the_angles_that_the_eye_sees(gaps, photos, mini_pack):
 
 @pytest.fixture
 def truth_models(heads, tmp_path):
-    """Model files, as tests/detector_standin.py reads them, that hold the truth of the heads."""
+    """Model files, as tests/fixtures/detector_standin.py reads them, that hold the truth of the heads."""
 
     def write(kind: str, of_picture) -> None:
         known = {key_of(one.image): of_picture(one.truth) for one in heads[1].values()}
@@ -190,7 +190,7 @@ def truth_models(heads, tmp_path):
 def test_detectors_measure_what_they_find(gaps, heads, truth_models):
     """Five landmarks instead of a pack, hands and eyes, in batches, with one decode of each picture."""
     folder, truth = heads
-    result = gaps(folder, script="tests/detector_standin.py")
+    result = gaps(folder, script="tests/fixtures/detector_standin.py")
     assert result.code == 0, result.stderr
     report, records = result.report, result.records
     assert (report.sensors.angle.kind, report.sensors.angle.source) == ("detector", "keypoints")
@@ -217,12 +217,12 @@ def test_detectors_measure_what_they_find(gaps, heads, truth_models):
     counts = json.loads(result.stderr.splitlines()[-1])
     assert counts == {"decoded": 36, "batches": [16] * 6 + [4] * 3}
 
-    again = gaps(folder, script="tests/detector_standin.py", output="again.json")
+    again = gaps(folder, script="tests/fixtures/detector_standin.py", output="again.json")
     assert json.loads(again.stderr.splitlines()[-1]) == {"decoded": 0, "batches": []}, "all of it was in the cache"
     assert again.report.images == report.images and again.report.recommendations == report.recommendations
     hand = truth_models / FILES["hand"]
     hand.write_text("{}", encoding="utf-8")
-    other = gaps(folder, script="tests/detector_standin.py", output="other.json")
+    other = gaps(folder, script="tests/fixtures/detector_standin.py", output="other.json")
     assert json.loads(other.stderr.splitlines()[-1])["batches"] == [16, 16, 4], (
         "only the other hand detector had to look"
     )
@@ -326,14 +326,16 @@ def test_a_picture_on_which_a_network_chokes_is_one_bad_row(gaps, heads, truth_m
     folder, truth = heads
     hand = truth_models / FILES["hand"]
     hand.write_text(json.dumps({CHOKE: key_of(truth["003.png"].image)}), encoding="utf-8")
-    result = gaps(folder, "--pack", tiny_pack, script="tests/detector_standin.py")
+    result = gaps(folder, "--pack", tiny_pack, script="tests/fixtures/detector_standin.py")
     assert result.code == 0, result.stderr
     assert result.report.sensors.angle.kind == "pack", "it takes the place of the face detector"
     bad = [record for record in result.report.images if record.status == Status.ERROR]
     assert [record.file for record in bad] == ["003.png"] and "the network chokes" in bad[0].reason
     assert bad[0].hands is None and result.targets("hands")["hidden"].count == 35
     assert "1 error" in result.stderr
-    chosen = gaps(folder, "--angle-sensor", "detector", script="tests/detector_standin.py", output="chosen.json")
+    chosen = gaps(
+        folder, "--angle-sensor", "detector", script="tests/fixtures/detector_standin.py", output="chosen.json"
+    )
     assert chosen.report.sensors.angle.kind == "detector"
 
 
@@ -420,7 +422,7 @@ def test_without_an_angle_sensor_nothing_is_analysed(gaps, tmp_path, make_pictur
 def test_a_sensor_that_was_asked_for_must_be_there(gaps, tmp_path, make_picture, tiny_pack):
     make_picture(tmp_path / "set" / "1.jpg")
     for option, value in (("--pack", "buffalo_x"), ("--hand-model", "my_hands.pt")):
-        result = gaps(tmp_path / "set", "--pack", tiny_pack, option, value, script="tests/detector_standin.py")
+        result = gaps(tmp_path / "set", "--pack", tiny_pack, option, value, script="tests/fixtures/detector_standin.py")
         assert result.code == 2 and value in result.stderr, result.stderr
     shutil.copytree(tiny_pack, tmp_path / "models" / "buffalo_x")
     assert gaps(tmp_path / "set", "--pack", "buffalo_x").report.sensors.angle.identity.startswith("buffalo_x@")

@@ -24,7 +24,7 @@ from demo.training_data import UNSEEN_SEED, draw_people
 from demo.truth import FIVE_NAMES
 from demo.yolo_data import TRUE_BOXES, label_lines, true_eyes, true_faces, true_hands
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = ROOT / "models" / "demo" / "yolo"
 CLASS_NAMES = {"face": "face", "hands": "hand", "eyes": "eye"}
 LARGEST_BYTES = 4_000_000  # what the project promises of each model

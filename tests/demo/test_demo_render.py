@@ -17,7 +17,7 @@ from demo.render import render
 from demo.scene import BACKGROUNDS, FRAMINGS, LIGHTS, Scene, draw_scene
 from demo.sets import DEFAULT_SEVERITY, KINDS, STEPS, make_set, make_steps, make_world
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACK = ROOT.parent / "shared" / "faces" / "pack_mini"
 EYE_LEFT, EYE_RIGHT, NOSE, MOUTH_LEFT, MOUTH_RIGHT = range(5)
 

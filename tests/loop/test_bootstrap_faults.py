@@ -152,7 +152,15 @@ def test_killed_during_writes(fresh):
 
 def harness(config, mode, at):
     return subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "loop_harness.py"), mode, str(at), "--config", str(config), "--debug"],
+        [
+            sys.executable,
+            str(ROOT / "tests" / "fixtures" / "loop_harness.py"),
+            mode,
+            str(at),
+            "--config",
+            str(config),
+            "--debug",
+        ],
         capture_output=True,
         encoding="utf-8",
         stdin=subprocess.DEVNULL,
