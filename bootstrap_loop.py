@@ -30,8 +30,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say
-from utils.defaults import PROJECT
+from utils.defaults import BOOTSTRAP_REQUIREMENTS, PROJECT
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.generation import GenerationMetadata
@@ -48,9 +49,6 @@ CONFIG = Path("bootstrap_config.json")
 DEMO_FOLDER = PROJECT / "demo_bootstrap"
 
 SHOWN_REASONS = 8  # of an iteration, the commonest; all of them stand in its validation report
-
-VERSION = "0.1.0"
-BOOTSTRAP = "requirements/bootstrap.txt"
 
 
 # Steps. Each makes its outputs and puts what it learned into the history, which is written when the step has ended.
@@ -793,20 +791,19 @@ def disk_told(folder: Path) -> Iterator[None]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default."""
-    parser = argparse.ArgumentParser(
-        prog="bootstrap_loop.py",
-        description=__doc__.split("\n\n")[0],
-        epilog="Exit codes: 0 the loop ended by one of its rules, 2 something to change (one sentence says what), "
+    parser = options.script_parser(
+        "bootstrap_loop.py",
+        __doc__,
+        "Exit codes: 0 the loop ended by one of its rules, 2 something to change (one sentence says what), "
         "1 our fault, 130 interrupted. The same command goes on where the loop was left.",
-        formatter_class=_Help,
     )
     add = parser.add_argument
-    add("--config", type=_path, default=CONFIG, metavar="FILE", help="JSON file; the README explains every key")
+    add("--config", type=options.path, default=CONFIG, metavar="FILE", help="JSON file; the README explains every key")
     add("--dry-run", action="store_true", help="only print every command that would run; needs no model")
     add("--undo", type=int, metavar="N", help="take the images that iteration N merged back out of the dataset")
     add(
         "--demo",
-        type=_path,
+        type=options.path,
         nargs="?",
         const=DEMO_FOLDER,
         metavar="DIR",
@@ -815,20 +812,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--demo-control", action="store_true", help="with --demo: a generator that never improves")
     add("--yes", action="store_true", help="begin without asking; nothing is ever asked outside a terminal")
-    add("--debug", action="store_true", help="show the traceback of an unexpected error")
-    add("--version", action="version", version=f"%(prog)s {VERSION}")
+    options.add_debug_and_version(parser)
     return parser.parse_args(argv)
-
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but no `None`: those options say in words what happens without them."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()  # not every shell does it
 
 
 def end_like_ctrl_c() -> None:
@@ -843,7 +828,7 @@ def main() -> int:
     """Exit code of the script."""
     args = parse_args()
     end_like_ctrl_c()
-    return run_script(lambda: run(args), args.debug, BOOTSTRAP)
+    return run_script(lambda: run(args), args.debug, BOOTSTRAP_REQUIREMENTS)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ What no sensor could measure is reported as not measured, never as 0 %. Everythi
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
 from collections import Counter
@@ -25,16 +24,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say
 from utils.defaults import (
-    CACHE_FILE,
+    BOOTSTRAP_REQUIREMENTS,
     HARD_SYNTHETIC_SHARE,
     IMAGE_EXTENSIONS,
-    MAX_MEGAPIXELS,
     MAX_SYNTHETIC_SHARE,
-    MODELS_FOLDER,
-    PACK,
     SYNTHETIC_PREFIX,
+    VERSION,
 )
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
@@ -45,9 +43,6 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
 
 # Settings. Each is also an option of the command line, which wins.
 OUTPUT = Path("gaps.json")
-
-VERSION = "0.1.0"
-BOOTSTRAP = "requirements/bootstrap.txt"
 
 
 @dataclass
@@ -140,10 +135,11 @@ def _not_measured(
     """Every type that could be measured in no picture, and why."""
     from mirror.contracts.gaps import NotMeasured
     from mirror.dataset.gaps import ANGLE, EYES, HANDS
-    from mirror.detectors.detectors import DEFAULT_FILES, EYE, HAND
+    from mirror.detectors.detectors import EYE, HAND
+    from utils.defaults import DETECTOR_FILES
 
     def no_detector(kind: str, name: str | None) -> str:
-        return f"there is no {kind} detector: put {name or DEFAULT_FILES[kind]} into {args.models_dir}"
+        return f"there is no {kind} detector: put {name or DETECTOR_FILES[kind]} into {args.models_dir}"
 
     why = {ANGLE: "no face was found that it could be read from"}
     if sensors.hands is None:
@@ -340,19 +336,19 @@ def _demand_a_picture(pictures: list[Looked]) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default."""
-    parser = argparse.ArgumentParser(
-        prog="gap_analysis.py",
-        description=__doc__.split("\n\n")[0],
-        epilog="Exit codes: 0 done, 2 something to change (one sentence says what), 1 our fault, 130 interrupted.",
-        formatter_class=_Help,
+    parser = options.script_parser(
+        "gap_analysis.py",
+        __doc__,
+        "Exit codes: 0 done, 2 something to change (one sentence says what), 1 our fault, 130 interrupted.",
     )
     add = parser.add_argument
-    add("dataset", type=_path, metavar="DATASET", help="folder with the dataset's pictures")
-    add("--models-dir", type=_path, default=MODELS_FOLDER, metavar="DIR", help="folder with detectors and packs")
-    add("--output", type=_path, default=OUTPUT, metavar="FILE", help="gap file; the page goes beside it as .html")
+    add("dataset", type=options.path, metavar="DATASET", help="folder with the dataset's pictures")
+    add(
+        "--output", type=options.path, default=OUTPUT, metavar="FILE", help="gap file; the page goes beside it as .html"
+    )
     add(
         "--goals",
-        type=_path,
+        type=options.path,
         metavar="FILE",
         help="JSON file with other goals (default: those of mirror/dataset/gaps.py)",
     )
@@ -364,77 +360,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help=f"most of the dataset that may be synthetic after adding, 0 to {HARD_SYNTHETIC_SHARE:g}",
     )
     add("--recursive", action="store_true", help="take in pictures of sub-folders too")
-    add(
-        "--angle-sensor",
-        choices=("auto", "pack", "detector"),
-        default="auto",
-        help="what measures faces and angles; auto takes the pack where it is there, else the face detector",
-    )
-    add("--pack", metavar="NAME|DIR", help=f"InsightFace model pack (default: {PACK}, if it is there)")
-    add("--face-model", metavar="FILE", help="face detector with five landmarks (default: yolov5l-face.pt)")
-    add("--hand-model", metavar="FILE", help="hand detector (default: hand_yolov8n.pt, if it is there)")
-    add("--eye-model", metavar="FILE", help="eye detector (default: eyes_yolov.pt, if it is there)")
-    add("--hand-classes", metavar="NAMES", help="its classes that are hands, as palm,fist (default: those named hand)")
-    add("--eye-classes", metavar="NAMES", help="its classes that are eyes (default: those named eye)")
+    options.add_sensors(parser)
     add("--note", metavar="TEXT", help="stands on the page and among the warnings of the gap file")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes an NVIDIA GPU where there is one")
-    add(
-        "--max-megapixels",
-        type=_megapixels,
-        default=MAX_MEGAPIXELS,
-        metavar="MP",
-        help="larger pictures are reported as too_large, not decoded",
-    )
-    add(
-        "--cache",
-        type=_path,
-        default=CACHE_FILE,
-        metavar="FILE",
-        help="what was measured before; may be deleted at any time",
-    )
-    add("--no-cache", action="store_true", help="measure everything anew and keep nothing")
+    options.add_device(parser)
+    options.add_max_megapixels(parser)
+    options.add_cache(parser)
     add("--json", action="store_true", help="print the gap file to stdout too, and nothing else there")
-    add("--debug", action="store_true", help="show the traceback of an unexpected error")
-    add("--version", action="version", version=f"%(prog)s {VERSION}")
+    options.add_debug_and_version(parser)
     return parser.parse_args(argv)
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but no `None`: those options say in words what happens without them."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()  # not every shell does it
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _megapixels(text: str) -> float:
-    limit = _number(text)
-    if not 0 < limit < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return limit
-
-
-def _synthetic_share(text: str) -> float:
-    share = _number(text)
-    if not 0 <= share <= HARD_SYNTHETIC_SHARE:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share between 0 and {HARD_SYNTHETIC_SHARE:g}")
-    return share
+_synthetic_share = options.number(
+    f"a share between 0 and {HARD_SYNTHETIC_SHARE:g}", lambda value: 0 <= value <= HARD_SYNTHETIC_SHARE
+)
 
 
 def main() -> int:
     """Exit code of the script."""
     args = parse_args()
-    return run_script(lambda: run(args), args.debug, BOOTSTRAP)
+    return run_script(lambda: run(args), args.debug, BOOTSTRAP_REQUIREMENTS)
 
 
 if __name__ == "__main__":

@@ -21,18 +21,18 @@ import argparse
 import contextlib
 import hashlib
 import json
-import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirror.generation.families import DTYPES, FAMILIES
+from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say
-from utils.defaults import METADATA, SYNTHETIC_PREFIX
+from utils.defaults import BOOTSTRAP_REQUIREMENTS, METADATA, SYNTHETIC_PREFIX, VERSION
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     import numpy as np
@@ -54,9 +54,6 @@ SMALLEST = 256  # pixels: --allow-smaller does not go below
 SIZE_STEP = 16  # pixels: all families take sizes of such steps
 SMALLER = 0.75  # of width and height, each time that the memory ends
 LOCK_FILE = ".generating.lock"
-
-VERSION = "0.1.0"
-BOOTSTRAP = "requirements/bootstrap.txt"
 
 
 @dataclass
@@ -644,38 +641,48 @@ def remove_rests(folder: Path, plan: Plan) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default."""
-    parser = argparse.ArgumentParser(
-        prog="generate_synthetic.py",
-        description=__doc__.split("\n\n")[0],
-        epilog="'ZIT' means two things: some documents call Animagine so, which is an SDXL model (--family sdxl); "
+    parser = options.script_parser(
+        "generate_synthetic.py",
+        __doc__,
+        "'ZIT' means two things: some documents call Animagine so, which is an SDXL model (--family sdxl); "
         "others Z-Image-Turbo (--family z-image). Exit codes: 0 done, also where there is nothing to generate; 2 "
         "something to change (one sentence says what), 1 our fault, 130 interrupted.",
-        formatter_class=_Help,
     )
     add = parser.add_argument
     add(
         "gaps",
-        type=_path,
+        type=options.path,
         nargs="?",
         metavar="GAPS",
         help="gap file from gap_analysis.py (not with a plan of your own)",
     )
     add("--base-model", metavar="MODEL", help="diffusers folder, .safetensors checkpoint or hub id")
-    add("--lora", type=_path, metavar="FILE", help="LoRA of the person: .safetensors by kohya, diffusers or ai-toolkit")
+    add(
+        "--lora",
+        type=options.path,
+        metavar="FILE",
+        help="LoRA of the person: .safetensors by kohya, diffusers or ai-toolkit",
+    )
     add("--no-lora", action="store_true", help="generate with the base model alone")
     add("--lora-scale", type=_scale, default=LORA_SCALE, metavar="SCALE", help="strength of the LoRA")
     add("--person", metavar="WORDS", help='who is to be seen, as in the training captions: "ohwx person"')
-    add("--output", type=_path, metavar="DIR", help="folder for images and metadata")
-    add("--num-per-gap", type=_count, default=NUM_PER_GAP, metavar="N", help="most images for one gap")
-    add("--seed", type=_seed, default=SEED, metavar="N", help="all prompts and the seeds of all images come from it")
-    add("--steps", type=_count, metavar="N", help="denoising steps (default: by family; SDXL 30)")
+    add("--output", type=options.path, metavar="DIR", help="folder for images and metadata")
+    add("--num-per-gap", type=options.count, default=NUM_PER_GAP, metavar="N", help="most images for one gap")
+    add(
+        "--seed",
+        type=options.seed,
+        default=SEED,
+        metavar="N",
+        help="all prompts and the seeds of all images come from it",
+    )
+    add("--steps", type=options.count, metavar="N", help="denoising steps (default: by family; SDXL 30)")
     add("--guidance", type=_guidance, metavar="X", help="guidance scale (default: by family; SDXL 7.5)")
     add("--width", type=_side, metavar="PIXELS", help="(default: by family; SDXL 1024)")
     add("--height", type=_side, metavar="PIXELS", help="(default: by family; SDXL 1024)")
     add("--negative", metavar="WORDS", help="negative prompt, where the family has one (default: common faults)")
     add(
         "--prompts-file",
-        type=_path,
+        type=options.path,
         metavar="FILE",
         help="text: a prompt a line in place of ours, with {person} and {target}; .json: a plan of prompts, seeds and "
         "names, which needs no gap file",
@@ -684,54 +691,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--family", choices=tuple(FAMILIES), help="what the base model is (default: found out from its files)")
     add(
         "--base-config",
-        type=_path,
+        type=options.path,
         metavar="DIR",
         help="diffusers folder of the family, for a checkpoint without network",
     )
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes an NVIDIA GPU where there is one")
+    options.add_device(parser)
     add("--dtype", choices=DTYPES, help="(default: float32 on a CPU, else by family)")
-    add("--batch", type=_count, default=1, metavar="N", help="images at once")
+    add("--batch", type=options.count, default=1, metavar="N", help="images at once")
     add("--low-vram", action="store_true", help="less GPU memory, slower (default: where free memory is too little)")
     add("--allow-smaller", action="store_true", help="out of memory, go on with smaller images")
     add(
         "--json", action="store_true", help="print the metadata (--dry-run: the plan) to stdout, and nothing else there"
     )
-    add("--debug", action="store_true", help="show the traceback of an unexpected error")
-    add("--version", action="version", version=f"%(prog)s {VERSION}")
+    options.add_debug_and_version(parser)
     return parser.parse_args(argv)
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but no `None`: those options say in words what happens without them."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()  # not every shell does it
-
-
-def _number(what: str, good: Callable[[float], bool], whole: bool = False) -> Callable[[str], float]:
-    """A reader of numbers for argparse."""
-
-    def read(text: str) -> float:
-        try:
-            value = int(text) if whole else float(text)
-        except ValueError:
-            value = math.nan
-        if not good(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-        return value
-
-    return read
-
-
-_count = _number("a whole number from 1 on", lambda value: value >= 1, whole=True)
-_seed = _number("a whole number from 0 on", lambda value: value >= 0, whole=True)
-_guidance = _number("a number from 0 to 100", lambda value: 0 <= value <= 100)
-_scale = _number("a number from -10 to 10 other than 0", lambda value: -10 <= value <= 10 and value != 0)
-_side = _number(
+_guidance = options.number("a number from 0 to 100", lambda value: 0 <= value <= 100)
+_scale = options.number("a number from -10 to 10 other than 0", lambda value: -10 <= value <= 10 and value != 0)
+_side = options.number(
     f"a whole number of pixels, a multiple of {SIZE_STEP} from 64 to 8192",
     lambda value: 64 <= value <= 8192 and value % SIZE_STEP == 0,
     whole=True,
@@ -741,7 +719,7 @@ _side = _number(
 def main() -> int:
     """Exit code of the script."""
     args = parse_args()
-    return run_script(lambda: run(args), args.debug, BOOTSTRAP)
+    return run_script(lambda: run(args), args.debug, BOOTSTRAP_REQUIREMENTS)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from mirror.detectors.modelfiles import (
     inspect_open,
 )
 from mirror.detectors.networks import Network, find_network
+from utils import options
 from utils.console import EXIT_OK, EXIT_USER, UserError, print_table, printable, run_script, say
 from utils.defaults import MODELS_FOLDER
 
@@ -199,17 +200,17 @@ def run(args: argparse.Namespace) -> int:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default."""
-    parser = argparse.ArgumentParser(
-        prog="inspect_pkl.py",
-        description=__doc__.split("\n\n")[0],
-        epilog="Exit codes: 0 all are safe, 3 the worst is unknown, 4 the worst is dangerous, 2 something to change "
+    parser = options.script_parser(
+        "inspect_pkl.py",
+        __doc__,
+        "Exit codes: 0 all are safe, 3 the worst is unknown, 4 the worst is dangerous, 2 something to change "
         "(one sentence says what), 1 our fault, 130 interrupted.",
     )
     add = parser.add_argument
     add("files", nargs="*", metavar="FILE", help="files, folders or patterns (default: the model files in models/)")
     add("--convert", action="store_true", help="write a .safetensors beside each safe file; needs torch")
     add("--list", action="store_true", help="name the harmless imports as well")
-    add("--debug", action="store_true", help="show the traceback of an unexpected error")
+    options.add_debug_and_version(parser)
     return parser.parse_args(argv)
 
 

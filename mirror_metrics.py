@@ -19,7 +19,6 @@ Everything stays on this computer.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import time
@@ -29,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say
 from utils.defaults import (
     CACHE_FILE,
@@ -36,9 +36,9 @@ from utils.defaults import (
     DEMO_WORLD,
     DETECTION_SIZE,
     IMAGE_EXTENSIONS,
-    MAX_MEGAPIXELS,
     PACK,
     PROJECT,
+    VERSION,
 )
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
@@ -57,7 +57,6 @@ PATH_REFERENCE = PROJECT / "Reference_Images"
 PATH_CANDIDATES_ROOT = PROJECT / "Lora_Candidates"
 EXTENSIONS = IMAGE_EXTENSIONS  # jpg, jpeg, png, webp, bmp; upper or lower case
 
-VERSION = "0.1.0"
 SAME_PICTURE = 0.9999  # similarity that only the very same picture reaches
 FEWEST_FACES_FOR_MAP = 5  # below that t-SNE has no neighbourhoods to keep
 MAP_SEED = 42
@@ -477,30 +476,29 @@ def _demand_a_face(pictures: list[Picture], what: str) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default."""
-    parser = argparse.ArgumentParser(
-        prog="mirror_metrics.py",
-        description=__doc__.split("\n\n")[0],
-        epilog="Exit codes: 0 done, 2 something to change (one sentence says what), 1 our fault, 130 interrupted.",
-        formatter_class=_Help,
+    parser = options.script_parser(
+        "mirror_metrics.py",
+        __doc__,
+        "Exit codes: 0 done, 2 something to change (one sentence says what), 1 our fault, 130 interrupted.",
     )
     add = parser.add_argument
-    add("--reference", type=_path, default=PATH_REFERENCE, metavar="DIR", help="real photos of the person")
+    add("--reference", type=options.path, default=PATH_REFERENCE, metavar="DIR", help="real photos of the person")
     add(
         "--candidates",
-        type=_path,
+        type=options.path,
         metavar="DIR",
         help=f"one sub-folder of generated images for each LoRA (default: {PATH_CANDIDATES_ROOT}, if it is there)",
     )
     add(
         "--output",
-        type=_path,
+        type=options.path,
         default=Path("."),
         metavar="DIR",
         help="folder for the result files; . is the current one",
     )
     add(
         "--holdout",
-        type=_path,
+        type=options.path,
         metavar="DIR",
         help="real photos that no LoRA was trained on; similarity is then to their centroid, not to the references'",
     )
@@ -516,12 +514,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="URL",
         help="where to download the pack from if it is not here (default: InsightFace's release page)",
     )
-    add(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="auto takes an NVIDIA GPU if onnxruntime has one",
-    )
+    options.add_device(parser, "auto takes an NVIDIA GPU if onnxruntime has one")
     add("--require-gpu", action="store_true", help="stop unless the networks really run on CUDA")
     add(
         "--det-size",
@@ -530,16 +523,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="PIXELS",
         help="side of the detector's input, a multiple of 32",
     )
-    add(
-        "--max-megapixels",
-        type=_megapixels,
-        default=MAX_MEGAPIXELS,
-        metavar="MP",
-        help="larger pictures are reported as too_large, not decoded",
-    )
+    options.add_max_megapixels(parser)
     add(
         "--demo",
-        type=_path,
+        type=options.path,
         nargs="?",
         const=DEMO_WORLD,
         metavar="DIR",
@@ -547,45 +534,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         f"that ships with this project; results go to DIR/Results (without DIR: {DEMO_WORLD.name} beside this script)",
     )
     add("--map", choices=("2d", "3d"), default="2d", help="dimensions of the identity map")
-    add(
-        "--cache",
-        type=_path,
-        default=CACHE_FILE,
-        metavar="FILE",
-        help="what was measured before; may be deleted at any time",
-    )
-    add("--no-cache", action="store_true", help="measure everything anew and keep nothing")
+    options.add_cache(parser)
     add("--json", action="store_true", help="print the summary as JSON to stdout, and nothing else there")
-    add("--debug", action="store_true", help="show the traceback of an unexpected error")
-    add("--version", action="version", version=f"%(prog)s {VERSION}")
+    options.add_debug_and_version(parser)
     return parser.parse_args(argv)
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but no `None`: those options say in words what happens without them."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()  # not every shell does it
-
-
-def _megapixels(text: str) -> float:
-    try:
-        limit = float(text)
-    except ValueError:
-        limit = math.nan
-    if not 0 < limit < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return limit
-
-
-def _detection_size(text: str) -> int:
-    if not text.isdigit() or int(text) % 32 or not 64 <= int(text) <= 4096:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a multiple of 32 between 64 and 4096")
-    return int(text)
+_detection_size = options.number(
+    "a multiple of 32 between 64 and 4096", lambda value: 64 <= value <= 4096 and value % 32 == 0, whole=True
+)
 
 
 def main() -> int:

@@ -39,8 +39,9 @@ from typing import TYPE_CHECKING, Any
 from mirror.generation.families import FAMILIES
 from mirror.training.presets import PRESETS, REPEATS, Preset, recommended_epochs
 from mirror.training.processes import PRECISIONS
+from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say
-from utils.defaults import CACHE_FILE, MAX_MEGAPIXELS, MODELS_FOLDER, PACK
+from utils.defaults import BOOTSTRAP_REQUIREMENTS, PACK, VERSION
 from utils.files import write_bytes_atomic
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
@@ -58,9 +59,6 @@ TRAINERS = ("sd-scripts", "ai-toolkit", "command")  # of mirror/training/trainer
 NOT_FOR_TRAINERS = ("optimizer", "precision", "device", "format", "sample_prompts", "validation")
 NOT_FOR_FLOW = ("min_snr_gamma", "noise_offset", "prediction", "zero_terminal_snr")
 NOT_FOR_AI_TOOLKIT = ("warmup",)
-
-VERSION = "0.1.0"
-BOOTSTRAP = "requirements/bootstrap.txt"
 
 
 @dataclass(frozen=True)
@@ -564,18 +562,24 @@ _PRESET_HELP = (
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default."""
-    parser = argparse.ArgumentParser(
-        prog="train_lora.py",
-        description=__doc__.split("\n\n")[0],
-        epilog="Exit codes: 0 done; 2 something to change (one sentence says what), 1 our fault, 130 interrupted. "
+    parser = options.script_parser(
+        "train_lora.py",
+        __doc__,
+        "Exit codes: 0 done; 2 something to change (one sentence says what), 1 our fault, 130 interrupted. "
         "Presets, with a source for each value, stand in mirror/training/presets.py.",
-        formatter_class=_Help,
     )
     add = parser.add_argument
-    add("dataset", type=_path, metavar="DATASET", help="pictures with captions, or folders of them named 10_name")
+    add(
+        "dataset", type=options.path, metavar="DATASET", help="pictures with captions, or folders of them named 10_name"
+    )
     add("--base-model", required=True, metavar="M", help="diffusers folder, hub id, or .safetensors file")
-    add("--base-config", type=_path, metavar="DIR", help="configuration of a single file, for use without a network")
-    add("--output", type=_path, required=True, metavar="DIR", help="gets LoRA, checkpoints and log")
+    add(
+        "--base-config",
+        type=options.path,
+        metavar="DIR",
+        help="configuration of a single file, for use without a network",
+    )
+    add("--output", type=options.path, required=True, metavar="DIR", help="gets LoRA, checkpoints and log")
     add("--trigger", type=_words, required=True, metavar="WORDS", help='what calls the person: "ohwx alice"')
     add("--name", type=_name, metavar="NAME", help="of the checkpoints (default: the trigger, ohwx_alice)")
     add("--preset", choices=tuple(PRESETS), help=_PRESET_HELP)
@@ -603,10 +607,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=None,
         help="whether the base model's noise ends in pure noise (default: as it says)",
     )
-    add("--validation", type=_path, metavar="DIR", help="held-out pictures: their loss is measured after every epoch")
+    add(
+        "--validation",
+        type=options.path,
+        metavar="DIR",
+        help="held-out pictures: their loss is measured after every epoch",
+    )
     results = parser.add_argument_group("results")
     add = results.add_argument
-    add("--sample-prompts", type=_path, metavar="FILE", help="one prompt a line, drawn after every epoch")
+    add("--sample-prompts", type=options.path, metavar="FILE", help="one prompt a line, drawn after every epoch")
     add("--sample-seeds", type=_count, default=1, metavar="N", help="pictures of each prompt, seeds from --seed on")
     add("--sample-steps", type=_count, default=30, metavar="N", help="of denoising")
     add(
@@ -621,7 +630,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     elsewhere = parser.add_argument_group("trainers that others made")
     add = elsewhere.add_argument
     add("--trainer", choices=TRAINERS, help="write its configuration, and run it where its path is given")
-    add("--trainer-path", type=_path, metavar="DIR", help="where sd-scripts or ai-toolkit was installed")
+    add("--trainer-path", type=options.path, metavar="DIR", help="where sd-scripts or ai-toolkit was installed")
     add(
         "--trainer-command",
         metavar="COMMAND",
@@ -636,19 +645,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--family", choices=tuple(FAMILIES), help="what the base model is (default: as its files say)")
     others = parser.add_argument_group("pictures and machine")
-    add = others.add_argument
-    add("--models-dir", type=_path, default=MODELS_FOLDER, metavar="DIR", help="where model packs lie")
-    add(
-        "--pack",
-        metavar="NAME|DIR",
-        help=f"InsightFace model pack that finds the faces (default: {PACK}, if it is there)",
-    )
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes an NVIDIA GPU where there is one")
-    add("--max-megapixels", type=_positive, default=MAX_MEGAPIXELS, metavar="MP", help="larger pictures are left out")
-    add("--cache", type=_path, default=CACHE_FILE, metavar="FILE", help="faces and hashes; may be deleted at any time")
-    add("--no-cache", action="store_true", help="measure everything anew and keep nothing")
-    add("--debug", action="store_true", help="show the traceback of an unexpected error")
-    add("--version", action="version", version=f"%(prog)s {VERSION}")
+    options.add_models_dir(others, "folder with model packs")
+    options.add_pack(others, "InsightFace model pack that finds the faces")
+    options.add_device(others)
+    options.add_max_megapixels(others, "larger pictures are left out")
+    options.add_cache(others)
+    options.add_debug_and_version(others)
     args = parser.parse_args(argv)
     args.name = args.name or _name(args.trigger)
     if args.resume and args.overwrite:
@@ -657,18 +659,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if getattr(args, name) and not args.trainer:
             parser.error(f"--{name.replace('_', '-')} belongs to --trainer")
     return args
-
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but none that the option says in words."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        said = action.default in (None, ()) or isinstance(action, argparse._StoreTrueAction)
-        return action.help if said else super()._get_help_string(action)
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()  # not every shell does it
 
 
 def _words(text: str) -> str:
@@ -693,34 +683,15 @@ def _name(text: str) -> str:
     return name
 
 
-def _number(text: str, lowest: float, highest: float = math.inf, kind: type = float) -> Any:
-    try:
-        number = kind(text)
-    except ValueError:
-        number = math.nan
-    if not lowest <= number <= highest or number == math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {lowest:g} to {highest:g}")
-    return number
-
-
-def _count(text: str) -> int:
-    return _number(text, 1, 1_000_000, int)
-
-
-def _positive(text: str) -> float:
-    return _number(text, 1e-12, 1e6)
-
-
-def _amount(text: str) -> float:
-    return _number(text, 0, 1e6)
-
-
-def _share(text: str) -> float:
-    return _number(text, 0, 1)
+_count = options.between(1, 1_000_000, whole=True)
+_positive = options.between(1e-12, 1e6)
+_amount = options.between(0, 1e6)
+_share = options.between(0, 1)
+_pixels = options.between(64, 4096, whole=True)
 
 
 def _resolution(text: str) -> int:
-    pixels = _number(text, 64, 4096, int)
+    pixels = _pixels(text)
     if pixels % 8:
         raise argparse.ArgumentTypeError(f"{pixels} is not a multiple of 8")
     return pixels
@@ -729,7 +700,7 @@ def _resolution(text: str) -> int:
 def main() -> int:
     """Exit code of the script."""
     args = parse_args()
-    return run_script(lambda: run(args), args.debug, BOOTSTRAP)
+    return run_script(lambda: run(args), args.debug, BOOTSTRAP_REQUIREMENTS)
 
 
 if __name__ == "__main__":

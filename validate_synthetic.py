@@ -19,7 +19,6 @@ unverified and kept apart. The limits stand in mirror/dataset/checks.py. Everyth
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import time
@@ -30,15 +29,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say
 from utils.defaults import (
-    CACHE_FILE,
-    MAX_MEGAPIXELS,
+    BOOTSTRAP_REQUIREMENTS,
     METADATA,
     MODELS_FOLDER,
     PACK,
     SYNTHETIC_PREFIX,
     UNVERIFIED_WORDS,
+    VERSION,
 )
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
@@ -51,9 +51,6 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.faces.measurer import Measurer
 
 REPORT = "validation_report.json"
-
-VERSION = "0.1.0"
-BOOTSTRAP = "requirements/bootstrap.txt"
 
 
 @dataclass
@@ -96,13 +93,14 @@ def sensor_choice_of(args: argparse.Namespace, batch: Batch) -> SensorChoice:
 def what_is_missing(args: argparse.Namespace, batch: Batch, sensors: Sensors) -> dict[str, str]:
     """Sensors that no image can be measured with, and why. Raises UserError for another one than found the gaps."""
     from mirror.dataset.gaps import ANGLE, EYES, HANDS
-    from mirror.detectors.detectors import DEFAULT_FILES, EYE, HAND
+    from mirror.detectors.detectors import EYE, HAND
+    from utils.defaults import DETECTOR_FILES
 
     now, then = sensors.info, batch.sensors
     missing = {}
     for word, kind, identity in ((HANDS, HAND, now.hands), (EYES, EYE, now.eyes)):
         if identity is None:
-            missing[word] = f"there is no {kind} detector: put {DEFAULT_FILES[kind]} into the models folder"
+            missing[word] = f"there is no {kind} detector: put {DETECTOR_FILES[kind]} into the models folder"
     if then is None:
         return missing
     pairs = (
@@ -568,26 +566,35 @@ def _nearest_existing(folder: Path) -> Path:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default."""
-    parser = argparse.ArgumentParser(
-        prog="validate_synthetic.py",
-        description=__doc__.split("\n\n")[0],
-        epilog="Exit codes: 0 done, also when all are rejected; 2 something to change (one sentence says what), "
+    parser = options.script_parser(
+        "validate_synthetic.py",
+        __doc__,
+        "Exit codes: 0 done, also when all are rejected; 2 something to change (one sentence says what), "
         "1 our fault, 130 interrupted.",
-        formatter_class=_Help,
     )
     add = parser.add_argument
-    add("folder", type=_path, metavar="DIR", help=f"generated images, with {METADATA} where there is one")
-    add("--approved", type=_path, metavar="DIR", help="copies of approved images (default: approved in DIR)")
-    add("--rejected", type=_path, metavar="DIR", help="copies of rejected images (default: rejected in DIR)")
-    add("--unverified", type=_path, metavar="DIR", help="copies of unverified images (default: unverified in DIR)")
+    add("folder", type=options.path, metavar="DIR", help=f"generated images, with {METADATA} where there is one")
+    add("--approved", type=options.path, metavar="DIR", help="copies of approved images (default: approved in DIR)")
+    add("--rejected", type=options.path, metavar="DIR", help="copies of rejected images (default: rejected in DIR)")
+    add(
+        "--unverified",
+        type=options.path,
+        metavar="DIR",
+        help="copies of unverified images (default: unverified in DIR)",
+    )
     add(
         "--reference",
-        type=_path,
+        type=options.path,
         metavar="DIR",
         help="real photos of the person (default: the dataset that the metadata lead to)",
     )
     add("--no-auto-filter", action="store_true", help="only report; copy nothing")
-    add("--report", type=_path, metavar="FILE", help=f"the page goes beside it as .html (default: {REPORT} in DIR)")
+    add(
+        "--report",
+        type=options.path,
+        metavar="FILE",
+        help=f"the page goes beside it as .html (default: {REPORT} in DIR)",
+    )
     add(
         "--allow-unverified",
         type=_words,
@@ -595,46 +602,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="WORDS",
         help=f"what may pass unmeasured, of {','.join(UNVERIFIED_WORDS)} (default: nothing)",
     )
-    kept = "default: as for the gap file, else"
-    add("--models-dir", type=_path, metavar="DIR", help=f"detectors and packs ({kept} {MODELS_FOLDER.name})")
-    add("--angle-sensor", choices=("auto", "pack", "detector"), help=f"what measures faces and angles ({kept} auto)")
-    add("--pack", metavar="NAME|DIR", help=f"InsightFace model pack ({kept} {PACK}, if it is there)")
-    add("--face-model", metavar="FILE", help=f"face detector with five landmarks ({kept} yolov5l-face.pt)")
-    add("--hand-model", metavar="FILE", help=f"hand detector ({kept} hand_yolov8n.pt, if it is there)")
-    add("--eye-model", metavar="FILE", help=f"eye detector ({kept} eyes_yolov.pt, if it is there)")
-    add("--hand-classes", metavar="NAMES", help=f"its classes that are hands ({kept} those named hand)")
-    add("--eye-classes", metavar="NAMES", help=f"its classes that are eyes ({kept} those named eye)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes an NVIDIA GPU where there is one")
-    add(
-        "--max-megapixels",
-        type=_megapixels,
-        default=MAX_MEGAPIXELS,
-        metavar="MP",
-        help="larger pictures are reported as too_large, not decoded",
-    )
-    add(
-        "--cache",
-        type=_path,
-        default=CACHE_FILE,
-        metavar="FILE",
-        help="what was measured before; may be deleted at any time",
-    )
-    add("--no-cache", action="store_true", help="measure everything anew and keep nothing")
+    options.add_sensors(parser, inherited=True)
+    options.add_device(parser)
+    options.add_max_megapixels(parser)
+    options.add_cache(parser)
     add("--json", action="store_true", help="print the report as JSON to stdout, and nothing else there")
-    add("--debug", action="store_true", help="show the traceback of an unexpected error")
-    add("--version", action="version", version=f"%(prog)s {VERSION}")
+    options.add_debug_and_version(parser)
     return parser.parse_args(argv)
-
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but none that the option says in words."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, ()) else super()._get_help_string(action)
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()  # not every shell does it
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -646,20 +620,10 @@ def _words(text: str) -> tuple[str, ...]:
     return words
 
 
-def _megapixels(text: str) -> float:
-    try:
-        limit = float(text)
-    except ValueError:
-        limit = math.nan
-    if not 0 < limit < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return limit
-
-
 def main() -> int:
     """Exit code of the script."""
     args = parse_args()
-    return run_script(lambda: run(args), args.debug, BOOTSTRAP)
+    return run_script(lambda: run(args), args.debug, BOOTSTRAP_REQUIREMENTS)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,16 @@
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
+VERSION = "0.1.0"  # of the product: every script says it, and every result carries it
+
+# What installs the packages of all scripts; mirror_metrics.py and inspect_pkl.py need the first alone.
+ANALYSIS_REQUIREMENTS, BOOTSTRAP_REQUIREMENTS = "requirements/analysis.txt", "requirements/bootstrap.txt"
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp")
 
 PACK = "buffalo_l"  # InsightFace's own default
 MODELS_FOLDER = PROJECT / "models"
+DETECTOR_FILES = {"face": "yolov5l-face.pt", "hand": "hand_yolov8n.pt", "eye": "eyes_yolov.pt"}  # as documented
 DEMO_PACK = "demo"  # ships with the project: models/demo/face
 DEMO_WORLD = PROJECT / "demo_world"
 

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from mirror.contracts.gaps import AngleSensor, GapSensors, ImageRecord
 from mirror.dataset import pixels
 from mirror.dataset.gaps import GapType, Look, face_height_share, measure_values
-from mirror.detectors.detectors import CONFIDENCE, DEFAULT_FILES, EYE, FACE, HAND, OVERLAP, demand_safe, find_detector
+from mirror.detectors.detectors import CONFIDENCE, EYE, FACE, HAND, OVERLAP, demand_safe, find_detector
 from mirror.faces.cache import FaceCache
 from mirror.faces.engine import MEASUREMENT_VERSION, RESCUE_PADDING, RESCUED, FaceMeasurement, second_face_share
 from mirror.faces.measurer import Measurer, as_they_come, read_and_remember
@@ -34,7 +34,7 @@ from mirror.faces.packs import find_pack
 from mirror.faces.pose import angles_from_keypoints
 from utils.console import UserError, say
 from utils.cores import available_cores
-from utils.defaults import DETECTION_SIZE, MAX_MEGAPIXELS, MODELS_FOLDER, PACK
+from utils.defaults import DETECTION_SIZE, DETECTOR_FILES, MAX_MEGAPIXELS, MODELS_FOLDER, PACK
 from utils.files import Status, readable
 from utils.images import ImageError, check_size, decode, thumbnail
 from utils.progress import GroupProgress
@@ -135,7 +135,7 @@ class BoxSensor:
         if self.kind == FACE and detector.keypoints != 5:
             raise UserError(
                 f"{self.path} gives {detector.keypoints or 'no'} landmarks with each box, and angles are read "
-                f"from five. Put {DEFAULT_FILES[FACE]} in its place, or use an InsightFace pack (--pack)."
+                f"from five. Put {DETECTOR_FILES[FACE]} in its place, or use an InsightFace pack (--pack)."
             )
 
     def _of_my_kind(self, found: Found) -> Boxes:
@@ -316,7 +316,7 @@ def find_sensors(choice: SensorChoice, cache: FaceCache, deed: str) -> Sensors:
             f"There is nothing to measure angles with, so nothing was {deed}. One of these is needed:\n"
             f"  the InsightFace pack {pack}: python mirror_metrics.py --reference FOLDER, with the folder of your "
             f"photos, downloads it once, or unzip it into {choice.models_dir / pack}\n"
-            f"  a face detector with five landmarks: put {choice.face_model or DEFAULT_FILES[FACE]} into "
+            f"  a face detector with five landmarks: put {choice.face_model or DETECTOR_FILES[FACE]} into "
             f"{choice.models_dir}"
         )
     return Sensors(

@@ -35,10 +35,9 @@ from mirror.detectors.networks import Network, find_network
 from mirror.detectors.providers import wanted_providers
 from mirror.detectors.tensorfiles import read_network
 from utils.console import UserError
-from utils.defaults import DETECTION_SIZE
+from utils.defaults import DETECTION_SIZE, DETECTOR_FILES
 
 FACE, HAND, EYE = "face", "hand", "eye"
-DEFAULT_FILES = {FACE: "yolov5l-face.pt", HAND: "hand_yolov8n.pt", EYE: "eyes_yolov.pt"}  # in --models-dir
 _IN_ITS_PLACE = (".safetensors", ".onnx")  # a file of the same stem, taken in this order where the .pt is missing
 
 CONFIDENCE = 0.5  # documented: face confidence above 0.5
@@ -226,7 +225,7 @@ def find_detector(kind: str, models_dir: Path, name: str | None = None) -> Path 
 
     `name` is another file's name, or its path.
     """
-    wanted = Path(models_dir) / Path(name or DEFAULT_FILES[kind]).expanduser()
+    wanted = Path(models_dir) / Path(name or DETECTOR_FILES[kind]).expanduser()
     for path in (wanted, *(wanted.with_suffix(suffix) for suffix in _IN_ITS_PLACE)):
         if path.is_file():
             return path

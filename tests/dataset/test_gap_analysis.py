@@ -381,7 +381,7 @@ def test_kept_records_survive_reformatting_but_not_another_measure(gaps, tmp_pat
     for i in range(3):
         make_picture(tmp_path / "set" / f"{i}.jpg", i)
     project = _copy_of_the_project(tmp_path)
-    source = project / "utils" / "gaps.py"
+    source = project / "mirror" / "dataset" / "gaps.py"
     written = source.read_text(encoding="utf-8")
 
     def kept_after(code: str) -> tuple[int, set]:
@@ -518,9 +518,9 @@ def test_options_of_the_command_line(gaps, small_set, tiny_pack, tmp_path):
 
 def test_help_names_every_default_file():
     shown = run_script("gap_analysis.py", "--help").stdout
-    from mirror.detectors.detectors import DEFAULT_FILES
+    from utils.defaults import DETECTOR_FILES
 
-    for default in (*DEFAULT_FILES.values(), "buffalo_l", "gaps.json", "0.3", "auto", "100.0"):
+    for default in (*DETECTOR_FILES.values(), "buffalo_l", "gaps.json", "0.3", "auto", "100.0"):
         assert default in shown, default
 
 
@@ -541,7 +541,7 @@ def test_own_gap_type_of_the_readme(small_set, tiny_pack, tmp_path):
     chapter = readme.split("### Adding a gap type of your own")[1].split("\n#")[0]
     (code,) = re.findall(r"```python\n(.*?)```", chapter, re.DOTALL)
     project = _copy_of_the_project(tmp_path)
-    with open(project / "utils" / "gaps.py", "a", encoding="utf-8") as file:
+    with open(project / "mirror" / "dataset" / "gaps.py", "a", encoding="utf-8") as file:
         file.write("\n\n" + code)
     for i in (0, 1):
         grey = cv2.cvtColor(cv2.imread(str(small_set / f"{i}.jpg")), cv2.COLOR_BGR2GRAY)

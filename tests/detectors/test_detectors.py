@@ -13,7 +13,6 @@ from conftest import ROOT, run_script
 
 from mirror.detectors.checkpoints import import_torch
 from mirror.detectors.detectors import (
-    DEFAULT_FILES,
     EYE,
     FACE,
     FACE_LAYOUT,
@@ -28,6 +27,7 @@ from mirror.detectors.detectors import (
     load_detector,
 )
 from utils.console import UserError
+from utils.defaults import DETECTOR_FILES
 
 SHARED = ROOT.parent / "shared" / "yolov5_face"
 FIXTURES = ("yolov5-c3-tiny-face", "yolov5n-0.5-face")
@@ -131,7 +131,7 @@ def test_no_class_of_the_file_is_made(fixture):
 
 
 def test_converted_detector_loads_in_the_originals_place(fixture, tmp_path, picture):
-    copy = tmp_path / DEFAULT_FILES[FACE]
+    copy = tmp_path / DETECTOR_FILES[FACE]
     copy.write_bytes(fixture.read_bytes())
     assert run_script("inspect_pkl.py", "--convert", copy).returncode == 0
     original = load_detector(copy, "cpu")

@@ -1,0 +1,134 @@
+"""Options that several scripts share, each written once: its name, what it takes, its default and its help."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from utils.defaults import CACHE_FILE, DETECTOR_FILES, MAX_MEGAPIXELS, MODELS_FOLDER, PACK, VERSION
+
+DEVICES = ("auto", "cpu", "cuda")
+ANGLE_SENSORS = ("auto", "pack", "detector")
+_AUTO_DEVICE = "auto takes an NVIDIA GPU where there is one"
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but none that says nothing: those options say in words what happens without them."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says_nothing = action.default in (None, (), False)
+        return action.help if says_nothing else super()._get_help_string(action)
+
+
+def script_parser(script: str, documentation: str, epilog: str) -> argparse.ArgumentParser:
+    """The parser of a script; its description is the first paragraph of the script's own documentation."""
+    return argparse.ArgumentParser(
+        prog=script, description=documentation.split("\n\n")[0], epilog=epilog, formatter_class=HelpFormatter
+    )
+
+
+def add_debug_and_version(parser: argparse.ArgumentParser) -> None:
+    """The last options of every script."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+
+
+def add_device(parser: argparse.ArgumentParser, help: str = _AUTO_DEVICE) -> None:
+    """`--device`."""
+    parser.add_argument("--device", choices=DEVICES, default="auto", help=help)
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """`--cache` and `--no-cache`."""
+    parser.add_argument(
+        "--cache",
+        type=path,
+        default=CACHE_FILE,
+        metavar="FILE",
+        help="what was measured before; may be deleted at any time",
+    )
+    parser.add_argument("--no-cache", action="store_true", help="measure everything again and keep nothing")
+
+
+def add_max_megapixels(
+    parser: argparse.ArgumentParser, help: str = "larger pictures are reported as too_large, not decoded"
+) -> None:
+    """`--max-megapixels`."""
+    parser.add_argument("--max-megapixels", type=megapixels, default=MAX_MEGAPIXELS, metavar="MP", help=help)
+
+
+def add_pack(parser: argparse.ArgumentParser, what: str = "InsightFace model pack", otherwise: str = "") -> None:
+    """`--pack` of a script that can do without; the default pack is taken where it is there."""
+    default = f"(default: {otherwise}{PACK}, if it is there)"
+    parser.add_argument("--pack", metavar="NAME|DIR", help=f"{what} {default}")
+
+
+def add_sensors(parser: argparse.ArgumentParser, inherited: bool = False) -> None:
+    """What looks at pictures: folder, angle sensor, pack, detectors and their classes.
+
+    With `inherited`, options that are left out are None: a gap file says what they are, or else the defaults hold.
+    """
+    otherwise = "as for the gap file, else " if inherited else ""
+
+    def add(option: str, what: str, default: str, **more: Any) -> None:
+        parser.add_argument(option, help=f"{what} (default: {otherwise}{default})", **more)
+
+    if inherited:
+        add("--models-dir", "folder with detectors and packs", MODELS_FOLDER.name, type=path, metavar="DIR")
+        add("--angle-sensor", "what measures faces and angles", "auto", choices=ANGLE_SENSORS)
+    else:
+        add_models_dir(parser)
+        parser.add_argument(
+            "--angle-sensor",
+            choices=ANGLE_SENSORS,
+            default="auto",
+            help="what measures faces and angles; auto takes the pack where it is there, else the face detector",
+        )
+    add_pack(parser, otherwise=otherwise)
+    add("--face-model", "face detector with five landmarks", DETECTOR_FILES["face"], metavar="FILE")
+    add("--hand-model", "hand detector", f"{DETECTOR_FILES['hand']}, if it is there", metavar="FILE")
+    add("--eye-model", "eye detector", f"{DETECTOR_FILES['eye']}, if it is there", metavar="FILE")
+    add("--hand-classes", "its classes that are hands, as palm,fist", "those named hand", metavar="NAMES")
+    add("--eye-classes", "its classes that are eyes", "those named eye", metavar="NAMES")
+
+
+def add_models_dir(parser: argparse.ArgumentParser, help: str = "folder with detectors and packs") -> None:
+    """`--models-dir`."""
+    parser.add_argument("--models-dir", type=path, default=MODELS_FOLDER, metavar="DIR", help=help)
+
+
+# Types of arguments: text in, value out; argparse.ArgumentTypeError says what was expected.
+
+
+def path(text: str) -> Path:
+    """A path; ~ is the home folder, which not every shell expands."""
+    return Path(text).expanduser()
+
+
+def number(what: str, is_good: Callable[[float], bool], whole: bool = False) -> Callable[[str], Any]:
+    """A reader of numbers for which `is_good` holds; `what` they are stands in the refusal."""
+
+    def read(text: str) -> float:
+        try:
+            value = int(text) if whole else float(text)
+        except ValueError:
+            value = math.nan
+        if not is_good(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+
+    return read
+
+
+def between(low: float, high: float, whole: bool = False) -> Callable[[str], Any]:
+    """A reader of numbers from `low` to `high`."""
+    kind = "a whole number" if whole else "a number"
+    return number(f"{kind} from {low:g} to {high:g}", lambda value: low <= value <= high, whole)
+
+
+count = number("a whole number from 1 on", lambda value: value >= 1, whole=True)
+seed = number("a whole number from 0 on", lambda value: value >= 0, whole=True)
+megapixels = number("a number above 0", lambda value: 0 < value < math.inf)
