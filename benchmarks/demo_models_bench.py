@@ -28,6 +28,7 @@ from demo.training_data import UNSEEN_SEED, draw_people, generator, render_all
 from mirror.faces.engine import DETECTION_THRESHOLD, FaceEngine
 from mirror.faces.packs import Pack, find_pack
 from mirror.faces.pose import angles_from_keypoints
+from utils import options
 from utils.console import EXIT_OK, UserError, run_script
 from utils.defaults import DEMO_PACK, DETECTION_SIZE
 from utils.files import Status
@@ -197,17 +198,13 @@ def spread(errors: Sequence[float], scale: float, unit: str) -> str:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.demo_models_bench",
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = options.script_parser("python -m benchmarks.demo_models_bench", __doc__)
     add = parser.add_argument
     add("--pack", action="append", help=f"a pack's folder or name; may be repeated (default: {DEMO_PACK})")
     add("--people", type=int, default=40, help="people to render, at least 4")
     add("--pixels", type=int, default=384, help="side of the pictures")
     add("--workers", type=int, help="processes that render; without it one a core")
-    add("--debug", action="store_true", help="show the traceback of an unexpected error")
+    options.add_debug_and_version(parser)
     return parser.parse_args(argv)
 
 

@@ -25,6 +25,7 @@ from demo.scene import Scene, draw_scene
 from mirror.faces.engine import FaceEngine, FaceMeasurement
 from mirror.faces.metrics import centroid, identity_limit, reference_level
 from mirror.faces.packs import find_pack
+from utils import options
 from utils.console import EXIT_OK, UserError, run_script, say
 
 YAWS_DEG = (0, 15, 30, 45, 60, 75)
@@ -126,11 +127,7 @@ def run(args: argparse.Namespace) -> int:
 
 def main() -> int:
     """Exit code of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.identity_by_yaw",
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = options.script_parser("python -m benchmarks.identity_by_yaw", __doc__)
     parser.add_argument("--pack", required=True, metavar="NAME|DIR", help="InsightFace model pack")
     parser.add_argument("--people", type=int, default=20, help="rendered at random")
     parser.add_argument("--references", choices=(FRONTAL, GOALS), default=FRONTAL, help="how they are turned")

@@ -109,7 +109,7 @@ def folder_of(base: Path, group: str) -> Path:
 def write_world(base: Path, seed: int, size: int, pixels: int, sweep: bool) -> None:
     """The demo world as `python -m demo.make_world` writes it, and the bench's own groups beside its sets."""
     with contextlib.redirect_stderr(io.StringIO()):  # a line for each set
-        writer.run(base, seed, size, pixels, workers=1)
+        writer.run(base, writer.Settings(seed, size, pixels), workers=1)
     world = make_world(seed, reference_size=max(size + 4, 8))
     random = np.random.default_rng([seed, 32])
     extra = {

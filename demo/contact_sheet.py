@@ -27,102 +27,65 @@ def _mixed(crowd: list[Identity]) -> list[Identity]:
 def sheet_rows(seed: int) -> list[list[Scene]]:
     """Six rows of eight: persons, one head turning, ages, expressions, lights, and framings with hands and covers."""
     people = _mixed([draw_identity(np.random.default_rng([seed, k])) for k in range(60)])
-    kinds = ("studio", "indoor", "outdoor")
-    rows = [
-        [
-            Scene(
-                p,
-                yaw_deg=-18.0 + 5 * i,
-                fill=0.62,
-                background=kinds[i % 3],
-                background_seed=40 + i,
-                clothes_seed=i,
-                light=LIGHTS[("studio", "window", "daylight")[i % 3]],
-                seed=i,
-            )
-            for i, p in enumerate(people[:8])
-        ]
+    return [
+        _persons(people[:8]),
+        _turning(people[2]),
+        _ages(people[7], people[3]),
+        _expressions(people[5]),
+        _lights(people[8]),
+        _framings(people[9]),
     ]
-    a, b, c, d = people[2], people[7], people[3], people[5]
-    rows.append(
-        [
-            Scene(a, yaw_deg=y, fill=0.62, background_seed=3, clothes_seed=4, seed=9)
-            for y in (-80, -55, -30, -10, 10, 30, 55, 80)
-        ]
-    )
-    rows.append(
-        [
-            Scene(
-                who,
-                age_years=age,
-                fill=0.66,
-                yaw_deg=12,
-                background_seed=5,
-                clothes_seed=2,
-                seed=3,
-                light=LIGHTS["window"],
-            )
-            for who in (b, c)
-            for age in (22.0, 42.0, 58.0, 76.0)
-        ]
-    )
-    faces = (
-        ("neutral", {}),
-        ("smile", {}),
-        ("serious", {}),
-        ("laughing", {}),
-        ("surprised", {}),
-        ("neutral", {"eyes_closed": True}),
-        ("smile", {"glasses": "clear"}),
-        ("neutral", {"glasses": "dark"}),
-    )
-    rows.append(
-        [
-            Scene(
-                d,
-                expression=e,
-                fill=0.70,
-                yaw_deg=-8,
-                background="outdoor",
-                background_seed=8,
-                clothes_seed=7,
-                light=LIGHTS["daylight"],
-                **extra,
-            )
-            for e, extra in faces
-        ]
-    )
-    rows.append(
-        [
-            Scene(
-                people[8],
-                light=light,
-                fill=0.64,
-                yaw_deg=15,
-                background=kinds[i % 3],
-                background_seed=60 + i,
-                clothes_seed=1,
-            )
-            for i, light in enumerate(LIGHTS.values())
-        ]
-    )
-    shots = (
-        ("extreme_close_up", {}),
-        ("close_up", {"hand": "cheek"}),
-        ("bust", {"hand": "chin"}),
-        ("half_body", {"hand": "wave"}),
-        ("full_figure", {}),
-        ("bust", {"cover": "mask"}),
-        ("bust", {"cover": "hand"}),
-        ("bust", {"yaw_deg": 150.0}),
-    )
-    rows.append(
-        [
-            Scene(people[9], fill=FRAMINGS[f], background="indoor", background_seed=12, clothes_seed=5, **extra)
-            for f, extra in shots
-        ]
-    )
-    return rows
+
+
+def _persons(people: list[Identity]) -> list[Scene]:
+    kinds, lights = ("studio", "indoor", "outdoor"), ("studio", "window", "daylight")
+    return [
+        Scene(
+            person,
+            yaw_deg=-18.0 + 5 * i,
+            fill=0.62,
+            background=kinds[i % 3],
+            background_seed=40 + i,
+            clothes_seed=i,
+            light=LIGHTS[lights[i % 3]],
+            seed=i,
+        )
+        for i, person in enumerate(people)
+    ]
+
+
+def _turning(person: Identity) -> list[Scene]:
+    yaws_deg = (-80, -55, -30, -10, 10, 30, 55, 80)
+    return [Scene(person, yaw_deg=yaw, fill=0.62, background_seed=3, clothes_seed=4, seed=9) for yaw in yaws_deg]
+
+
+def _ages(*people: Identity) -> list[Scene]:
+    same = {"fill": 0.66, "yaw_deg": 12, "background_seed": 5, "clothes_seed": 2, "seed": 3, "light": LIGHTS["window"]}
+    return [Scene(person, age_years=age, **same) for person in people for age in (22.0, 42.0, 58.0, 76.0)]
+
+
+def _expressions(person: Identity) -> list[Scene]:
+    faces = [(name, {}) for name in ("neutral", "smile", "serious", "laughing", "surprised")]
+    faces += [("neutral", {"eyes_closed": True}), ("smile", {"glasses": "clear"}), ("neutral", {"glasses": "dark"})]
+    same = {"fill": 0.70, "yaw_deg": -8, "background": "outdoor", "background_seed": 8, "clothes_seed": 7}
+    return [Scene(person, expression=name, light=LIGHTS["daylight"], **same, **extra) for name, extra in faces]
+
+
+def _lights(person: Identity) -> list[Scene]:
+    kinds = ("studio", "indoor", "outdoor")
+    same = {"fill": 0.64, "yaw_deg": 15, "clothes_seed": 1}
+    return [
+        Scene(person, light=light, background=kinds[i % 3], background_seed=60 + i, **same)
+        for i, light in enumerate(LIGHTS.values())
+    ]
+
+
+def _framings(person: Identity) -> list[Scene]:
+    shots = [("extreme_close_up", {}), ("close_up", {"hand": "cheek"}), ("bust", {"hand": "chin"})]
+    shots += [("half_body", {"hand": "wave"}), ("full_figure", {}), ("bust", {"cover": "mask"})]
+    shots += [("bust", {"cover": "hand"}), ("bust", {"yaw_deg": 150.0})]
+    same = {"background": "indoor", "background_seed": 12, "clothes_seed": 5}
+    return [Scene(person, fill=FRAMINGS[name], **same, **extra) for name, extra in shots]
 
 
 def main(argv: list[str] | None = None) -> int:

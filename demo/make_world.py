@@ -16,6 +16,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
@@ -23,18 +24,33 @@ import cv2
 from demo.parallel import render_all
 from demo.render import Picture
 from demo.sets import KINDS, PlantedSet, Shot, World, make_set, make_steps, make_world
+from utils import options
 from utils.console import EXIT_OK, UserError, run_script
 from utils.defaults import PROJECT
 from utils.files import write_bytes_atomic, write_text_atomic
 from utils.progress import GroupProgress
 
 SMALLEST_SIZE, SMALLEST_PIXELS = 2, 64  # below that a set shows nothing and a head has no features
-SEED, SIZE, PIXELS = 1, 12, 384
 _RENDERER = ("backgrounds", "hair", "head", "identity", "parts", "raster", "render", "scene", "sets", "shade", "skin")
 _RENDERER += ("surfaces", "truth", "make_world")
 REFERENCES, CANDIDATES, TRUTH, STAMP = "Reference_Images", "Lora_Candidates", "truth.json", "world.json"
 
 _OURS = re.compile(rf"({REFERENCES}|{CANDIDATES}/[\w-]+)/(\d+\.png|{TRUTH.replace('.', chr(92) + '.')})")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides every picture of a world."""
+
+    seed: int = 1
+    size: int = 12  # pictures in each candidate set; the reference has 4 more
+    pixels: int = 384  # width and height of each picture
+    sets: tuple[str, ...] = tuple(KINDS)
+    severity: float | None = None  # 0 to 1 for all sets; None: each kind has its own
+    steps: bool = True  # with the step series lora-000002 ... lora-000012
+
+
+DEFAULT = Settings()
 
 
 def write_shots(folder: Path, shots: Iterable[Shot], pictures: Iterable[Picture], head: dict) -> None:
@@ -70,44 +86,39 @@ def _aligned(rows: list[tuple[str, ...]]) -> str:
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def run(
-    output: Path,
-    seed: int = SEED,
-    size: int = SIZE,
-    pixels: int = PIXELS,
-    kinds: Iterable[str] = tuple(KINDS),
-    severity: float | None = None,
-    steps: bool = True,
-    workers: int | None = None,
-) -> list[tuple[str, ...]]:
+def run(output: Path, settings: Settings = DEFAULT, workers: int | None = None) -> list[tuple[str, ...]]:
     """Render and write one world; `planted_rows` of it. Raises OSError, UserError."""
-    world = make_world(seed, reference_size=max(size + 4, 8))
-    sets = [make_set(world, kind, size, severity) for kind in kinds]
-    if steps:
-        sets += make_steps(world, size=size)
-    people = {"person": world.person, "stranger": world.stranger, "second_stranger": world.second_stranger}
-    head = {"set": REFERENCES, "kind": "reference", "panel": "Face Similarity", "seed": seed, "pixels": pixels}
-    head |= {name: who.as_dict() for name, who in people.items()}
-    folders = [(output / REFERENCES, world.reference, head)]
-    for one in sets:
-        head = {"set": one.name, "kind": one.kind, "severity": one.severity, "panel": one.panel, "note": one.note}
-        folders.append((output / CANDIDATES / one.name, one.shots, head | {"seed": seed, "pixels": pixels}))
-    stamp = {"renderer": _renderer(), "world": _facts(seed, size, pixels, kinds, severity, steps), "planted": []}
+    world = make_world(settings.seed, reference_size=max(settings.size + 4, 8))
+    sets = [make_set(world, kind, settings.size, settings.severity) for kind in settings.sets]
+    if settings.steps:
+        sets += make_steps(world, size=settings.size)
+    folders = _folders(output, world, sets, {"seed": settings.seed, "pixels": settings.pixels})
+    stamp = {"renderer": _renderer(), "world": asdict(settings), "planted": []}
     stamp["files"] = [
         (folder.relative_to(output) / name).as_posix()
         for folder, shots, _ in folders
         for name in [*(f"{i:03d}.png" for i in range(len(shots))), TRUTH]
     ]
     _begin(output, stamp)
-    _write_folders(folders, pixels, workers)
+    _write_folders(folders, settings.pixels, workers)
     rows = planted_rows(world, sets)
     write_text_atomic(output / "planted.txt", _aligned(rows) + "\n")
     _write_stamp(output, stamp | {"planted": rows})
     return rows
 
 
-def _facts(seed: int, size: int, pixels: int, kinds: Iterable[str], severity: float | None, steps: bool) -> dict:
-    return {"seed": seed, "size": size, "pixels": pixels, "sets": list(kinds), "severity": severity, "steps": steps}
+def _folders(
+    output: Path, world: World, sets: list[PlantedSet], facts: dict
+) -> list[tuple[Path, tuple[Shot, ...], dict]]:
+    """(folder, its pictures, head of its truth.json)"""
+    people = {"person": world.person, "stranger": world.stranger, "second_stranger": world.second_stranger}
+    head = {"set": REFERENCES, "kind": "reference", "panel": "Face Similarity"} | facts
+    head |= {name: who.as_dict() for name, who in people.items()}
+    folders = [(output / REFERENCES, world.reference, head)]
+    for one in sets:
+        head = {"set": one.name, "kind": one.kind, "severity": one.severity, "panel": one.panel, "note": one.note}
+        folders.append((output / CANDIDATES / one.name, one.shots, head | facts))
+    return folders
 
 
 def _write_folders(folders: list[tuple[Path, tuple[Shot, ...], dict]], pixels: int, workers: int | None) -> None:
@@ -173,8 +184,7 @@ def _renderer() -> str:
 def find_or_make(output: Path) -> list[tuple[str, ...]]:
     """`planted_rows` of the default world in `output`, rendered unless it is there already. Raises UserError."""
     stamp = _read_stamp(output)
-    default = _facts(SEED, SIZE, PIXELS, KINDS, None, True)
-    if stamp and stamp["world"] != default:
+    if stamp and stamp["world"] != json.loads(json.dumps(asdict(DEFAULT))):
         raise UserError(f"{output} holds another world (seed {stamp['world'].get('seed')}). Choose another folder.")
     whole = stamp and stamp["planted"] and all((output / name).is_file() for name in stamp["files"])
     if whole and stamp["renderer"] == _renderer():
@@ -187,38 +197,35 @@ def find_or_make(output: Path) -> list[tuple[str, ...]]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default."""
-    parser = argparse.ArgumentParser(
-        prog="python -m demo.make_world",
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = options.script_parser("python -m demo.make_world", __doc__)
     add = parser.add_argument
-    add("--output", type=Path, required=True, help="folder to write to; made when missing")
-    add("--seed", type=int, default=SEED, help="decides everything that is random")
-    add("--size", type=int, default=SIZE, help="pictures in each candidate set; the reference has 4 more")
-    add("--pixels", type=int, default=PIXELS, help="width and height of each picture")
+    add("--output", type=options.path, required=True, help="folder to write to; made when missing")
+    add("--seed", type=options.seed, default=DEFAULT.seed, help="decides everything that is random")
+    add(
+        "--size",
+        type=options.at_least(SMALLEST_SIZE),
+        default=DEFAULT.size,
+        help="pictures in each candidate set; the reference has 4 more",
+    )
+    add(
+        "--pixels",
+        type=options.at_least(SMALLEST_PIXELS),
+        default=DEFAULT.pixels,
+        help="width and height of each picture",
+    )
     names = ", ".join(KINDS)
     add("--sets", nargs="+", default=list(KINDS), choices=list(KINDS), metavar="KIND", help=f"which sets: {names}")
-    add("--severity", type=float, help="0 to 1 for all sets; without it each kind has its own")
+    add("--severity", type=options.between(0, 1), help="for all sets; without it each kind has its own")
     add("--no-steps", action="store_true", help="leave out the step series lora-000002 ... lora-000012")
-    add("--debug", action="store_true", help="show the traceback of an unexpected error")
+    options.add_debug_and_version(parser)
     return parser.parse_args(argv)
 
 
-def checked_run(args: argparse.Namespace) -> int:
-    """Exit code; the table goes to stdout. Raises UserError for values that make no world."""
-    for name, value, least in (
-        ("size", args.size, SMALLEST_SIZE),
-        ("pixels", args.pixels, SMALLEST_PIXELS),
-        ("seed", args.seed, 0),
-    ):
-        if value < least:
-            raise UserError(f"--{name} {value} is too small: at least {least}.")
-    if args.severity is not None and not 0 <= args.severity <= 1:
-        raise UserError(f"--severity {args.severity} is not between 0 and 1.")
+def write_world(args: argparse.Namespace) -> int:
+    """Exit code; the table goes to stdout. Raises UserError."""
+    settings = Settings(args.seed, args.size, args.pixels, tuple(args.sets), args.severity, not args.no_steps)
     try:
-        steps = not args.no_steps
-        print(_aligned(run(args.output, args.seed, args.size, args.pixels, args.sets, args.severity, steps)))
+        print(_aligned(run(args.output, settings)))
     except OSError as error:
         raise UserError(f"The world cannot be written to {args.output}: {error.strerror or error}.") from error
     return EXIT_OK
@@ -227,7 +234,7 @@ def checked_run(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Exit code of the command."""
     args = parse_args(argv)
-    return run_script(lambda: checked_run(args), args.debug)
+    return run_script(lambda: write_world(args), args.debug)
 
 
 if __name__ == "__main__":

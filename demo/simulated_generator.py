@@ -42,6 +42,7 @@ from mirror.contracts.plan import PromptPlan
 from mirror.dataset.gaps import GAP_TYPES
 from mirror.loop.commands import HISTORY, MANIFEST
 from mirror.loop.merging import REAL, sha256_of
+from utils import options
 from utils.console import EXIT_OK, UserError, run_script
 from utils.defaults import METADATA, SYNTHETIC_PREFIX
 from utils.files import write_bytes_atomic
@@ -201,11 +202,7 @@ def run(args: argparse.Namespace) -> int:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default. An empty path is none: the loop leaves empty what it does not ask for."""
-    parser = argparse.ArgumentParser(
-        prog="python -m demo.simulated_generator",
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = options.script_parser("python -m demo.simulated_generator", __doc__)
     add = parser.add_argument
     add("--gaps", type=_path, metavar="FILE", help="gaps to render images for")
     add("--prompts", type=_path, metavar="FILE", help="a fixed plan instead")
@@ -216,7 +213,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--num-per-gap", type=int, default=6, metavar="N", help="most images for one gap")
     add("--seed", type=int, default=1, metavar="N", help="of light, background and hair, never of the error")
     add("--never-improves", action="store_true", help="learn nothing from merged images: the control")
-    add("--debug", action="store_true", help="show the traceback of an unexpected error")
+    options.add_debug_and_version(parser)
     args = parser.parse_args(argv)
     if (args.gaps is None) == (args.prompts is None):
         parser.error("it takes either --gaps or --prompts")

@@ -307,84 +307,117 @@ def _lip_mask(c: _Canvas, lay: Layout, who: Identity) -> np.ndarray:
 @lru_cache(maxsize=64)
 def paint_skin(who: Identity, age: float, face: Expression, scale: float) -> Paint:
     """All of it. Costs about 20 ms at 20 pixels per cm; kept for the next picture of the same head."""
-    rng = np.random.default_rng([int(who.moles), 11])
     c = _Canvas(scale)
-    lay = layout(who, age)
-    old = float(np.clip((age - 30) / 45, 0, 1.1))
-    light = 1 - 0.65 * who.skin_tone
+    skin = _Skin(who, age, c, layout(who, age), np.random.default_rng([int(who.moles), 11]))
+    colour = _complexion(skin)
+    _paint_spots(skin, colour)
+    lips = _paint_mouth_and_nose(skin, colour)
+    folds, lid_fold = _paint_creases(skin, face, colour)
+    strokes, shadow = _paint_facial_hair(skin, face, colour)
+    height = -0.14 * folds - 0.05 * lid_fold + 0.010 * skin.fine / max(scale / 20, 0.5) + 0.020 * strokes
+    height += lips * 0.012 * cv2.resize(noise(5, 256, 0.5), (c.width, c.height))
+    du = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=3) * (scale / 8)
+    dv = -cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=3) * (scale / 8)
+    gloss = 0.55 + 0.45 * c.spot((0, 0.0), (1.3, 6.0)) + 0.30 * c.spot((3.6, -2.2), (1.6, 1.1)) + 0.75 * lips
+    gloss = gloss * (1 - 0.8 * np.clip(shadow * 1.5, 0, 1)) * (1 - 0.25 * skin.old) + 0.10 * skin.fine
+    relief = np.stack([du, dv, np.clip(gloss, 0.05, 2.0)], -1).astype(np.float32)
+    return Paint(np.clip(colour, 0.002, 1).astype(np.float32), relief, scale)
 
-    def over(colour: np.ndarray, mask: np.ndarray, target: np.ndarray) -> None:
-        colour += (target - colour) * mask[..., None]
 
-    shape = (c.height, c.width)
-    blotch = cv2.resize(noise(3, 128, 1.3), shape[::-1], interpolation=cv2.INTER_CUBIC)
-    fine = np.tile(noise(4, 512, 0.35), (shape[0] // 512 + 1, shape[1] // 512 + 1))[: shape[0], : shape[1]]
-    tone = skin_tone(who).astype(np.float32)
-    shade = (1 + (0.035 + 0.03 * old) * blotch + 0.045 * fine)[..., None]
-    colour = tone * shade.astype(np.float32)
-    warm = who.ruddy * light
+class _Skin:
+    """Whose skin is painted, on what, and what all layers of the paint share."""
+
+    def __init__(self, who: Identity, age: float, canvas: _Canvas, lay: Layout, rng: np.random.Generator):
+        self.who, self.age, self.canvas, self.layout, self.rng = who, age, canvas, lay, rng
+        self.old = float(np.clip((age - 30) / 45, 0, 1.1))
+        self.light = 1 - 0.65 * who.skin_tone
+        height, width = canvas.height, canvas.width
+        self.blotch = cv2.resize(noise(3, 128, 1.3), (width, height), interpolation=cv2.INTER_CUBIC)
+        times = (height // 512 + 1, width // 512 + 1)
+        self.fine = np.tile(noise(4, 512, 0.35), times)[:height, :width]
+        self.tone = skin_tone(who).astype(np.float32)
+
+
+def _over(colour: np.ndarray, mask: np.ndarray, target: np.ndarray) -> None:
+    """Paint `target` over `colour` (H, W, 3) in place, as far as `mask` (H, W) says."""
+    colour += (target - colour) * mask[..., None]
+
+
+def _complexion(skin: _Skin) -> np.ndarray:
+    """Colour (H, W, 3) of bare skin: blotches, red cheeks, nose and chin, tired eyes."""
+    who, c, lay, old = skin.who, skin.canvas, skin.layout, skin.old
+    shade = (1 + (0.035 + 0.03 * old) * skin.blotch + 0.045 * skin.fine)[..., None]
+    colour = skin.tone * shade.astype(np.float32)
+    warm = who.ruddy * skin.light
     red = (0.10 + 0.50 * warm) * (c.spot((4.2, -2.9), (1.7, 1.4)) + 0.8 * c.spot((0, lay.tip_v), (1.2, 0.9)))
-    red += 0.25 * warm * c.spot((0, lay.chin_v), (1.4, 0.8)) + 0.12 * blotch * warm
+    red += 0.25 * warm * c.spot((0, lay.chin_v), (1.4, 0.8)) + 0.12 * skin.blotch * warm
     colour *= 1 - np.clip(red, 0, 1)[..., None] * np.array([0.03, 0.36, 0.34], np.float32)
     tired = (0.16 + 0.30 * old) * c.spot((lay.eye_u - 0.4, lay.eye_v - 1.0), (1.4, 0.5))
     tired += 0.22 * c.spot((lay.eye_u, lay.eye_v + 0.75), (1.6, 0.45))
     colour *= 1 - np.clip(tired, 0, 0.8)[..., None] * np.array([0.30, 0.42, 0.38], np.float32)
+    return colour
+
+
+def _paint_spots(skin: _Skin, colour: np.ndarray) -> None:
+    """Freckles, moles, age spots."""
+    who, c, rng, tone = skin.who, skin.canvas, skin.rng, skin.tone
     if who.freckles > 0:
         layer = c.layer()
         n = int(340 * who.freckles)
         at = np.stack([rng.normal(0, 3.4, n), rng.normal(-2.0, 1.6, n)], -1)
         c.dots(layer, at, rng.uniform(0.03, 0.085, n), 150)
-        over(colour, c.soft(layer, 0.02) * light, tone * np.array([0.55, 0.36, 0.25], np.float32))
+        _over(colour, c.soft(layer, 0.02) * skin.light, tone * np.array([0.55, 0.36, 0.25], np.float32))
     layer = c.layer()
     n = int(rng.integers(0, 6))
     c.dots(layer, np.stack([rng.uniform(-6, 6, n), rng.uniform(-9, 5, n)], -1), rng.uniform(0.09, 0.17, n), 225)
-    n = int(26 * max(old - 0.35, 0))
+    n = int(26 * max(skin.old - 0.35, 0))
     age_rng = np.random.default_rng([int(who.moles), 12])
-    c.dots(
-        layer,
-        np.stack([age_rng.uniform(-7.5, 7.5, n), age_rng.uniform(-6, 7, n)], -1),
-        age_rng.uniform(0.10, 0.32, n),
-        75,
-    )
-    over(colour, c.soft(layer, 0.04), tone * np.array([0.32, 0.20, 0.15], np.float32))
+    at = np.stack([age_rng.uniform(-7.5, 7.5, n), age_rng.uniform(-6, 7, n)], -1)
+    c.dots(layer, at, age_rng.uniform(0.10, 0.32, n), 75)
+    _over(colour, c.soft(layer, 0.04), tone * np.array([0.32, 0.20, 0.15], np.float32))
 
+
+def _paint_mouth_and_nose(skin: _Skin, colour: np.ndarray) -> np.ndarray:
+    """Lips, the line between them, nostrils; the mask (H, W) of the lips."""
+    who, c, lay, tone = skin.who, skin.canvas, skin.layout, skin.tone
     lips = _lip_mask(c, lay, who)
     red_lip = np.array([0.56, 0.20, 0.19]) * (1 - 0.65 * who.skin_tone) + np.array([0.05, 0.0, 0.01])
     lip = tone * np.array([0.82, 0.56, 0.55]) * (1 - who.lip_red * 0.75) + red_lip * who.lip_red * 0.75
-    lip = lip * (1 - 0.15 * old)
-    over(colour, 0.92 * lips, (lip * (1 + 0.05 * fine[..., None])).astype(np.float32))
+    lip = lip * (1 - 0.15 * skin.old)
+    _over(colour, 0.92 * lips, (lip * (1 + 0.05 * skin.fine[..., None])).astype(np.float32))
     seam = c.layer()
     u = np.linspace(-lay.mouth_half * 1.04, lay.mouth_half * 1.04, 31)
     c.strokes(seam, np.stack([u, mouth_line(u, lay, who)], -1)[None], 255, 0.10)
-    over(colour, 0.85 * c.soft(seam, 0.035), tone * np.array([0.16, 0.07, 0.07], np.float32))
+    _over(colour, 0.85 * c.soft(seam, 0.035), tone * np.array([0.16, 0.07, 0.07], np.float32))
     nostril = 1.25 * c.spot((lay.nose_half * 0.47, lay.base_v + 0.22), (0.30, 0.17))
-    over(colour, np.clip(nostril, 0, 0.93), tone * np.array([0.07, 0.035, 0.03], np.float32))
+    _over(colour, np.clip(nostril, 0, 0.93), tone * np.array([0.07, 0.035, 0.03], np.float32))
+    return lips
 
-    folds = _wrinkles(c, lay, who, age, face, rng)
+
+def _paint_creases(skin: _Skin, face: Expression, colour: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Wrinkles and the folds of the lids; their depths (H, W)."""
+    who, c, lay = skin.who, skin.canvas, skin.layout
+    folds = _wrinkles(c, lay, who, skin.age, face, skin.rng)
     colour *= 1 - np.clip(folds, 0, 1)[..., None] * np.array([0.22, 0.34, 0.36], np.float32)
     crease = c.layer()
     for side in (-1, 1):
         edge = lid_curve(lay, side, True, 0.0)
         c.strokes(crease, (edge + np.array([0.0, 0.16 + 0.26 * who.lid_fold]))[None, 2:-1], 255, 0.09)
-    fold = c.soft(crease, 0.05) * (0.25 + 0.6 * min(who.lid_fold * 3, 1))
-    colour *= 1 - np.clip(fold, 0, 1)[..., None] * np.array([0.40, 0.52, 0.52], np.float32)
+    lid_fold = c.soft(crease, 0.05) * (0.25 + 0.6 * min(who.lid_fold * 3, 1))
+    colour *= 1 - np.clip(lid_fold, 0, 1)[..., None] * np.array([0.40, 0.52, 0.52], np.float32)
+    return folds, lid_fold
 
+
+def _paint_facial_hair(skin: _Skin, face: Expression, colour: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Beard, eyebrows, lashes; the beard's strokes and its shadow (H, W)."""
+    who, age, c, lay, rng = skin.who, skin.age, skin.canvas, skin.layout, skin.rng
     grey = grey_share(age)
     brow_colour = (hair_colour(who, age) * 0.55 * (1 - 0.7 * grey) + 0.32 * 0.7 * grey).astype(np.float32)
     strokes, shadow = _beard(c, lay, who, rng)
     beard_colour = (hair_colour(who, age) * 0.7 * (1 - grey) + 0.42 * grey).astype(np.float32)
     dense = 0.55 if who.facial_hair == "stubble" else 0.85
-    over(colour, np.clip(shadow * 0.9, 0, dense * 0.8), (0.45 * beard_colour + 0.14 * tone))
-    over(colour, strokes * dense, beard_colour * (1 + 0.35 * fine[..., None]))
-    over(colour, _eyebrows(c, lay, who, rng) * 0.93, brow_colour * (1 + 0.3 * fine[..., None]))
-    over(colour, _lashes(c, lay, face.blink, rng) * 0.95, np.array([0.012, 0.009, 0.008], np.float32))
-
-    pores = cv2.resize(fine, None, fx=1.0, fy=1.0)
-    height = -0.14 * folds - 0.05 * fold + 0.010 * pores / max(scale / 20, 0.5) + 0.020 * strokes
-    height += lips * 0.012 * cv2.resize(noise(5, 256, 0.5), shape[::-1])
-    du = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=3) * (scale / 8)
-    dv = -cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=3) * (scale / 8)
-    gloss = 0.55 + 0.45 * c.spot((0, 0.0), (1.3, 6.0)) + 0.30 * c.spot((3.6, -2.2), (1.6, 1.1)) + 0.75 * lips
-    gloss = gloss * (1 - 0.8 * np.clip(shadow * 1.5, 0, 1)) * (1 - 0.25 * old) + 0.10 * fine
-    relief = np.stack([du, dv, np.clip(gloss, 0.05, 2.0)], -1).astype(np.float32)
-    return Paint(np.clip(colour, 0.002, 1).astype(np.float32), relief, scale)
+    _over(colour, np.clip(shadow * 0.9, 0, dense * 0.8), (0.45 * beard_colour + 0.14 * skin.tone))
+    _over(colour, strokes * dense, beard_colour * (1 + 0.35 * skin.fine[..., None]))
+    _over(colour, _eyebrows(c, lay, who, rng) * 0.93, brow_colour * (1 + 0.3 * skin.fine[..., None]))
+    _over(colour, _lashes(c, lay, face.blink, rng) * 0.95, np.array([0.012, 0.009, 0.008], np.float32))
+    return strokes, shadow

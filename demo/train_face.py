@@ -17,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from utils import options
 from utils.console import EXIT_OK, UserError, run_script
 from utils.defaults import MODELS_FOLDER
 
@@ -26,11 +27,7 @@ OUTPUT = MODELS_FOLDER / "demo" / "face"
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default."""
-    parser = argparse.ArgumentParser(
-        prog="python -m demo.train_face",
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = options.script_parser("python -m demo.train_face", __doc__)
     add = parser.add_argument
     add("network", choices=NETWORKS, help="which network")
     add("--output", type=Path, default=OUTPUT, help="folder of the pack")
@@ -43,7 +40,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--scratch", type=Path, help="keep the rendered pictures here (about 1.2 GB); without it they go at the end")
     add("--resume", action="store_true", help="go on from the file in OUTPUT instead of from random weights")
     add("--workers", type=int, help="processes that render; without it one a core")
-    add("--debug", action="store_true", help="show the traceback of an unexpected error")
+    options.add_debug_and_version(parser)
     return parser.parse_args(argv)
 
 

@@ -29,6 +29,7 @@ from typing import Any
 
 from demo.truth import FIVE_NAMES
 from demo.yolo_data import TRUE_BOXES, write_datasets
+from utils import options
 from utils.console import EXIT_OK, UserError, run_script, say
 from utils.defaults import MODELS_FOLDER
 from utils.files import write_bytes_atomic
@@ -229,11 +230,7 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default."""
-    parser = argparse.ArgumentParser(
-        prog="python -m demo.train_yolo",
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = options.script_parser("python -m demo.train_yolo", __doc__)
     add = parser.add_argument
     add("model", choices=list(TRUE_BOXES), help="what to find")
     add("--output", type=Path, default=MODELS_FOLDER / "demo" / "yolo", help="folder for the checkpoint")
@@ -244,7 +241,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=1, help="decides everything that is random")
     add("--workers", type=int, help="processes that render; without it one a core")
     add("--scratch", type=Path, help="folder for pictures and logs, kept; without it a temporary one")
-    add("--debug", action="store_true", help="show the traceback of an unexpected error")
+    options.add_debug_and_version(parser)
     return parser.parse_args(argv)
 
 

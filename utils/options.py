@@ -23,7 +23,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if says_nothing else super()._get_help_string(action)
 
 
-def script_parser(script: str, documentation: str, epilog: str) -> argparse.ArgumentParser:
+def script_parser(script: str, documentation: str, epilog: str | None = None) -> argparse.ArgumentParser:
     """The parser of a script; its description is the first paragraph of the script's own documentation."""
     return argparse.ArgumentParser(
         prog=script, description=documentation.split("\n\n")[0], epilog=epilog, formatter_class=HelpFormatter
@@ -129,6 +129,10 @@ def between(low: float, high: float, whole: bool = False) -> Callable[[str], Any
     return number(f"{kind} from {low:g} to {high:g}", lambda value: low <= value <= high, whole)
 
 
-count = number("a whole number from 1 on", lambda value: value >= 1, whole=True)
-seed = number("a whole number from 0 on", lambda value: value >= 0, whole=True)
+def at_least(low: int) -> Callable[[str], Any]:
+    """A reader of whole numbers from `low` on."""
+    return number(f"a whole number from {low} on", lambda value: value >= low, whole=True)
+
+
+count, seed = at_least(1), at_least(0)
 megapixels = number("a number above 0", lambda value: 0 < value < math.inf)

@@ -104,22 +104,22 @@ def test_a_folder_with_own_pictures_is_left_alone(tmp_path):
 
 
 def test_a_world_that_was_interrupted_or_is_of_another_renderer_is_made_anew(tmp_path):
-    small = {"seed": 1, "size": 2, "pixels": 64, "kinds": ["balanced"], "steps": False}
-    writer.run(tmp_path, **small)
+    small = {"seed": 1, "size": 2, "pixels": 64, "sets": ("balanced",), "steps": False}
+    writer.run(tmp_path, writer.Settings(**small))
     stamp = tmp_path / "world.json"
     whole = json.loads(stamp.read_text(encoding="utf-8"))
     own = tmp_path / "Lora_Candidates" / "balanced" / "mine.png"
     own.write_bytes(b"a guest")
     stamp.write_text(json.dumps(whole | {"planted": []}), encoding="utf-8")
     (tmp_path / "Lora_Candidates" / "balanced" / "001.png").unlink()
-    writer.run(tmp_path, **small)
+    writer.run(tmp_path, writer.Settings(**small))
     assert json.loads(stamp.read_text(encoding="utf-8")) == whole
     assert (tmp_path / "Lora_Candidates" / "balanced" / "001.png").stat().st_size > 1000
     assert own.read_bytes() == b"a guest"
 
 
 def test_a_world_of_other_settings_and_the_projects_own_folder_are_refused(tmp_path):
-    writer.run(tmp_path, seed=2, size=2, pixels=64, kinds=["balanced"], steps=False)
+    writer.run(tmp_path, writer.Settings(seed=2, size=2, pixels=64, sets=("balanced",), steps=False))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     done = run_script("mirror_metrics.py", "--demo", tmp_path)
     assert done.returncode == 2 and "holds another world (seed 2)" in done.stderr
@@ -135,7 +135,7 @@ def test_somebody_elses_world_file_deletes_nothing(tmp_path):
     victim.write_text("dear", encoding="utf-8")
     stamp = {"renderer": "x", "world": {}, "planted": [], "files": ["letters.txt", "../letters.txt", str(victim)]}
     (tmp_path / "world.json").write_text(json.dumps(stamp), encoding="utf-8")
-    writer.run(tmp_path, seed=1, size=2, pixels=64, kinds=["balanced"], steps=False)
+    writer.run(tmp_path, writer.Settings(seed=1, size=2, pixels=64, sets=("balanced",), steps=False))
     assert victim.read_text(encoding="utf-8") == "dear"
 
 
@@ -206,4 +206,4 @@ def test_a_full_disk_while_rendering_is_one_sentence_and_the_next_run_goes_on(tm
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert f"cannot be written to {tmp_path / 'world'}" in done.stderr
     assert json.loads((tmp_path / "world" / "world.json").read_text(encoding="utf-8"))["planted"] == []
-    assert writer.run(tmp_path / "world", size=2, pixels=64, kinds=["balanced"], steps=False)
+    assert writer.run(tmp_path / "world", writer.Settings(size=2, pixels=64, sets=("balanced",), steps=False))

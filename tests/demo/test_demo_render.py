@@ -215,7 +215,9 @@ def test_wrong_words_are_refused_with_the_right_ones():
         make_set(make_world(1), "balancd")
     with pytest.raises(ValueError, match="between 0 and 1"):
         make_set(make_world(1), "rigid", severity=1.5)
-    assert writer.main(["--output", "x", "--pixels", "5"]) == 2
+    with pytest.raises(SystemExit) as ended:
+        writer.main(["--output", "x", "--pixels", "5"])
+    assert ended.value.code == 2
 
 
 def test_make_world_writes_pictures_truth_and_table(tmp_path, capsys):
