@@ -358,7 +358,7 @@ def tell(args: argparse.Namespace, worlds: list[World]) -> None:
     print("\n".join(table.lines))
     print(
         "\nPlanted sets against the balanced set, at their default severity. Effect: the chance that a planted set's "
-        "figure lies beyond a balanced one's, over all pairs of worlds (0.5 is none).\n"
+        "figure lies beyond a balanced one's, over all pairs of worlds (0.5 is no difference).\n"
     )
     print("\n".join(panel_table(worlds, args.seed)))
     if swept:

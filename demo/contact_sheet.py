@@ -15,6 +15,7 @@ import numpy as np
 from demo.identity import Identity, draw_identity
 from demo.render import render
 from demo.scene import FRAMINGS, LIGHTS, Scene
+from utils.files import write_bytes_atomic
 
 
 def _mixed(crowd: list[Identity]) -> list[Identity]:
@@ -99,9 +100,10 @@ def main(argv: list[str] | None = None) -> int:
     rows = [
         np.hstack([render(scene, args.pixels, samples=2.0).image for scene in row]) for row in sheet_rows(args.seed)
     ]
-    if not cv2.imwrite(str(args.output), np.vstack(rows)):
-        print(f"OpenCV could not write {args.output}; use a name that ends in .png or .jpg", file=sys.stderr)
+    if args.output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        print(f"{args.output} should end in .png or .jpg.", file=sys.stderr)
         return 2
+    write_bytes_atomic(args.output, cv2.imencode(args.output.suffix, np.vstack(rows))[1].tobytes())
     return 0
 
 

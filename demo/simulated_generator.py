@@ -201,7 +201,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Options, each with its default. An empty path is none: the loop leaves empty what it does not ask for."""
+    """Options, each with its default. An empty path counts as not given, as the loop writes it."""
     parser = options.script_parser("python -m demo.simulated_generator", __doc__)
     add = parser.add_argument
     add("--gaps", type=_path, metavar="FILE", help="gaps to render images for")

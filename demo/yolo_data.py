@@ -5,7 +5,7 @@ same in every framing:
 
     face   the part in the frame between chin and middle of the forehead, with five keypoints; a head that is turned
            away by more than FACE_YAW_DEG has no face
-    hands  a hand that shows at least HAND_CM by HAND_CM; a finger at the edge of the frame is none
+    hands  a hand that shows at least HAND_CM by HAND_CM; a finger at the edge of the frame does not count
     eyes   an OPEN eye whose pupil the camera sees: its lids and EYE_MARGIN_CM around them. Closed eyes, eyes behind
            dark glasses, hands or the nose, and eyes below EYE_PIXELS_CM are not marked: "an eye was found" means that
            one is open and to be seen

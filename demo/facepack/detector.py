@@ -84,17 +84,16 @@ def compose(galleries: tuple[Gallery, Gallery], side: int, random: np.random.Gen
     """A canvas of 0 to 4 pictures; coordinates in pixels of the detector's input."""
     if random.random() >= _MOSAIC:
         canvas = Canvas(np.zeros((side, side, 3), np.uint8), [], [], [])
-        _paste_one(canvas, *_drawn(galleries, random), random)
+        _paste_one(canvas, _drawn(galleries, random), random)
         return canvas
     canvas = Canvas(_ground(galleries[1], side, random), [], [], [])
     half = side // 2
     for corner in ((0, 0), (half, 0), (0, half), (half, half)):
-        gallery, row = _drawn(galleries, random)
+        picture = gallery, row = _drawn(galleries, random)
         if gallery.kind[row] == OVERFLOW or random.random() < 0.25:
             continue
         size = round(half * np.exp(random.uniform(np.log(0.15), 0)))
-        place = random.integers(0, half - size + 1, 2) + corner
-        _paste(canvas, gallery, row, size, place, random)
+        _paste(canvas, picture, size, random.integers(0, half - size + 1, 2) + corner, random)
     return canvas
 
 
@@ -110,28 +109,27 @@ def _ground(rooms: Gallery, side: int, random: np.random.Generator) -> np.ndarra
     return spoiled(cv2.resize(rooms.images[random.choice(empty)], (side, side)), random)
 
 
-def _paste_one(canvas: Canvas, gallery: Gallery, row: int, random: np.random.Generator) -> None:
+def _paste_one(canvas: Canvas, picture: tuple[Gallery, int], random: np.random.Generator) -> None:
     """One picture, from the corner on as InsightFace lays it, or somewhere with black around."""
-    side = len(canvas.image)
+    side, (gallery, row) = len(canvas.image), picture
     if random.random() < (0.3 if gallery.kind[row] == OVERFLOW else 0.6):
-        _paste(canvas, gallery, row, side, np.zeros(2, int), random)
+        _paste(canvas, picture, side, np.zeros(2, int), random)
         return
     size = round(side * random.uniform(0.3, 0.62))
     margin = max(int(0.1 * size), 1)
-    place = random.integers(margin, side - size - margin + 1, 2)
-    _paste(canvas, gallery, row, size, place, random, bordered=True)
+    _paste(canvas, picture, size, random.integers(margin, side - size - margin + 1, 2), random, bordered=True)
 
 
 def _paste(
     canvas: Canvas,
-    gallery: Gallery,
-    row: int,
+    picture: tuple[Gallery, int],
     size: int,
-    place: np.ndarray,
+    corner_xy: np.ndarray,
     random: np.random.Generator,
     bordered: bool = False,
 ) -> None:
-    """Lays the picture, its longer side `size`, with its upper left corner at `place` (canvas pixels)."""
+    """Lays the picture, its longer side `size`, with its upper left corner at `corner_xy` (canvas pixels)."""
+    gallery, row = picture
     image, box, five = gallery.images[row], gallery.boxes[row].astype(float), gallery.five[row].astype(float)
     kind = gallery.kind[row]
     if random.random() < 0.5:
@@ -143,16 +141,17 @@ def _paste(
     small = cv2.resize(np.ascontiguousarray(image[top:bottom, left:right]), (wide, high), interpolation=way)
     if kind == OVERFLOW and random.random() < 0.5:
         small = flat(small, random)
-    canvas.image[place[1] : place[1] + high, place[0] : place[0] + wide] = spoiled(small, random)
+    left_px, top_px = corner_xy
+    canvas.image[top_px : top_px + high, left_px : left_px + wide] = spoiled(small, random)
     if kind == NO_FACE or (kind == OVERFLOW and not bordered):
         return
     stretch = 2 * np.array([wide / (right - left), high / (bottom - top)])
-    box = ((box.reshape(2, 2) - (left, top)) * stretch + 2 * place).reshape(4)
+    box = ((box.reshape(2, 2) - (left, top)) * stretch + 2 * corner_xy).reshape(4)
     if np.sqrt(np.prod(box[2:] - box[:2])) < _SMALLEST_FACE:
         canvas.doubtful.append(box)
     else:
         canvas.boxes.append(box)
-        canvas.fives.append((five - (left, top)) * stretch + 2 * place)
+        canvas.fives.append((five - (left, top)) * stretch + 2 * corner_xy)
 
 
 def _window(box: np.ndarray, random: np.random.Generator) -> tuple[int, int, int, int]:
