@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils import options
-from utils.console import EXIT_OK, UserError, print_table, run_script, say
+from utils.console import EXIT_OK, UserError, print_table, run_script, say, show
 from utils.defaults import BOOTSTRAP_REQUIREMENTS, PROJECT
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
@@ -477,12 +477,13 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def tell(line: str) -> None:
-    """A line of the result, at once, also into a pipe. That nobody reads it any more does not end the loop."""
+def tell(*lines: str) -> None:
+    """Lines of the result, at once, also into a pipe. That nobody reads it any more does not end the loop."""
     from mirror.loop.steps import heard_or_not
 
     with heard_or_not(sys.stdout):
-        print(line, flush=True)
+        show(*lines)
+        sys.stdout.flush()
 
 
 def note(sentence: str) -> None:
@@ -590,7 +591,7 @@ def tell_end(loop: Loop) -> None:
     columns = ["LoRA", "Real", "Synthetic", "Identity", "from", "to (95 %)", "Variety"]
     said = f" ({history.simulated})" if history.simulated else ""
     print_table(f"LoRAs; * is kept{said}", columns, rows)
-    tell(f"best: {loop.places.best}\nreport: {loop.places.page}\nhistory: {loop.places.history}")
+    tell(f"best: {loop.places.best}", f"report: {loop.places.page}", f"history: {loop.places.history}")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -624,7 +625,8 @@ def run(args: argparse.Namespace) -> int:
             loop = open_loop(config, commands, locks, undoing=args.undo is not None)
             return run_undo(loop, args.undo) if args.undo is not None else run_loop(loop)
     except StepError as error:
-        say(f"Error: {error}")
+        first, *others = error.lines
+        say(f"Error: {first}", *others)
         return error.exit_code
 
 
@@ -704,27 +706,27 @@ def dry_run(config: LoopConfig, commands: Commands) -> int:
     loop = as_it_stands(config, commands)
     one = due(loop)
     if one is None:
-        print("# Nothing would run.")
+        show("# Nothing would run.")
         tell_ended(loop)
         return EXIT_OK
     if one.number == 0:
-        print("# Round 0")
+        show("# Round 0")
         adopted = f"# v1: {loop.places.best} is adopted" if loop.ledger.history.adopted else None
-        print(adopted or shell(commands.train(0, "v1")))
+        show(adopted or shell(commands.train(0, "v1")))
         tell_measuring(loop, 0)
     number = max(1, one.number)
-    print(f"# Iteration {number} (of at most {config.max_iterations}; later ones alike, with the best LoRA so far)")
-    print(shell(gap_child(loop, number)))
-    print(shell(commands.generate(number, one.generator or "v1", config.seed + number)))
-    print(f"{shell(commands.validate(number))}\n# approved images are merged into {loop.places.dataset}")
-    print(shell(commands.train(number, f"v{number + 1}")))
+    show(f"# Iteration {number} (of at most {config.max_iterations}; later ones alike, with the best LoRA so far)")
+    show(shell(gap_child(loop, number)))
+    show(shell(commands.generate(number, one.generator or "v1", config.seed + number)))
+    show(shell(commands.validate(number)), f"# approved images are merged into {loop.places.dataset}")
+    show(shell(commands.train(number, f"v{number + 1}")))
     tell_measuring(loop, number)
     return EXIT_OK
 
 
 def tell_measuring(loop: Loop, number: int) -> None:
-    print(shell(loop.commands.sample(number, f"v{number + 1}")))
-    print(shell(loop.commands.measure(number, loop.ledger.history.held_out > 0)))
+    show(shell(loop.commands.sample(number, f"v{number + 1}")))
+    show(shell(loop.commands.measure(number, loop.ledger.history.held_out > 0)))
 
 
 def as_it_stands(config: LoopConfig, commands: Commands) -> Loop:

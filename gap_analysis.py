@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils import options
-from utils.console import EXIT_OK, UserError, print_table, run_script, say
+from utils.console import EXIT_OK, UserError, print_table, run_script, say, show, show_json
 from utils.defaults import (
     BOOTSTRAP_REQUIREMENTS,
     HARD_SYNTHETIC_SHARE,
@@ -242,7 +242,7 @@ def tell(args: argparse.Namespace, report: GapReport, page: Path) -> None:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in report.ignored_files.items())
         say(f"Passed over files that are no pictures: {kinds}.")
     if args.json:
-        print(report.model_dump_json(indent=2))
+        show_json(report.model_dump_json(indent=2))
         return
     wanted = {(gap.type, gap.target): str(gap.count) for gap in report.recommendations}
     rows = [
@@ -258,12 +258,12 @@ def tell(args: argparse.Namespace, report: GapReport, page: Path) -> None:
     ]
     print_table("What the dataset holds, against its goals", ["Target", "Images", "Share", "Goal", "To add"], rows)
     for missing in report.not_measured:
-        print(f"Not measured: {missing.type}, because {missing.why}.")
+        show(f"Not measured: {missing.type}, because {missing.why}.")
     for gap in report.recommendations:
-        print(f"Gap: {gap.type} {gap.target}, {gap.count} to add. {gap.reason}.")
+        show(f"Gap: {gap.type} {gap.target}, {gap.count} to add. {gap.reason}.")
     count = len(report.recommendations)
-    print(f"{count} gap(s) found." if count else "0 gaps: nothing that was measured is scarce.")
-    print(f"Angles by {report.sensors.angle.identity}\ngaps: {args.output}\npage: {page}")
+    show(f"{count} gap(s) found." if count else "0 gaps: nothing that was measured is scarce.")
+    show(f"Angles by {report.sensors.angle.identity}", f"gaps: {args.output}", f"page: {page}")
 
 
 def _percent(value: float | None) -> str:
@@ -331,7 +331,7 @@ def _demand_a_picture(pictures: list[Looked]) -> None:
         return
     lines = [f"  {one.file}: {one.record.status} ({one.record.reason})" for one in pictures[:20]]
     more = [f"  and {len(pictures) - 20} more"] if len(pictures) > 20 else []
-    raise UserError("\n".join(["No picture of the dataset could be read, so nothing is known of it:", *lines, *more]))
+    raise UserError("No picture of the dataset could be read, so nothing is known of it:", *lines, *more)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

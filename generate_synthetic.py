@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from mirror.generation.families import DTYPES, FAMILIES
 from utils import options
-from utils.console import EXIT_OK, UserError, print_table, run_script, say
+from utils.console import EXIT_OK, UserError, print_table, run_script, say, show, show_json
 from utils.defaults import BOOTSTRAP_REQUIREMENTS, METADATA, SYNTHETIC_PREFIX, VERSION
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
@@ -110,7 +110,7 @@ def read_gaps(path: Path | None) -> GapReport | None:
 def print_plan(plan: Plan, as_json: bool) -> None:
     """The plan on stdout: a table, or JSON."""
     if as_json:
-        print(json.dumps({"images": [asdict(shot) for shot in plan.shots]}, indent=2))
+        show_json(json.dumps({"images": [asdict(shot) for shot in plan.shots]}, indent=2))
         return
     rows = [[shot.gap_type or "-", shot.target or "-", shot.prompt, str(shot.seed)] for shot in plan.shots]
     print_table(f"{len(rows)} image(s) to generate", ["Gap", "Target", "Prompt", "Seed"], rows, numbers=False)
@@ -126,7 +126,7 @@ def tell_nothing(args: argparse.Namespace, plan: Plan) -> None:
     if args.json and args.dry_run:
         print_plan(plan, as_json=True)
     elif args.json:
-        print(GenerationMetadata(created=_now(), plan=plan.hash, planned=0, images=[]).model_dump_json(indent=2))
+        show_json(GenerationMetadata(created=_now(), plan=plan.hash, planned=0, images=[]).model_dump_json(indent=2))
 
 
 def drawing_of(args: argparse.Namespace, family: Family) -> Drawing:
@@ -534,14 +534,14 @@ def _now() -> str:
 def tell(args: argparse.Namespace, metadata: GenerationMetadata) -> None:
     """The end of a run: what there is for each gap, or the metadata alone with --json. Raises UserError without any."""
     if args.json:
-        print(metadata.model_dump_json(indent=2))
+        show_json(metadata.model_dump_json(indent=2))
     else:
         made = Counter((image.gap_type or "-", image.target or "-") for image in metadata.images)
         rows = [[gap, target, str(count)] for (gap, target), count in made.items()]
         print_table(f"Images in {args.output}", ["Gap", "Target", "Images"], rows, numbers=False)
         for one in metadata.failed:
-            print(f"Not generated: {one.name} ({one.reason}, with seeds {', '.join(map(str, one.seeds))}).")
-        print(f"{len(metadata.images)} of {metadata.planned} image(s)\nmetadata: {args.output / METADATA}")
+            show(f"Not generated: {one.name} ({one.reason}, with seeds {', '.join(map(str, one.seeds))}).")
+        show(f"{len(metadata.images)} of {metadata.planned} image(s)", f"metadata: {args.output / METADATA}")
     if not metadata.images:
         raise UserError("Every image came out spoiled; try --dtype float32, and look whether the base model is whole.")
 

@@ -35,7 +35,7 @@ from mirror.detectors.modelfiles import (
 )
 from mirror.detectors.networks import Network, find_network
 from utils import options
-from utils.console import EXIT_OK, EXIT_USER, UserError, print_table, printable, run_script, say
+from utils.console import EXIT_OK, EXIT_USER, UserError, print_table, run_script, say, show
 from utils.defaults import MODELS_FOLDER
 
 EXIT_CODES = {Verdict.SAFE: EXIT_OK, Verdict.UNKNOWN: 3, Verdict.DANGEROUS: 4}
@@ -94,7 +94,7 @@ def tell(looked: list[Looked], list_names: bool) -> None:
         verdict = report.verdict
         finding = report.finding()
         advice = ADVICE_DAMAGED if report.is_damaged else ADVICE[verdict]
-        print(printable(f"{each.path} is {verdict.name.lower()}: {finding}.{advice}"))
+        show(f"{each.path} is {verdict.name.lower()}: {finding}.{advice}")
         for what in (Verdict.DANGEROUS, Verdict.UNKNOWN, Verdict.SAFE):
             names = sorted(name for name, judged in report.walk.imports.items() if judged is what)
             if what is not Verdict.SAFE or list_names:
@@ -106,7 +106,7 @@ def tell(looked: list[Looked], list_names: bool) -> None:
 def _tell_some(title: str, names: list[str]) -> None:
     if names:
         more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-        print(printable(f"  {title}: {', '.join(names[:MOST_NAMES])}{more}"))
+        show(f"  {title}: {', '.join(names[:MOST_NAMES])}{more}")
 
 
 def convert(path: Path) -> str:
@@ -182,7 +182,7 @@ def _can_convert() -> bool:
 
 def _convert_or_tell(path: Path) -> bool:
     try:
-        print(printable(convert(path)))
+        show(convert(path))
     except UserError as error:
         say(f"Error: {path} is not converted. {error}")
         return False

@@ -35,6 +35,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +47,7 @@ ROOT = Path(__file__).absolute().parent
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if WINDOWS else "bin/python")
 STAMP = VENV / "installed.json"
+LOG = VENV / "install.log"  # all that pip said
 
 ANALYSIS = "requirements/analysis.txt"
 BOOTSTRAP = "requirements/bootstrap.txt"
@@ -80,6 +82,9 @@ RUNTIMES = {
 }
 
 GPU_SIZE = "3 GB"
+LAST_LINES = 30  # of pip's talk, shown where it fails
+LINE_EVERY_SECONDS = 30  # how often an install tells where it is, without a terminal
+PIP_TIDIES_SECONDS = 5  # after Ctrl-C
 SMI_SECONDS = 30  # a server with eight sleeping GPUs takes about 10
 SMI_FOLDERS_WINDOWS = (r"C:\Windows\System32", r"C:\Program Files\NVIDIA Corporation\NVSMI")
 
@@ -346,10 +351,83 @@ def installed():
 
 
 def pip(*arguments):
-    """Run pip in ROOT, where the path of the marker starts. Its talk goes to stderr: stdout is for results."""
+    """Run pip in ROOT, where the path of the marker starts. Its talk goes into LOG; a line of progress stands for it.
+
+    Where it fails, its last words are shown. Exit code of pip.
+    """
     environment = {**sealed_environment(), "PIP_NO_INPUT": "1", "PIP_USER": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     command = [str(VENV_PYTHON), "-m", "pip", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, encoding="utf-8", errors="replace", **pipes)
+    talk = Talk()
+    with open(LOG, "a", encoding="utf-8") as log:
+        log.write("\n{} pip {}\n".format(time.strftime("%Y-%m-%d %H:%M:%S"), " ".join(arguments)))
+        reader = threading.Thread(target=talk.listen, args=(process.stdout, log))
+        reader.start()
+        try:
+            while reader.is_alive():
+                reader.join(0.5)
+                talk.show()
+            code = process.wait()
+        except BaseException:  # Ctrl-C reached pip as well: it may tidy up
+            end(process)
+            raise
+        finally:
+            reader.join()
+            talk.clear()
+    if code:
+        say(*talk.last_words())
+    return code
+
+
+def end(process):
+    try:
+        process.wait(PIP_TIDIES_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class Talk:
+    """What pip says: kept in the log, and told as one line that changes on a terminal, or now and then elsewhere."""
+
+    def __init__(self):
+        self.lines = []
+        self.step = "starting"
+        self.started = time.monotonic()
+        self.is_terminal = sys.stderr.isatty()
+        self.next_line = self.started + LINE_EVERY_SECONDS
+
+    def listen(self, pipe, log):
+        """In a thread of its own."""
+        for line in pipe:
+            log.write(line)
+            log.flush()
+            self.lines = [*self.lines[-LAST_LINES:], line.rstrip()]
+            words = line.split()
+            if words[:1] == ["Installing"]:
+                self.step = "unpacking everything that was downloaded"
+            elif words[:1] in (["Collecting"], ["Downloading"]):
+                self.step = "{} {}".format(words[0].lower(), " ".join(words[1:4] if "(" in line else words[1:2]))
+
+    def show(self):
+        seconds = int(time.monotonic() - self.started)
+        line = printable(f"  {seconds // 60}:{seconds % 60:02d}  {self.step}")
+        if self.is_terminal:
+            width = shutil.get_terminal_size().columns - 1
+            print("\r" + line[:width].ljust(width), end="", file=sys.stderr, flush=True)
+        elif time.monotonic() > self.next_line:
+            self.next_line += LINE_EVERY_SECONDS
+            say(line)
+
+    def clear(self):
+        if self.is_terminal:
+            print("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r", end="", file=sys.stderr, flush=True)
+
+    def last_words(self):
+        """From its first error on, or its last lines."""
+        errors = [i for i, line in enumerate(self.lines) if line.startswith("ERROR")]
+        return self.lines[errors[0] :] if errors else self.lines
 
 
 def why_pip_failed():
@@ -358,7 +436,7 @@ def why_pip_failed():
     if sys.version_info[:2] > NEWEST_PYTHON:
         causes += ", or a Python that is too new: this is {}.{}, 3.11 to 3.14 work".format(*sys.version_info)
     return (
-        f"Installing failed; the lines above are pip's own. Usual causes: {causes}. "
+        f"Installing failed; the lines above are pip's own, and all of them are in {LOG}. Usual causes: {causes}. "
         "Put that right and start again: what is downloaded already is not downloaded again."
     )
 
@@ -441,8 +519,14 @@ def sealed_environment():
     return {"PYTHONUTF8": "1", **{name: value for name, value in os.environ.items() if name not in strangers}}
 
 
-def say(sentence):
-    print(sentence, file=sys.stderr, flush=True)
+def say(*lines):
+    for line in lines:
+        print(printable(line), file=sys.stderr, flush=True)
+
+
+def printable(text):
+    """One line without what a terminal would obey; as utils/console.py, which an old Python could not read."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def stop(sentence):

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from utils import options
-from utils.console import EXIT_OK, UserError, print_table, run_script, say
+from utils.console import EXIT_OK, UserError, print_table, run_script, say, show, show_json
 from utils.defaults import (
     CACHE_FILE,
     DEMO_PACK,
@@ -108,7 +108,7 @@ def collect(args: argparse.Namespace) -> Inputs:
     inputs.warnings += _simulated(inputs)
     inputs.warnings = [readable(warning) for warning in inputs.warnings]
     if not inputs.references:
-        raise UserError(_what_to_put_where(args, bool(inputs.candidates)))
+        raise UserError(*_what_to_put_where(args, bool(inputs.candidates)))
     return inputs
 
 
@@ -175,16 +175,16 @@ def _candidates_root(args: argparse.Namespace) -> Path | None:
     return _folder(args.candidates, "--candidates")
 
 
-def _what_to_put_where(args: argparse.Namespace, has_candidates: bool) -> str:
+def _what_to_put_where(args: argparse.Namespace, has_candidates: bool) -> tuple[str, ...]:
     suffixes = ", ".join(EXTENSIONS)
     root = args.candidates or PATH_CANDIDATES_ROOT
     without_photos = "There are generated images, but no real photos to compare them with."
     return (
-        f"{without_photos if has_candidates else 'There are no pictures yet.'}\n"
-        f"  Put real photos of the person ({suffixes}) into  {args.reference}\n"
-        f"  and, if you have them, generated images into     {root}{os.sep}<one folder for each LoRA>\n"
-        "  then run the same command again. Photos alone are enough for a check of the dataset before training.\n"
-        "  To see it at work without photos: --demo"
+        without_photos if has_candidates else "There are no pictures yet.",
+        f"  Put real photos of the person ({suffixes}) into  {args.reference}",
+        f"  and, if you have them, generated images into     {root}{os.sep}<one folder for each LoRA>",
+        "  then run the same command again. Photos alone are enough for a check of the dataset before training.",
+        "  To see it at work without photos: --demo",
     )
 
 
@@ -348,26 +348,36 @@ def tell(args: argparse.Namespace, inputs: Inputs, summary: Summary) -> None:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in inputs.ignored.most_common())
         say(f"Passed over files that are no pictures: {kinds}.")
     if args.json:
-        print(summary.model_dump_json(indent=2))
+        show_json(summary.model_dump_json(indent=2))
         return
     rows = [
-        [group_label(group.type, group.name), str(group.images), str(group.faces), str(group.failed)]
-        + ["-" if value is None else f"{value:.3f}" for value in _similarity_of(group)]
+        [
+            group_label(group.type, group.name),
+            *map(str, (group.images, group.faces, group.failed)),
+            *_similarity_of(group),
+        ]
         for group in summary.groups
     ]
-    columns = ["Group", "Images", "Faces", "Failed", "Median similarity", "from", "to (95 %)", "Q1", "Q3"]
+    columns = ["Group", "Images", "Faces", "Failed", "Median similarity", "95 % interval", "Q1", "Q3"]
     standard = "held-out photos" if args.holdout else "references"
-    print_table(f"Similarity to the {standard} (which are scored leave-one-out)", columns, rows)
+    print_table(
+        f"Similarity to the {standard} (which are scored leave-one-out)",
+        columns,
+        rows,
+        fold=("Q3", "Q1", "Images", "95 % interval"),
+        elsewhere="The summary has them.",
+    )
     providers = ", ".join(f"{name} ({count})" for name, count in summary.providers.items())
-    print(f"Pack {summary.pack.identity}, measured by {providers}\n{summary.pack.licence}")
+    show(f"Pack {summary.pack.identity}, measured by {providers}", summary.pack.licence)
     for kind, name in summary.results.items():
-        print(f"{kind + ':':<11}{args.output / name}")
+        show(f"{kind + ':':<11}{args.output / name}")
 
 
-def _similarity_of(group: GroupSummary) -> list[float | None]:
+def _similarity_of(group: GroupSummary) -> list[str]:
     """Median, its interval, first and third quartile."""
-    spread = group.similarity
-    return [spread.median, *(group.similarity_interval or (None, None)), spread.q1, spread.q3]
+    spread, interval = group.similarity, group.similarity_interval
+    numbers = ["-" if value is None else f"{value:.3f}" for value in (spread.median, spread.q1, spread.q3)]
+    return [numbers[0], "-" if interval is None else f"{interval[0]:.3f} - {interval[1]:.3f}", *numbers[1:]]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -469,9 +479,9 @@ def _check_output(folder: Path) -> None:
 def _demand_a_face(pictures: list[Picture], what: str) -> None:
     if any(picture.measured for picture in pictures):
         return
-    lines = "\n".join(f"  {picture.filename}: {picture.status} ({picture.reason})" for picture in pictures[:20])
-    more = f"\n  and {len(pictures) - 20} more" if len(pictures) > 20 else ""
-    raise UserError(f"No face could be measured in any {what}, so there is nothing to compare with:\n{lines}{more}")
+    lines = [f"  {picture.filename}: {picture.status} ({picture.reason})" for picture in pictures[:20]]
+    lines += [f"  and {len(pictures) - 20} more"] if len(pictures) > 20 else []
+    raise UserError(f"No face could be measured in any {what}, so there is nothing to compare with:", *lines)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

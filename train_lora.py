@@ -40,7 +40,7 @@ from mirror.generation.families import FAMILIES
 from mirror.training.presets import PRESETS, REPEATS, Preset, recommended_epochs
 from mirror.training.processes import PRECISIONS
 from utils import options
-from utils.console import EXIT_OK, UserError, print_table, run_script, say
+from utils.console import EXIT_OK, UserError, print_table, run_script, say, show
 from utils.defaults import BOOTSTRAP_REQUIREMENTS, PACK, VERSION
 from utils.files import write_bytes_atomic
 
@@ -162,9 +162,11 @@ def show_plan(args: argparse.Namespace) -> int:
     rows = [[f"{width} x {height}", str(count)] for (width, height), count in dataset.bucket_counts.items()]
     print_table("Buckets", ["Size", "Images"], rows)
     show_settings(options)
-    print(f"images: {len(dataset.images)}\nan epoch: {dataset.samples} pictures seen, {an_epoch} steps on one process")
-    print(f"epochs: {epochs}{'' if args.epochs else ' (recommended)'}\nsteps: {epochs * an_epoch}")
-    print(f"checkpoints: {epochs} files {args.name}-*.safetensors, one an epoch, and lora.safetensors")
+    show(
+        f"images: {len(dataset.images)}", f"an epoch: {dataset.samples} pictures seen, {an_epoch} steps on one process"
+    )
+    show(f"epochs: {epochs}{'' if args.epochs else ' (recommended)'}", f"steps: {epochs * an_epoch}")
+    show(f"checkpoints: {epochs} files {args.name}-*.safetensors, one an epoch, and lora.safetensors")
     return EXIT_OK
 
 
@@ -181,7 +183,7 @@ def show_settings(settings: dict[str, Any]) -> None:
     names = ("preset", "rank", "alpha", "learning_rate", "batch", "accumulate", "resolution", "min_snr_gamma")
     for name in (*names, "noise_offset"):
         if name in settings:
-            print(f"{name}: {settings[name]}")
+            show(f"{name}: {settings[name]}")
 
 
 # Building the job
@@ -388,9 +390,9 @@ def train_elsewhere(args: argparse.Namespace) -> int:
         output.clear()
     write_files(start, order.folder)
     for file in start.texts:
-        print(f"written: {file}")
+        show(f"written: {file}")
     if args.trainer != COMMAND and order.place is None:
-        print(f"Nothing is trained yet. In the folder where {args.trainer} lies:\n{shown(start.command)}")
+        show(f"Nothing is trained yet. In the folder where {args.trainer} lies:", f"{shown(start.command)}")
         return EXIT_OK
     log = new_log(args, order.dataset, local_identity_of(args.base_model), order.settings)
     layers = run_trainer(start, order.folder)
@@ -398,7 +400,7 @@ def train_elsewhere(args: argparse.Namespace) -> int:
         write_bytes_atomic(output.lora, start.lora.read_bytes())
         log.finished, log.lora, log.trainer, log.steps = True, output.lora.name, args.trainer, order.settings["steps"]
         output.write_log(log)
-    print(f"layers: {layers}\nlora: {output.lora}\nlog: {output.log}")
+    show(f"layers: {layers}", f"lora: {output.lora}", f"log: {output.log}")
     return EXIT_OK
 
 
@@ -412,9 +414,9 @@ def show_order(args: argparse.Namespace) -> int:
     settings = order.settings
     show_pictures(order.dataset)
     show_settings(settings)
-    print(f"images: {len(order.dataset.images)}\nan epoch: {order.dataset.samples} pictures seen")
-    print(f"epochs: {settings['epochs']}{'' if args.epochs else ' (recommended)'}\nsteps: {settings['steps']}")
-    print(f"command: {shown(start.command)}")
+    show(f"images: {len(order.dataset.images)}", f"an epoch: {order.dataset.samples} pictures seen")
+    show(f"epochs: {settings['epochs']}{'' if args.epochs else ' (recommended)'}", f"steps: {settings['steps']}")
+    show(f"command: {shown(start.command)}")
     return EXIT_OK
 
 
@@ -521,7 +523,7 @@ def train_here(args: argparse.Namespace) -> int:
         if accelerator.is_main_process:
             if plan.finished:
                 say(f"The training in {args.output} is finished already.")
-                print(f"lora: {OutputFolder(args.output, args.name).lora}")
+                show(f"lora: {OutputFolder(args.output, args.name).lora}")
             else:
                 tell(job)
         accelerator.end_training()
@@ -547,11 +549,11 @@ def enough_memory() -> Iterator[None]:
 def tell(job: Job) -> None:
     """The end of a run, on stdout."""
     first, last = job.log.epochs[0].loss, job.log.epochs[-1].loss
-    print(f"steps: {job.log.steps}\nloss: {first:.4f} in the first epoch, {last:.4f} in the last")
+    show(f"steps: {job.log.steps}", f"loss: {first:.4f} in the first epoch, {last:.4f} in the last")
     after = job.log.epochs[-1].validation_loss
     if job.log.validation_loss_before is not None and after is not None:  # --validation may come and go with --resume
-        print(f"held-out pictures: {job.log.validation_loss_before:.4f} before, {after:.4f} after")
-    print(f"lora: {job.output.lora}\nlog: {job.output.log}")
+        show(f"held-out pictures: {job.log.validation_loss_before:.4f} before, {after:.4f} after")
+    show(f"lora: {job.output.lora}", f"log: {job.output.log}")
 
 
 _PRESET_HELP = (

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils import options
-from utils.console import EXIT_OK, UserError, print_table, run_script, say
+from utils.console import EXIT_OK, UserError, print_table, run_script, say, show, show_json
 from utils.defaults import (
     BOOTSTRAP_REQUIREMENTS,
     METADATA,
@@ -472,7 +472,7 @@ def tell(args: argparse.Namespace, report: ValidationReport, page: Path) -> None
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in report.ignored_files.items())
         say(f"Passed over files that are no pictures: {kinds}.")
     if args.json:
-        print(report.model_dump_json(indent=2))
+        show_json(report.model_dump_json(indent=2))
         return
     wrong = {Verdict.REJECTED: Outcome.FAILED, Verdict.UNVERIFIED: Outcome.NOT_MEASURED}
     rows = [
@@ -483,11 +483,11 @@ def tell(args: argparse.Namespace, report: ValidationReport, page: Path) -> None
     if rows:
         print_table("Not approved, and why", ["Image", "Verdict", "Reason"], rows, numbers=False)
     share = "" if report.approved_percent is None else f" ({report.approved_percent:.1f}%)"
-    print(f"Approved: {report.approved}{share}\nRejected: {report.rejected}")
+    show(f"Approved: {report.approved}{share}", f"Rejected: {report.rejected}")
     if report.unverified:
-        print(f"Unverified: {report.unverified} (kept apart; --allow-unverified says what may pass unmeasured)")
-    print(f"Avg Quality: {'-' if report.mean_quality is None else format(report.mean_quality, '.2f')}")
-    print(f"report: {args.report}\npage: {page}")
+        show(f"Unverified: {report.unverified} (kept apart; --allow-unverified says what may pass unmeasured)")
+    show(f"Avg Quality: {'-' if report.mean_quality is None else format(report.mean_quality, '.2f')}")
+    show(f"report: {args.report}", f"page: {page}")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -331,6 +331,19 @@ def test_first_install_fails(checkout):
     assert not (checkout.folder / ".venv/installed.json").exists()
 
 
+def test_pips_talk_goes_into_a_log_and_one_line_stands_for_it(checkout):
+    shutil.rmtree(checkout.folder / ".venv")
+    result = checkout.run()
+    assert result.returncode == 0, result.stderr
+    log = (checkout.folder / ".venv" / "install.log").read_text(encoding="utf-8")
+    assert "Successfully installed" in log and "Looking in links" in log
+    assert not re.search("Collecting|Looking in links|Processing|WARNING|Successfully", result.stderr)
+    assert len(result.stderr.splitlines()) <= 4
+    bad = checkout.run(PIP_FIND_LINKS="", MIRROR_ONNXRUNTIME="cuda12-system")
+    assert bad.returncode == 2 and "ERROR: " in bad.stderr and "install.log" in bad.stderr
+    assert "Traceback" not in bad.stderr and "Looking in links" not in bad.stderr
+
+
 def wait_for_build(checkout):
     """Start an install that hangs in the middle; the process that was started."""
     slow = checkout.folder / "slow"

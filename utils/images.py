@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -17,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from utils.defaults import IMAGE_EXTENSIONS, MAX_MEGAPIXELS
 from utils.files import Status
+from utils.library_output import hush_warnings, overheard, python_warnings
 
 THUMBNAIL_SIDE = 176  # pixels, longest side; about 6 KB each, so that a page of 4,000 pairs stays under 40 MB
 _THUMBNAIL_QUALITY = 72
@@ -28,6 +30,7 @@ _READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 # by one thread: when several threads open their first pictures at once, some find a format missing (Pillow 13.0).
 Image.MAX_IMAGE_PIXELS = None
 Image.init()
+hush_warnings()
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what fails to decode gets its reason in the table
 
 
@@ -149,16 +152,34 @@ def read_file(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> bytes:
 
 def decode(data: bytes) -> np.ndarray:
     """(H, W, 3) uint8 BGR, EXIF orientation applied, first frame, alpha dropped. Raises ImageError."""
+    return decode_with_note(data)[0]
+
+
+def decode_with_note(data: bytes) -> tuple[np.ndarray, str]:
+    """As `decode`, and what is wrong with a picture that could be decoded all the same; empty for a healthy one."""
     if data.startswith(b"\x89PNG"):
         _verify_png(data)
     try:
         # from memory, because cv2.imread fails on non-ASCII Windows paths and gives no reason for anything
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+        image, words = overheard(lambda: cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR))
     except cv2.error as error:
         raise ImageError(Status.UNREADABLE, f"cannot be decoded: {error.err or error}") from error
     if image is None:
         raise ImageError(Status.UNREADABLE, _reason_for_failed_decoding(data))
-    return image
+    return image, "; ".join(filter(None, (_note_on_pixels(words), _note_on_header(data))))
+
+
+def _note_on_pixels(words: str) -> str:
+    if not words:
+        return ""
+    first = words.splitlines()[0].removeprefix("Corrupt JPEG data: ").strip()
+    return f"the file is damaged, and part of the picture may be wrong ({first})"
+
+
+def _note_on_header(data: bytes) -> str:
+    with python_warnings() as said, contextlib.suppress(Exception):  # OpenCV has decoded it: Pillow may fail in peace
+        Image.open(io.BytesIO(data), formats=_READABLE_FORMATS).close()
+    return f"the file's header is damaged ({said[0]})" if said else ""
 
 
 def thumbnail(image: np.ndarray) -> bytes:

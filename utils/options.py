@@ -6,8 +6,9 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from utils.console import printable
 from utils.defaults import CACHE_FILE, DETECTOR_FILES, MAX_MEGAPIXELS, MODELS_FOLDER, PACK, VERSION
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -23,9 +24,16 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if says_nothing else super()._get_help_string(action)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong without what a terminal would obey in an argument."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def script_parser(script: str, documentation: str, epilog: str | None = None) -> argparse.ArgumentParser:
     """The parser of a script; its description is the first paragraph of the script's own documentation."""
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=script, description=documentation.split("\n\n")[0], epilog=epilog, formatter_class=HelpFormatter
     )
 

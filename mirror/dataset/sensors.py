@@ -14,7 +14,7 @@ import re
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING
@@ -36,15 +36,14 @@ from utils.console import UserError, say
 from utils.cores import available_cores
 from utils.defaults import DETECTION_SIZE, DETECTOR_FILES, MAX_MEGAPIXELS, MODELS_FOLDER, PACK
 from utils.files import Status, readable
-from utils.images import ImageError, check_size, decode, thumbnail
+from utils.images import ImageError, check_size, decode_with_note, thumbnail
 from utils.progress import GroupProgress
 
 if TYPE_CHECKING:
     from mirror.detectors.detectors import Detector, Found
 
-_BOXES_VERSION = (
-    2  # of what is kept of a detector's boxes; raise it with every change of mirror/detectors/detectors.py's numbers
-)
+# of what is kept of a detector's boxes; raise it with every change of mirror/detectors/detectors.py's numbers
+_BOXES_VERSION = 2
 # Of the records that are kept of pictures; raise it with every change of a number or a bin: in this file, gaps.py,
 # pixels.py or pose.py.
 _RECORD_VERSION = 1
@@ -210,8 +209,8 @@ class PackAngles:
         self.measurer = measurer
         self.info = AngleSensor(kind="pack", identity=measurer.identity, source=measurer.pack_info().pose_source)
 
-    def face(self, content: str, image: np.ndarray) -> Face:
-        found = self.measurer.known_face(content) or self.measurer.measure_image(content, image)
+    def face(self, content: str, image: np.ndarray, note: str) -> Face:
+        found = self.measurer.known_face(content) or self.measurer.measure_image(content, image, note)
         return _face_of_pack(found)
 
 
@@ -268,6 +267,7 @@ class _Decoded:
     pixels: dict[str, object]  # fields of ImageRecord that need no sensor
     look: Look  # without what detectors find
     face: Face | None  # None: the face detector has yet to run
+    note: str = ""  # what decoding found wrong with the file
 
 
 @dataclass(frozen=True)
@@ -313,11 +313,11 @@ def find_sensors(choice: SensorChoice, cache: FaceCache, deed: str) -> Sensors:
     if angle is None:
         pack = choice.pack or PACK
         raise UserError(
-            f"There is nothing to measure angles with, so nothing was {deed}. One of these is needed:\n"
+            f"There is nothing to measure angles with, so nothing was {deed}. One of these is needed:",
             f"  the InsightFace pack {pack}: python mirror_metrics.py --reference FOLDER, with the folder of your "
-            f"photos, downloads it once, or unzip it into {choice.models_dir / pack}\n"
+            f"photos, downloads it once, or unzip it into {choice.models_dir / pack}",
             f"  a face detector with five landmarks: put {choice.face_model or DETECTOR_FILES[FACE]} into "
-            f"{choice.models_dir}"
+            f"{choice.models_dir}",
         )
     return Sensors(
         angle,
@@ -427,12 +427,14 @@ class Examiner:
             content, data = read_and_remember(picture.path, self._cache, self._max_megapixels)
             if self._from_cache(picture, content):
                 return picture
-            image = decode(data)
+            image, note = decode_with_note(data)
             picture.thumbnail = thumbnail(image)
-            face = self._sensors.angle.face(content, image) if isinstance(self._sensors.angle, PackAngles) else None
+            face = (
+                self._sensors.angle.face(content, image, note) if isinstance(self._sensors.angle, PackAngles) else None
+            )
             if self._comparing and not self._comparing.known_face(content):
-                self._comparing.measure_image(content, image)
-            return _decoded(picture, content, image, face)
+                self._comparing.measure_image(content, image, note)
+            return replace(_decoded(picture, content, image, face), note=note)
         except ImageError as problem:
             picture.record = ImageRecord(file=picture.file, status=problem.status, reason=problem.reason)
         except UserError:  # the networks themselves cannot be used: that ends the run
@@ -516,7 +518,7 @@ def _record(one: _Decoded, face: Face, hands: int | None, eyes: int | None) -> I
     return ImageRecord(
         file=one.picture.file,
         status=face.status,
-        reason={Status.RESCUED: RESCUED, Status.NO_FACE: NO_FACE}.get(face.status, ""),
+        reason="; ".join(filter(None, ({Status.RESCUED: RESCUED, Status.NO_FACE: NO_FACE}.get(face.status), one.note))),
         faces=face.count,
         face_box_xyxy=face.box_xyxy,
         face_confidence=face.confidence,

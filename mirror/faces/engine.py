@@ -31,7 +31,7 @@ RESCUED = "Rescued via padding"
 DETECTION, RECOGNITION, POSE, AGE = "detection", "recognition", "landmark_3d_68", "genderage"
 
 # Raise when the numbers of a measurement change for the same picture and pack: cached rows are then measured anew.
-MEASUREMENT_VERSION = 2
+MEASUREMENT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class FaceMeasurement:
     roll_deg: float | None = None
     embedding: np.ndarray | None = None  # (D,) float32, unit norm
     second_face_share: float | None = None  # see `second_face_share`
+    note: str = ""  # what is wrong with the file, though it could be decoded
 
     @property
     def aspect_ratio(self) -> float | None:

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ from utils.console import UserError, say
 from utils.cores import available_cores
 from utils.defaults import DETECTION_SIZE, MAX_MEGAPIXELS
 from utils.files import Status
-from utils.images import ImageError, check_size, decode, read_file, thumbnail
+from utils.images import ImageError, check_size, decode_with_note, read_file, thumbnail
 from utils.progress import GroupProgress
 
 Item, Done = TypeVar("Item"), TypeVar("Done")
@@ -131,9 +131,12 @@ class Measurer:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def measure_image(self, content: str, image: np.ndarray) -> FaceMeasurement:
-        """The face of one decoded picture, whose bytes have the hash `content`; kept for the next time."""
-        face = self.engine().measure(image)
+    def measure_image(self, content: str, image: np.ndarray, note: str = "") -> FaceMeasurement:
+        """The face of one decoded picture, whose bytes have the hash `content`; kept for the next time.
+
+        `note` is what decoding found wrong with the file.
+        """
+        face = replace(self.engine().measure(image), note=note)
         self._cache.put_face(content, self.identity, self._settings, face)
         return face
 
@@ -164,8 +167,8 @@ class Measurer:
         try:
             content, data = read_and_remember(picture.path, self._cache, self._max_megapixels)
             if not self._from_cache(picture, content):
-                image = decode(data)
-                _fill(picture, self.measure_image(content, image), thumbnail(image))
+                image, note = decode_with_note(data)
+                _fill(picture, self.measure_image(content, image, note), thumbnail(image))
                 self._cache.put_blob("thumbnail", content, picture.thumbnail)
         except ImageError as problem:
             picture.status, picture.reason = problem.status, problem.reason
@@ -190,7 +193,8 @@ def read_and_remember(path: Path, cache: FaceCache, max_megapixels: float) -> tu
 
 def _fill(picture: Picture, face: FaceMeasurement, small: bytes) -> None:
     reasons = {Status.RESCUED: RESCUED, Status.NO_FACE: "no face found, with black padding neither"}
-    picture.status, picture.reason = face.status, reasons.get(face.status, "")
+    picture.status = face.status
+    picture.reason = "; ".join(filter(None, (reasons.get(face.status), face.note)))
     picture.face, picture.thumbnail = face, small
 
 

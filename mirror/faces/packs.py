@@ -155,14 +155,14 @@ def download_pack(name: str, url: str, progress: Callable[[int, int | None], Non
             folder = _unpack(name, archive, Path(scratch) / "unpacked")
             _move_into_place(folder, target)
     except _BAD_DOWNLOAD as error:
-        raise PackError(_how_to_install(name, url, error)) from error
+        raise PackError(*_how_to_install(name, url, error)) from error
     return Pack(name, _models_inside(target) or target)
 
 
 def _models_inside(directory: Path) -> Path | None:
     """`directory`, or its one sub-folder, that holds .onnx files: some packs unzip into a folder of their own name.
 
-    Raises PackError for a folder of several packs, which is none by itself.
+    Raises PackError for a folder that holds several packs.
     """
     if not directory.is_dir():
         return None
@@ -228,7 +228,7 @@ def _move_into_place(folder: Path, target: Path) -> None:
     os.replace(folder, target)
 
 
-def _how_to_install(name: str, url: str, error: Exception) -> str:
+def _how_to_install(name: str, url: str, error: Exception) -> list[str]:
     files = KNOWN_PACKS.get(name)
     reason = f"HTTP {error.code}" if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
     lines = [
@@ -239,4 +239,4 @@ def _how_to_install(name: str, url: str, error: Exception) -> str:
     ]
     if files is None:
         lines.append(f"  Known packs: {', '.join(pack for pack in KNOWN_PACKS if pack != DEMO_PACK)}.")
-    return "\n".join(lines)
+    return lines

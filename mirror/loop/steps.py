@@ -40,8 +40,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 class StepError(UserError):
     """A child ended badly, or left something else than it should. `exit_code` is what the loop ends with."""
 
-    def __init__(self, message: str, exit_code: int = EXIT_USER):
-        super().__init__(message)
+    def __init__(self, *lines: str, exit_code: int = EXIT_USER):
+        super().__init__(*lines)
         self.exit_code = exit_code
 
 
@@ -94,7 +94,8 @@ def run_child(child: Child, inherited: Iterable[int] = ()) -> None:
         _end(process)
         listener.finish()
     if code := process.returncode:
-        raise StepError(_why(child, code, listener.tail), EXIT_OUR_FAULT if child.ours and code == 1 else EXIT_USER)
+        exit_code = EXIT_OUR_FAULT if child.ours and code == 1 else EXIT_USER
+        raise StepError(*_why(child, code, listener.tail), exit_code=exit_code)
 
 
 class Listener:
@@ -174,15 +175,15 @@ def _end(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def _why(child: Child, code: int, tail: bytearray) -> str:
+def _why(child: Child, code: int, tail: bytearray) -> list[str]:
     text = tail.decode("utf-8", "replace").replace("\r", "\n")
     lines = [line.rstrip() for line in text.splitlines() if line.strip()][-LAST_LINES:]
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    said = "\n".join(["Its last lines:", *(f"  {line}" for line in lines)]) if lines else "It said nothing."
-    return (
-        f"{child.title} {how}. {said}\nAll of it is in {child.log}. Put that right and give the same command again: "
-        "it goes on at this step."
-    )
+    return [
+        f"{child.title} {how}. {'Its last lines:' if lines else 'It said nothing.'}",
+        *(f"  {line}" for line in lines),
+        f"All of it is in {child.log}. Put that right and give the same command again: it goes on at this step.",
+    ]
 
 
 def digest(*parts: object) -> str:

@@ -47,12 +47,12 @@ def from_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
         try:
             answer[0] = work()
         except UserError as error:
-            answer[1] = str(error)
+            answer[1] = error.lines
     if accelerator.num_processes > 1:
         broadcast_object_list(answer)
     if answer[1] is not None:
         if accelerator.is_main_process:
-            raise UserError(answer[1])
+            raise UserError(*answer[1])
         raise SystemExit(EXIT_USER)
     return answer[0]
 

@@ -178,7 +178,7 @@ def test_processes_and_threads_side_by_side(tmp_path):
     """Three processes of four threads write and read the same file; nothing is lost and nothing fails."""
     program = """
 import sys, threading
-sys.path.insert(0, "tests/faces")
+sys.path[:0] = ["tests", "tests/faces"]
 from pathlib import Path
 from test_cache import face, same
 from mirror.faces.cache import open_cache
