@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from mirror.contracts import table as columns
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say, show, show_json
 from utils.defaults import (
@@ -298,7 +299,7 @@ def summarise(args: argparse.Namespace, inputs: Inputs, table: pd.DataFrame, pac
     return Summary(
         created=time.strftime("%Y-%m-%dT%H:%M:%S"),
         pack=pack,
-        providers=dict(Counter(table.loc[table["DetScore"].notna(), "Provider"])),
+        providers=dict(Counter(table.loc[table[columns.DET_SCORE].notna(), columns.PROVIDER])),
         versions={
             "mirror_metrics": VERSION,
             "python": sys.version.split()[0],
@@ -446,17 +447,17 @@ def _doubts(args: argparse.Namespace, table: pd.DataFrame) -> list[str]:
     from mirror.faces.measurer import CUDA, GPU_ADVICE
 
     doubts = []
-    held_out = table[(table["Type"] == REFERENCE) & (table["Group"] == HELD_OUT)]
-    known = int((held_out["NearestSimilarity"] > SAME_PICTURE).sum())
+    held_out = table[(table[columns.TYPE] == REFERENCE) & (table[columns.GROUP] == HELD_OUT)]
+    known = int((held_out[columns.NEAREST_SIMILARITY] > SAME_PICTURE).sum())
     if known:
         doubts.append(
             f"{known} held-out photo(s) are references too: what was trained on tells nothing about likeness."
         )
-    providers = set(table["Provider"].dropna())
+    providers = set(table[columns.PROVIDER].dropna())
     if args.device == "cuda" and providers - {CUDA}:
         doubts.append(f"--device cuda was asked for, but {', '.join(providers - {CUDA})} measured. {GPU_ADVICE}")
-    same = table[(table["Type"] == CANDIDATE) & (table["NearestSimilarity"] > SAME_PICTURE)]
-    for group, number in same["Group"].value_counts(sort=False).items():
+    same = table[(table[columns.TYPE] == CANDIDATE) & (table[columns.NEAREST_SIMILARITY] > SAME_PICTURE)]
+    for group, number in same[columns.GROUP].value_counts(sort=False).items():
         doubts.append(f"{group}: {number} picture(s) are references themselves; they say nothing about a LoRA.")
     for doubt in doubts:
         say(f"Warning: {doubt}")

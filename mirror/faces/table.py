@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
+from mirror.contracts import table as columns
 from mirror.contracts.contract import Spread
 from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE, GroupSummary, PackInfo
 from mirror.faces import metrics
@@ -15,43 +16,20 @@ from mirror.faces.measurer import Picture
 from mirror.faces.pose import BIN_LIMITS_DEG, angle_bin
 from utils.files import Status
 
-# name -> pandas type; unmeasured cells are NaN / NA in the frame and blank in the file
-COLUMNS = {
-    "Type": "object",  # REFERENCE or CANDIDATE
-    "Group": "object",  # "Reference", "Held-out", or the LoRA's folder name
-    "Filename": "object",  # relative to the group's folder, with forward slashes
-    "Status": "object",  # mirror.contracts.Status
-    "Similarity": "float64",  # cosine to the centroid of held-out photos, else of references (their own: leave-one-out)
-    "Age": "float64",  # years
-    "Yaw": "float64",  # degrees, signs in mirror.faces.pose
-    "Pitch": "float64",
-    "Roll": "float64",
-    "AngleBin": "object",  # mirror.faces.pose.angle_bin
-    "DetScore": "float64",  # detector confidence, 0-1
-    "AspectRatio": "float64",  # face box width / height
-    "Faces": "Int64",  # faces found in the image; the largest one is measured
-    "NearestReference": "object",  # Filename of the most similar reference (references: of the most similar other one)
-    "NearestSimilarity": "float64",  # cosine to it
-    "Reason": "object",  # in words, where Status is not ok
-    "Pack": "object",  # identity of the model pack
-    "Provider": "object",  # onnxruntime execution provider that measured this face
-    "PackLicence": "object",
-}
-
 # A spreadsheet takes a cell that begins with one of these for a formula (OWASP, "CSV Injection"); where the list
 # separator is a semicolon, as in German Excel, a cell also begins after one.
 _FORMULA_START = re.compile(r"(^|;)(\s*)(?=[=+\-@])|^(?=[\t\r\n])")
 
 
 def make_table(rows: list[dict]) -> pd.DataFrame:
-    """Frame with exactly COLUMNS from dictionaries; missing keys are blank."""
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    """Frame with exactly mirror.contracts.table.COLUMNS from dictionaries; missing keys are blank."""
+    return pd.DataFrame(rows, columns=list(columns.COLUMNS)).astype(columns.COLUMNS)
 
 
 def to_csv(table: pd.DataFrame) -> str:
     """The table as CSV text; text cells that a spreadsheet would run as a formula get a leading apostrophe."""
     safe = table.copy()
-    for column, kind in COLUMNS.items():
+    for column, kind in columns.COLUMNS.items():
         if kind == "object":
             safe[column] = safe[column].map(_defused, na_action="ignore")
     return safe.to_csv(index=False, lineterminator="\n", float_format="%.6f")
@@ -99,9 +77,9 @@ def _compared(
     """Cells that compare, by id() of the picture; `neighbours` as from metrics.nearest."""
     return {
         id(picture): {
-            "Similarity": score,
-            "NearestReference": references[index].filename if index >= 0 else None,
-            "NearestSimilarity": cosine,
+            columns.SIMILARITY: score,
+            columns.NEAREST_REFERENCE: references[index].filename if index >= 0 else None,
+            columns.NEAREST_SIMILARITY: cosine,
         }
         for picture, score, index, cosine in zip(pictures, similarity, *neighbours, strict=True)
     }
@@ -110,39 +88,39 @@ def _compared(
 def _row(picture: Picture, pack: PackInfo) -> dict:
     """Cells of one picture alone."""
     row = {
-        "Type": picture.type,
-        "Group": picture.group,
-        "Filename": picture.filename,
-        "Status": str(picture.status),
-        "Reason": picture.reason or None,
-        "Pack": pack.identity,
-        "PackLicence": pack.licence,
+        columns.TYPE: picture.type,
+        columns.GROUP: picture.group,
+        columns.FILENAME: picture.filename,
+        columns.STATUS: str(picture.status),
+        columns.REASON: picture.reason or None,
+        columns.PACK: pack.identity,
+        columns.PACK_LICENCE: pack.licence,
     }
     face = picture.face
     if face is not None:
-        row |= {"Faces": face.faces, "Provider": face.provider}
+        row |= {columns.FACES: face.faces, columns.PROVIDER: face.provider}
     if picture.measured:
         row |= {
-            "Age": face.age,
-            "Yaw": face.yaw_deg,
-            "Pitch": face.pitch_deg,
-            "Roll": face.roll_deg,
-            "AngleBin": angle_bin(face.yaw_deg),
-            "DetScore": face.det_score,
-            "AspectRatio": face.aspect_ratio,
+            columns.AGE: face.age,
+            columns.YAW: face.yaw_deg,
+            columns.PITCH: face.pitch_deg,
+            columns.ROLL: face.roll_deg,
+            columns.ANGLE_BIN: angle_bin(face.yaw_deg),
+            columns.DET_SCORE: face.det_score,
+            columns.ASPECT_RATIO: face.aspect_ratio,
         }
     return row
 
 
 def summarise_group(table: pd.DataFrame, kind: str, name: str) -> GroupSummary:
     """The rows of one group in numbers. `kind` is REFERENCE or CANDIDATE."""
-    rows = table[(table["Type"] == kind) & (table["Group"] == name)]
-    scored = rows[rows["Similarity"].notna() & rows["Yaw"].notna()]
-    identity = metrics.pose_corrected(scored["Similarity"].to_numpy(), scored["Yaw"].to_numpy())
-    statuses = Counter(Status(status) for status in rows["Status"])
+    rows = table[(table[columns.TYPE] == kind) & (table[columns.GROUP] == name)]
+    scored = rows[rows[columns.SIMILARITY].notna() & rows[columns.YAW].notna()]
+    identity = metrics.pose_corrected(scored[columns.SIMILARITY].to_numpy(), scored[columns.YAW].to_numpy())
+    statuses = Counter(Status(status) for status in rows[columns.STATUS])
     faces = sum(count for status, count in statuses.items() if status.measured)
-    bins = Counter(rows["AngleBin"].dropna())
-    bands = Counter(metrics.copy_band(value) for value in rows["NearestSimilarity"].dropna())
+    bins = Counter(rows[columns.ANGLE_BIN].dropna())
+    bands = Counter(metrics.copy_band(value) for value in rows[columns.NEAREST_SIMILARITY].dropna())
     return GroupSummary(
         type=kind,
         name=name,
@@ -151,17 +129,17 @@ def summarise_group(table: pd.DataFrame, kind: str, name: str) -> GroupSummary:
         rescued=statuses[Status.RESCUED],
         failed=len(rows) - faces,
         statuses=dict(statuses),
-        similarity=_spread(rows["Similarity"]),
-        similarity_interval=metrics.median_interval(rows["Similarity"].to_numpy()),
+        similarity=_spread(rows[columns.SIMILARITY]),
+        similarity_interval=metrics.median_interval(rows[columns.SIMILARITY].to_numpy()),
         identity=float(np.median(identity)) if len(identity) else None,
         identity_interval=metrics.median_interval(identity),
-        nearest_similarity=_spread(rows["NearestSimilarity"]),
-        age=_spread(rows["Age"]),
-        yaw_abs_deg=_spread(rows["Yaw"].abs()),
-        det_score=_spread(rows["DetScore"]),
-        aspect_ratio=_spread(rows["AspectRatio"]),
+        nearest_similarity=_spread(rows[columns.NEAREST_SIMILARITY]),
+        age=_spread(rows[columns.AGE]),
+        yaw_abs_deg=_spread(rows[columns.YAW].abs()),
+        det_score=_spread(rows[columns.DET_SCORE]),
+        aspect_ratio=_spread(rows[columns.ASPECT_RATIO]),
         angle_bins={name: bins[name] for name in BIN_LIMITS_DEG},
-        copy_bands={band: bands[band] for band in metrics.BAND_LIMITS} if kind == CANDIDATE else {},
+        copy_bands={band: bands[band] for band in metrics.BANDS} if kind == CANDIDATE else {},
     )
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mirror.contracts import table as columns
 from mirror.contracts.contract import Contract, ContractError, read_contract
 from mirror.contracts.gaps import GapReport
 from mirror.contracts.generation import GenerationMetadata
@@ -408,11 +409,11 @@ def sample_scores(child: Child, folder: Path, summary: Summary) -> dict[str, dic
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file):
-                if row["Type"] == CANDIDATE and row["Similarity"] and row["Yaw"]:
-                    corrected = float(pose_corrected([float(row["Similarity"])], [float(row["Yaw"])])[0])
+                if row[columns.TYPE] == CANDIDATE and row[columns.SIMILARITY] and row[columns.YAW]:
+                    corrected = float(pose_corrected([float(row[columns.SIMILARITY])], [float(row[columns.YAW])])[0])
                     if not math.isfinite(corrected):
                         raise ValueError(f"{row['Filename']} has no number")
-                    scores.setdefault(row["Group"], {})[row["Filename"]] = round(corrected, 4)
+                    scores.setdefault(row[columns.GROUP], {})[row[columns.FILENAME]] = round(corrected, 4)
     except KeyError as error:
         raise _wrong(child, f"{table} has no column {error.args[0]}") from error
     except (ValueError, csv.Error) as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from mirror.contracts import table as columns
 from mirror.contracts.summary import HELD_OUT, REFERENCE, Summary, group_label
 from mirror.report.render import shortened, shown
 
@@ -99,7 +100,7 @@ class Group:
 def page_groups(table: pd.DataFrame, summary: Summary) -> list[Group]:
     """All groups of the run: references first, then candidates in the order of the summary, empty ones included."""
     keys = dict.fromkeys((group.type, group.name) for group in summary.groups)
-    keys |= dict.fromkeys(zip(table["Type"], table["Group"], strict=True))
+    keys |= dict.fromkeys(zip(table[columns.TYPE], table[columns.GROUP], strict=True))
     ordered = [key for key in keys if key[0] == REFERENCE] + [key for key in keys if key[0] != REFERENCE]
     return assign(ordered)
 
@@ -122,4 +123,4 @@ def assign(keys: Iterable[tuple[str, str]]) -> list[Group]:
 def group_index(table: pd.DataFrame, groups: list[Group]) -> list[int]:
     """For every row of the table the index of its group."""
     places = {(group.type, group.name): group.index for group in groups}
-    return [places[key] for key in zip(table["Type"], table["Group"], strict=True)]
+    return [places[key] for key in zip(table[columns.TYPE], table[columns.GROUP], strict=True)]

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pandas as pd
 from markupsafe import Markup
 
+from mirror.contracts import table as columns
 from mirror.contracts.summary import CANDIDATE, REFERENCE, Summary
-from mirror.faces.metrics import BAND_LIMITS, DANGER_ZONE, LOW, OK, WATCH_OUT, copy_band
+from mirror.faces.metrics import BANDS, copy_band
 from mirror.report.colours import BACKGROUND, Group, group_index, page_groups
 from mirror.report.render import asset, json_for_script, number, render, run_facts, shown, sibling_link
 from utils.files import Status
@@ -18,14 +19,21 @@ FAILED_TEXT = "\N{WARNING SIGN} Failed to recognize face"
 FAILED = "Failed"  # stands beside the bands: no face, so no band
 UNMATCHED = "No match"  # a face, but no reference to compare it with
 
-# Colour, mark and meaning of each band; its name always stands beside the colour.
-_BAND_LOOKS = {
-    DANGER_ZONE: ("#ff6b6b", "\N{BLACK UP-POINTING TRIANGLE}", "nearly a copy of one reference"),
-    WATCH_OUT: ("#f5b942", "\N{BLACK DIAMOND}", "very close to one reference"),
-    OK: ("#4fd1a5", "\N{BLACK CIRCLE}", "the same person in a new picture"),
-    LOW: ("#8fa8d8", "\N{BLACK DOWN-POINTING TRIANGLE}", "may not be the same person"),
-    UNMATCHED: ("#b7bccb", "\N{EN DASH}", "no reference with a face to compare with"),
-    FAILED: ("#d0a3a3", "\N{MULTIPLICATION SIGN}", "no face could be measured"),
+# Colour and mark of the bands, the most urgent first; a band's name always stands beside its colour.
+_BAND_LOOKS = (
+    ("#ff6b6b", "\N{BLACK UP-POINTING TRIANGLE}"),
+    ("#f5b942", "\N{BLACK DIAMOND}"),
+    ("#4fd1a5", "\N{BLACK CIRCLE}"),
+    ("#8fa8d8", "\N{BLACK DOWN-POINTING TRIANGLE}"),
+    ("#c39bf0", "\N{BLACK SQUARE}"),
+)
+_LOOKS = dict(zip(reversed(BANDS), _BAND_LOOKS, strict=False)) | {
+    UNMATCHED: ("#b7bccb", "\N{EN DASH}"),
+    FAILED: ("#d0a3a3", "\N{MULTIPLICATION SIGN}"),
+}
+_MEANINGS = {name: band.meaning for name, band in BANDS.items()} | {
+    UNMATCHED: "no reference with a face to compare with",
+    FAILED: "no face could be measured",
 }
 
 
@@ -53,23 +61,24 @@ def build_copycat(table: pd.DataFrame, summary: Summary, thumbnails: Sequence[by
     )
 
 
-def _rows(table: pd.DataFrame, places: list[int]) -> list[dict]:
+def _rows(table: pd.DataFrame, groups: list[int]) -> list[dict]:
     """Every file as the page needs it; numbers not measured are None."""
-    columns = ["Type", "Filename", "Status", "Similarity", "NearestReference", "NearestSimilarity", "Reason"]
+    read = (columns.TYPE, columns.FILENAME, columns.STATUS, columns.SIMILARITY)
+    read += (columns.NEAREST_REFERENCE, columns.NEAREST_SIMILARITY, columns.REASON)
     rows = []
-    for index, row in enumerate(table[columns].itertuples(index=False)):
-        status = Status(row.Status)
+    for index, cells in enumerate(table[list(read)].itertuples(index=False, name=None)):
+        kind, file, status, similarity, nearest, nearest_similarity, reason = cells
         rows.append(
             {
                 "index": index,
-                "type": row.Type,
-                "group": places[index],
-                "file": row.Filename,
-                "status": status,
-                "likeness": _or_none(row.Similarity),
-                "nearest": row.NearestReference if isinstance(row.NearestReference, str) else None,
-                "similarity": _or_none(row.NearestSimilarity),
-                "reason": row.Reason if isinstance(row.Reason, str) else "",
+                "type": kind,
+                "group": groups[index],
+                "file": file,
+                "status": Status(status),
+                "similarity": _or_none(similarity),
+                "nearest": nearest if isinstance(nearest, str) else None,
+                "nearest_similarity": _or_none(nearest_similarity),
+                "reason": reason if isinstance(reason, str) else "",
             }
         )
     return rows
@@ -84,7 +93,7 @@ def _page_data(rows: list[dict], groups: list[Group]) -> dict:
         "compares": "generated" if candidates else "references",
         "files": [shown(row["file"]) for row in rows],
         "groups": [{"label": group.label, "colour": group.colour, "path": group.path} for group in groups],
-        "bands": {name: {"colour": colour, "mark": mark} for name, (colour, mark, _) in _BAND_LOOKS.items()},
+        "bands": {name: {"colour": colour, "mark": mark} for name, (colour, mark) in _LOOKS.items()},
         "cards": [_card(row, row_of) for row in candidates or references],
         "ranking": _ranking(references, candidates, row_of),
     }
@@ -95,16 +104,17 @@ def _card(row: dict, row_of: dict[str, int]) -> dict:
     card = {"row": row["index"], "group": row["group"], "band": _band(row, row_of)}
     if not row["status"].measured:
         return card | {"failure": _failure(row)}
-    card |= {"nearest": row_of.get(row["nearest"]), "similarity": row["similarity"], "likeness": row["likeness"]}
+    card |= {"nearest": row_of.get(row["nearest"]), "nearest_similarity": row["nearest_similarity"]}
+    card["similarity"] = row["similarity"]
     return card | {"rescued": 1} if row["status"] == Status.RESCUED else card
 
 
 def _band(row: dict, row_of: dict[str, int]) -> str:
     if not row["status"].measured:
         return FAILED
-    if row["similarity"] is None or row["nearest"] not in row_of:
+    if row["nearest_similarity"] is None or row["nearest"] not in row_of:
         return UNMATCHED
-    return copy_band(row["similarity"])
+    return copy_band(row["nearest_similarity"])
 
 
 def _failure(row: dict) -> str:
@@ -135,20 +145,23 @@ def _ranking(references: list[dict], candidates: list[dict], row_of: dict[str, i
 
 def _band_counts(data: dict) -> list[dict]:
     """Number of cards in each band, in the order of urgency; the two that are no bands only where they occur."""
-    counts = dict.fromkeys(_BAND_LOOKS, 0)
+    counts = dict.fromkeys(_LOOKS, 0)
     for card in data["cards"]:
         counts[card["band"]] += 1
     return [
-        {"name": name, "count": count, "limits": _limits(name), "colour": colour, "mark": mark, "meaning": meaning}
-        for (name, count), (colour, mark, meaning) in zip(counts.items(), _BAND_LOOKS.values(), strict=True)
-        if count or name in BAND_LIMITS
+        {"name": name, "count": counts[name], "limits": _limits(name), "colour": colour, "mark": mark}
+        | {"meaning": _MEANINGS[name]}
+        for name, (colour, mark) in _LOOKS.items()
+        if counts[name] or name in BANDS
     ]
 
 
-def _limits(band: str) -> str:
-    low, high = BAND_LIMITS.get(band, (None, None))
+def _limits(name: str) -> str:
+    if name not in BANDS:
+        return ""
+    low, high = BANDS[name].low, BANDS[name].high
     if low is None:
-        return "" if high is None else f"below {number(high, 2)}"
+        return f"below {number(high, 2)}"
     return f"above {number(low, 2)}" if high is None else f"{number(low, 2)}\N{EN DASH}{number(high, 2)}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from mirror.contracts import table as columns
 from mirror.contracts.summary import Summary
 from mirror.report.colours import BACKGROUND, Group, group_index, page_groups
 from mirror.report.panels import Panel, Points, build_panels
@@ -22,7 +23,7 @@ from utils.files import Status
 
 
 def build_dashboard(table: pd.DataFrame, summary: Summary, face_map: np.ndarray | None, map_note: str) -> str:
-    """The whole page. `table` has mirror.faces.table.COLUMNS and a RangeIndex.
+    """The whole page. `table` has mirror.contracts.table.COLUMNS and a RangeIndex.
 
     `face_map` is (rows, 2 or 3) float, NaN where no face was measured;
     `map_note` says in a sentence why there is no map; it is shown where `face_map` is None.
@@ -56,12 +57,12 @@ def _numbers(summary: Summary, groups: list[Group]) -> list[dict]:
 
 def _failures(table: pd.DataFrame, groups: list[Group]) -> list[dict]:
     """Every file without a measured face, so that nothing is lost in silence."""
-    failed = ~table["Status"].map(lambda status: Status(status).measured).to_numpy(dtype=bool)
-    places = np.asarray(group_index(table, groups), dtype=int)[failed]
-    rows = table.loc[failed, ["Filename", "Status", "Reason"]].itertuples(index=False)
+    failed = ~table[columns.STATUS].map(lambda status: Status(status).measured).to_numpy(dtype=bool)
+    indices = np.asarray(group_index(table, groups), dtype=int)[failed]
+    rows = table.loc[failed, [columns.FILENAME, columns.STATUS, columns.REASON]].itertuples(index=False, name=None)
     return [
-        {"group": groups[place], "file": row.Filename, "status": str(row.Status), "reason": _text(row.Reason)}
-        for place, row in zip(places, rows, strict=True)
+        {"group": groups[index], "file": file, "status": str(status), "reason": _text(reason)}
+        for index, (file, status, reason) in zip(indices, rows, strict=True)
     ]
 
 
@@ -73,14 +74,14 @@ def _page_data(points: Points, panels: list[Panel]) -> dict:
         "groups": [{"label": plotly_text(group.label), "colour": group.colour} for group in points.groups],
         "many": points.many,
         "rows": {
-            "file": [shown(name) for name in table["Filename"]],
+            "file": [shown(name) for name in table[columns.FILENAME]],
             "group": group_index(table, points.groups),
-            "similarity": _numbers_or_null(points.column("Similarity")),
-            "age": _numbers_or_null(points.column("Age")),
-            "yaw": _numbers_or_null(points.column("Yaw")),
-            "pitch": _numbers_or_null(points.column("Pitch")),
-            "det": _numbers_or_null(points.column("DetScore")),
-            "rescued": [int(status == Status.RESCUED) for status in table["Status"]],
+            "similarity": _numbers_or_null(points.column(columns.SIMILARITY)),
+            "age": _numbers_or_null(points.column(columns.AGE)),
+            "yaw": _numbers_or_null(points.column(columns.YAW)),
+            "pitch": _numbers_or_null(points.column(columns.PITCH)),
+            "det_score": _numbers_or_null(points.column(columns.DET_SCORE)),
+            "rescued": [int(status == Status.RESCUED) for status in table[columns.STATUS]],
         },
     }
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mirror.contracts import table as columns
 from mirror.contracts.contract import Spread
 from mirror.contracts.summary import GroupSummary, Summary
 from mirror.faces.pose import BIN_LIMITS_DEG
@@ -87,7 +88,7 @@ def _similarity(points: Points) -> Panel:
         "Face Similarity",
         "Further right is closer to your references; a narrow box is a consistent face. The purple box is how alike "
         "the references themselves are: the realistic ceiling.",
-        ("Similarity", "similarity"),
+        (columns.SIMILARITY, "similarity"),
         "cosine similarity",
         "No similarity to show: it takes at least two references with a face, or one and a candidate.",
     )
@@ -98,7 +99,7 @@ def _age(points: Points, has_age: bool) -> Panel:
     reading = "Apparent age of each face; a shape away from the purple one looks older or younger."
     if not has_age:
         return Panel("age", title, reading, None, "This model pack has no age model, so ages were not measured.")
-    ages = points.column("Age")
+    ages = points.column(columns.AGE)
     if not np.isfinite(ages).any():
         return Panel("age", title, reading, None, "No age to show: no face was measured.")
     traces = []
@@ -124,7 +125,7 @@ def _ratio(points: Points) -> Panel:
         "Face Ratio",
         "Width of the face box over its height; away from the purple one the face is wider or narrower, or posed "
         "otherwise.",
-        ("AspectRatio", "aspect_ratio"),
+        (columns.ASPECT_RATIO, "aspect_ratio"),
         "box width / height",
         "No face box to show: no face was measured.",
     )
@@ -136,7 +137,7 @@ def _confidence(points: Points) -> Panel:
         "confidence",
         "Detection Confidence",
         "How sure the detector is that this is a face; low values are hidden, turned or malformed faces.",
-        ("DetScore", "det_score"),
+        (columns.DET_SCORE, "det_score"),
         "detector score",
         "No detection to show: no face was measured.",
     )
@@ -145,8 +146,8 @@ def _confidence(points: Points) -> Panel:
 def _profile(points: Points) -> Panel:
     title = "Profile Stability"
     reading = "Does the likeness hold when the head turns? Points that fall towards the right lose the face in profile."
-    turn, likeness = np.abs(points.column("Yaw")), points.column("Similarity")
-    traces = [_scatter(points, group, rows, turn, likeness) for group, rows in points.split(turn, likeness)]
+    turn, similarity = np.abs(points.column(columns.YAW)), points.column(columns.SIMILARITY)
+    traces = [_scatter(points, group, rows, turn, similarity) for group, rows in points.split(turn, similarity)]
     if not any(trace["x"] for trace in traces):
         return Panel("profile", title, reading, None, "Nothing to show: no face has both similarity and head angle.")
     widest = max(max(trace["x"], default=0.0) for trace in traces)
@@ -181,12 +182,12 @@ def _bin_marks(end: float) -> tuple[list[dict], list[dict]]:
 def _pose(points: Points) -> Panel:
     title = "Pose Variety"
     reading = "Where the heads look; a bigger bubble is closer to your references. One tight cloud means rigid poses."
-    yaw, pitch, likeness = (points.column(name) for name in ("Yaw", "Pitch", "Similarity"))
+    yaw, pitch, similarity = (points.column(name) for name in (columns.YAW, columns.PITCH, columns.SIMILARITY))
     traces = []
     for group, rows in points.split(yaw, pitch):
         trace = _scatter(points, group, rows, yaw, pitch)
         scale, opacity = (0.5, 0.35) if points.many else (1.0, 0.55)
-        trace["marker"] |= {"size": (scale * bubble_sizes(likeness[rows])).tolist(), "opacity": opacity}
+        trace["marker"] |= {"size": (scale * bubble_sizes(similarity[rows])).tolist(), "opacity": opacity}
         traces.append(trace)
     if not any(trace["x"] for trace in traces):
         return Panel("pose", title, reading, None, "Nothing to show: no head angle was measured.")

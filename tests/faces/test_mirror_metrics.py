@@ -249,7 +249,8 @@ def test_pages_show_the_numbers_of_the_table(real_run, photos):
         row = table.loc[card["row"]]
         assert copycat["files"][card["row"]] == row.Filename
         assert copycat["files"][card["nearest"]] == row.NearestReference
-        assert card["similarity"] == pytest.approx(row.NearestSimilarity, abs=1e-6)
+        assert card["nearest_similarity"] == pytest.approx(row.NearestSimilarity, abs=1e-6)
+        assert card["similarity"] == pytest.approx(row.Similarity, abs=1e-6)
         small = cv2.imdecode(np.frombuffer(base64.b64decode(thumbnails[card["row"]]), np.uint8), cv2.IMREAD_COLOR)
         photo = cv2.resize(cv2.imread(str(photos / row.Filename)), small.shape[1::-1], interpolation=cv2.INTER_AREA)
         assert np.abs(small.astype(int) - photo).mean() < 8, f"{row.Filename} shows another picture"

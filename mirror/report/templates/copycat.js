@@ -117,12 +117,12 @@
     right.append(compared ? picture(card.nearest) : make("div", "picture empty", card.failure ?? "Nothing to compare it with"));
 
     const verdict = make("div", "verdict");
-    if (isNumber(card.similarity)) verdict.append(make("span", "value", card.similarity.toFixed(3)));
+    if (isNumber(card.nearest_similarity)) verdict.append(make("span", "value", card.nearest_similarity.toFixed(3)));
     // Between two references the bands would be out of place: photos of one person in one light are alike.
     if (generated || !compared) verdict.append(make("span", "band", `${band.mark} ${card.band}`));
     if (card.rescued) verdict.append(make("span", "hint", "Rescued via padding"));
-    else if (isNumber(card.likeness)) {
-      const hint = make("span", "hint", `overall ${card.likeness.toFixed(3)}`);
+    else if (isNumber(card.similarity)) {
+      const hint = make("span", "hint", `overall ${card.similarity.toFixed(3)}`);
       hint.title = generated ? "Similarity to the centroid of all references" : "Similarity to the centroid of the other references";
       verdict.append(hint);
     }
@@ -187,12 +187,12 @@
 
   // What has no similarity comes last in both directions; equals keep the order of the files.
   function inOrder(cards) {
-    const unmeasured = (card) => !isNumber(card.similarity);
+    const unmeasured = (card) => !isNumber(card.nearest_similarity);
     const sign = sort.value === "lowest" ? 1 : -1;
     return cards.sort((a, b) =>
       (sort.value === "group" ? a.group - b.group : 0)
       || unmeasured(a) - unmeasured(b)
-      || (unmeasured(a) ? 0 : sign * (a.similarity - b.similarity))
+      || (unmeasured(a) ? 0 : sign * (a.nearest_similarity - b.nearest_similarity))
       || a.row - b.row);
   }
 

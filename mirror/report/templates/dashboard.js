@@ -23,7 +23,7 @@
     lines.push(given("Similarity", rows.similarity[row], (v) => v.toFixed(4)));
     lines.push(given("Age", rows.age[row], (v) => v.toFixed(0)));
     lines.push(`${given("Yaw", rows.yaw[row], angle)}, ${given("pitch", rows.pitch[row], angle)}`);
-    lines.push(given("Detection", rows.det[row], (v) => v.toFixed(3)));
+    lines.push(given("Detection", rows.det_score[row], (v) => v.toFixed(3)));
     if (rows.rescued[row]) lines.push("Rescued via padding");
     return lines.join("<br>");
   }
