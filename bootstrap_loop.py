@@ -800,7 +800,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "1 our fault, 130 interrupted. The same command goes on where the loop was left.",
     )
     add = parser.add_argument
-    add("--config", type=options.path, default=CONFIG, metavar="FILE", help="JSON file; the README explains every key")
+    add(
+        "--config",
+        type=options.path,
+        default=CONFIG,
+        metavar="FILE",
+        help="JSON file; docs/bootstrap-loop.md explains every key",
+    )
     add("--dry-run", action="store_true", help="only print every command that would run; needs no model")
     add("--undo", type=int, metavar="N", help="take the images that iteration N merged back out of the dataset")
     add(

@@ -171,7 +171,7 @@ def work_floor(base: Path, pack: Path) -> dict:
 
 
 def compare(base: Path, pack: Path, rounds: int) -> None:
-    """The table of the README."""
+    """The table of docs/speed.md."""
     count = len(pictures_of(base))
     cores = available_cores()
     times: dict[str, list[float]] = {

@@ -1,7 +1,7 @@
 """Gap types: what a dataset can lack, how it is measured, how much of it there should be, and how to ask for it.
 
 `GAP_TYPES` is the one table that gap_analysis.py (measures, goals) and generate_synthetic.py (prompt texts) read. A
-type sorts every picture into one of its targets; a target may have a goal. README.md shows how to add a type.
+type sorts every picture into one of its targets; a target may have a goal. docs/gap-analysis.md says how to add one.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from utils.progress import GroupProgress
 Item, Done = TypeVar("Item"), TypeVar("Done")
 
 CUDA = "CUDAExecutionProvider"
-GPU_ADVICE = "The chapter Troubleshooting of README.md says how onnxruntime gets a GPU."
+GPU_ADVICE = "docs/troubleshooting.md says how onnxruntime gets a GPU."
 
 
 @dataclass

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_script
 from detector_standin import CHOKE, FILES, key_of
+from documents import page
 from model_corpus import evil_files
 from PIL import Image
 
@@ -532,13 +533,12 @@ def test_without_a_cache_everything_is_measured_anew(gaps, small_set, tiny_pack,
     assert first.report.images == second.report.images == third.report.images
 
 
-# The README
+# The documents
 
 
-def test_own_gap_type_of_the_readme(small_set, tiny_pack, tmp_path):
+def test_own_gap_type_of_the_documents(small_set, tiny_pack, tmp_path):
     """The example as it stands there, at the end of mirror/dataset/gaps.py as it says, in a copy of the project."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    chapter = readme.split("### Adding a gap type of your own")[1].split("\n#")[0]
+    chapter = page("gap-analysis").split("## Adding a gap type of your own")[1].split("\n#")[0]
     (code,) = re.findall(r"```python\n(.*?)```", chapter, re.DOTALL)
     project = _copy_of_the_project(tmp_path)
     with open(project / "mirror" / "dataset" / "gaps.py", "a", encoding="utf-8") as file:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
+from conftest import run_script
+from documents import commands
 from pages_browser import assert_fits, assert_quiet, chromium, opened
 from synthetic_batch import GOOD_YAWS, UNASKED_YAWS, WRONG_YAWS, Planted, planted, write_png
 
@@ -40,7 +41,6 @@ from mirror.faces.engine import second_face_share
 from mirror.faces.metrics import IDENTITY_FLOOR, USUAL_SHARES, identity_limit, reference_level, usual_similarity
 from utils.files import Status, copy_with_caption, is_copy_of, take_back_copy
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 FAULTS = (
     "blurred",
     "dark",
@@ -382,13 +382,13 @@ def test_refusals(tmp_path, make_picture, arguments, said):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.png", "batch", "empty"]
 
 
-def test_readme_commands_run_as_written(few, world, mini_pack, tmp_path):
-    commands = re.findall(r"^python (validate_synthetic\.py .*)$", README, re.MULTILINE)
-    assert len(commands) >= 3
+def test_commands_of_the_documents_run_as_written(few, world, mini_pack, tmp_path):
+    lines = [line.removeprefix("python ") for line in commands("python validate_synthetic.py")]
+    assert len(lines) == 4
     folder = few(a="good_+0.png")
     write_metadata(folder, {"a.png": ("face_angle", "front")})
     shutil.copytree(world.root / "dataset", tmp_path / "Reference_Images")
-    for command in commands:
+    for command in lines:
         done = run_script(*shlex.split(command), "--cache", world.root / "cache.sqlite", cwd=tmp_path)
         assert done.returncode == 0, (command, done.stderr)
         assert "Approved: 1 (100.0%)" in done.stdout

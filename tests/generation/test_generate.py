@@ -21,6 +21,7 @@ import pytest
 import tiny_models
 import torch
 from conftest import ROOT, run_script
+from documents import commands, page
 from PIL import Image
 
 import generate_synthetic
@@ -794,16 +795,10 @@ def test_folder_that_cannot_be_written(studio, tmp_path):
         generate(studio.arguments(tmp_path / "closed" / "out"))
 
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.startswith("python generate_synthetic.py")
-]
+COMMANDS = commands("python generate_synthetic.py")
 
 
-def test_commands_of_the_readme_run(studio, tmp_path, monkeypatch):
+def test_commands_of_the_documents_run(studio, tmp_path, monkeypatch):
     """Each line as written, with tiny models where it looks for them; only the size and the steps are ours."""
     single = tiny_models.tiny_sdxl_single_file(tmp_path / "animagine.safetensors")
     for name, source in (
@@ -813,7 +808,7 @@ def test_commands_of_the_readme_run(studio, tmp_path, monkeypatch):
         ("alice.safetensors", studio.lora("sdxl")),
     ):
         (tmp_path / name).symlink_to(source)
-    (plan,) = re.findall(r'```\n(\{"images".*?)```', README, re.DOTALL)
+    (plan,) = re.findall(r'```\n(\{"images".*?)```', page("generation"), re.DOTALL)
     (tmp_path / "plan.json").write_text(plan)
     monkeypatch.chdir(tmp_path)
     for line in COMMANDS:
@@ -824,7 +819,9 @@ def test_commands_of_the_readme_run(studio, tmp_path, monkeypatch):
     assert set(pictures(tmp_path / "Lora_Candidates" / "alice")) == {"smile", "profile"}
 
 
-def test_families_of_the_readme_are_those_of_the_table():
-    told = re.findall(r"^\| `([\w-]+)` \|.*\| (\d+) \| ([\d.]+) \| (\d+) \| (?:yes|no|above)", README, re.MULTILINE)
+def test_families_told_are_those_of_the_table():
+    told = re.findall(
+        r"^\| `([\w-]+)` \|.*\| (\d+) \| ([\d.]+) \| (\d+) \| (?:yes|no|above)", page("generation"), re.MULTILINE
+    )
     known = [(one.name, str(one.steps), f"{one.guidance:g}", str(one.size)) for one in families.FAMILIES.values()]
     assert told == known

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, run_script
+from documents import commands
 
 import train_lora
 from mirror.training.data import (
@@ -259,12 +260,12 @@ def test_steps_of_the_plan_are_those_of_the_loop(dataset):
         assert seen == set(range(len(samples)))
 
 
-def test_commands_of_the_readme(tmp_path, make_picture):
+def test_commands_of_the_documents(tmp_path, make_picture):
     """All of them are understood, and the plan is printed as written."""
     import re
     import shlex
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = "\n".join(commands())
     lines = re.findall(r"^(?:python|accelerate launch .*) (train_lora\.py .*)$", text, re.MULTILINE)
     asked = [train_lora.parse_args(shlex.split(line)[1:]) for line in lines]
     assert len(asked) == 9 and {args.trainer for args in asked} == {None, "sd-scripts", "ai-toolkit", "command"}

@@ -1,4 +1,4 @@
-"""The README tells the truth: its commands run, its options and files exist."""
+"""The documents tell the truth: their commands run, their options, files and links exist."""
 
 import re
 import shlex
@@ -7,17 +7,10 @@ import sys
 
 import pytest
 from conftest import ROOT, run_script
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def commands():
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL):
-        yield from block.strip().splitlines()
-
+from documents import PAGES, TEXT, TEXTS, commands, page
 
 # tests/demo/test_demo.py runs --demo
-MAIN_COMMANDS = [line for line in commands() if line.startswith("python mirror_metrics.py") and "--demo" not in line]
+MAIN_COMMANDS = [line for line in commands("python mirror_metrics.py") if "--demo" not in line]
 
 
 @pytest.mark.parametrize("line", MAIN_COMMANDS)
@@ -62,24 +55,24 @@ def test_gap_commands_run(tmp_path, make_picture, tiny_pack):
     shutil.copy(ROOT / "gap_analysis.py", tmp_path)
     shutil.copytree(tiny_pack, tmp_path / "models" / "buffalo_l")
     make_picture(tmp_path / "dataset" / "1.jpg")
-    (goals,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    (goals,) = re.findall(r"```json\n(.*?)```", page("gap-analysis"), re.DOTALL)
     (tmp_path / "my_goals.json").write_text(goals)
-    lines = [line for line in commands() if line.startswith("python gap_analysis.py")]
+    lines = commands("python gap_analysis.py")
     for line in lines:
         command = [sys.executable, *shlex.split(line)[1:]]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120)
         assert done.returncode == 0, done.stderr
         if "--goals" in line:
             assert "Images without hands" not in done.stdout and "Shot size: full" in done.stdout
-    assert len(lines) == 3
+    assert len(lines) == 4
     for name in ("gaps", "gaps_iter1"):
         assert (tmp_path / f"{name}.json").is_file() and (tmp_path / f"{name}.html").is_file()
 
 
-def test_goals_of_the_readme_are_those_of_the_registry():
+def test_goals_told_are_those_of_the_registry():
     from mirror.dataset.gaps import GAP_TYPES
 
-    told = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (\d+) \| (\d+) \|$", README, re.MULTILINE)
+    told = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (\d+) \| (\d+) \|$", page("gap-analysis"), re.MULTILINE)
     known = [
         (gap.name, target.name, f"{target.goal_percent:g}", f"{target.trigger_percent:g}")
         for gap in GAP_TYPES.values()
@@ -89,7 +82,7 @@ def test_goals_of_the_readme_are_those_of_the_registry():
     assert told == known
 
 
-@pytest.mark.parametrize("line", [line for line in commands() if line.startswith("python inspect_pkl.py")])
+@pytest.mark.parametrize("line", commands("python inspect_pkl.py"))
 def test_inspecting_commands_run(line, tmp_path):
     import pickle
     import shutil
@@ -112,7 +105,7 @@ def test_loop_commands_run(tmp_path):
 
     config = make_loop(tmp_path / "here", max_iterations=2)
     config.rename(config.with_name("bootstrap_config.json"))
-    lines = [line for line in commands() if line.startswith("python bootstrap_loop.py") and "--demo" not in line]
+    lines = [line for line in commands("python bootstrap_loop.py") if "--demo" not in line]
     for line in lines:
         done = run_script(*shlex.split(line)[1:], cwd=config.parent, FAKE_PAUSE_S="0.002")
         assert done.returncode == 0, (line, done.stderr)
@@ -122,7 +115,8 @@ def test_loop_commands_run(tmp_path):
 def test_keys_of_the_loops_configuration_are_those_told():
     from mirror.loop.config import LoopConfig
 
-    table = README[README.index("| key | default | what |") : README.index("Each section also takes")]
+    text = page("bootstrap-loop")
+    table = text[text.index("| key | default | what |") : text.index("Each section also takes")]
     told = re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in table.splitlines()[2:] if line))
     assert sorted(told) == sorted(LoopConfig.model_fields)
 
@@ -147,26 +141,73 @@ def test_options_named_are_options_that_exist():
         for name in modules
     )
     of_accelerate = {"--cpu", "--multi_gpu", "--num_processes", "--num_machines", "--machine_rank", "--main_process_ip"}
-    named = set(re.findall(r"(?<![\w-])(--[a-z][a-z_-]+)", README)) - of_accelerate
+    named = set(re.findall(r"(?<![\w-])(--[a-z][a-z_-]+)", TEXT)) - of_accelerate
     assert named
     assert {option for option in named if option not in known} == set()
 
 
 def test_files_named_are_files_that_exist():
-    for name in re.findall(r"`(requirements[\w./-]*|\w+\.py|LICENSE\.txt|run\.\w+)`", README):
-        assert (ROOT / name).exists(), name
+    for name in re.findall(r"`(requirements[\w./-]*|[\w/]*\w+\.py|LICENSE\.txt|run\.\w+)`", TEXT):
+        if name not in ("my_comfy.py", "my_trainer.py"):
+            assert (ROOT / name).exists(), name
 
 
-def test_nothing_is_left_to_fill_in_and_pictures_are_there():
-    assert not re.findall(r"@[A-Z_]+@", README)
-    for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
-        assert (ROOT / path).is_file(), path
+def anchor(heading: str) -> str:
+    """What GitHub makes of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=TEXTS)
+def test_links_lead_somewhere(path):
+    text = re.sub(r"```.*?```", "", TEXTS[path.relative_to(ROOT).as_posix()], flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        file, _, heading = target.partition("#")
+        linked = path.parent / file if file else path
+        assert linked.exists(), target
+        headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE) if heading else []
+        assert not heading or heading in map(anchor, headings), target
+
+
+def test_every_page_is_linked_and_says_when_one_needs_it():
+    for name, text in TEXTS.items():
+        if name.startswith("docs/"):
+            assert f"]({name}" in TEXTS["README.md"], f"the README does not lead to {name}"
+            assert re.match(r"# .+\n\nWhen you need this: .+\n\n", text), name
+
+
+def test_the_front_page_is_short_and_begins_with_a_picture_and_the_commands():
+    lines = TEXTS["README.md"].splitlines()
+    assert len(lines) <= 250
+    first_screen = "\n".join(lines[:45])
+    assert "](docs/pictures/dashboard.jpg)" in first_screen
+    assert (
+        "./run.sh\n" in first_screen and "./run.sh --demo" in first_screen and "Dashboard_<time>.html" in first_screen
+    )
+    assert "./run.sh test" in "\n".join(lines[:55])
+
+
+def test_files_that_contributors_are_sent_to_hold_what_is_named():
+    rows = re.findall(r"^\| (?!to change)([^|]+) \| (`.*?) \| (`.*?) \|$", TEXTS["CONTRIBUTING.md"], re.MULTILINE)
+    assert len(rows) == 10
+    for what, where, tests in rows:
+        for file, names in re.findall(r"`([\w/]+\.py)`(?: \(((?:`\w+`(?:, )?)+)\))?", where):
+            source = (ROOT / file).read_text(encoding="utf-8")
+            for name in re.findall(r"\w+", names):
+                assert re.search(rf"^(?:def |class )?{name}\b|^\s*{name} = ", source, re.MULTILINE), (what, file, name)
+        for file in re.findall(r"`([\w/]+\.py)`", tests):
+            assert (ROOT / file).is_file(), (what, file)
+
+
+def test_nothing_is_left_to_fill_in():
+    assert not re.findall(r"@[A-Z_]+@", TEXT)
 
 
 def test_settings_named_stand_at_the_top_of_the_script():
     top = (ROOT / "mirror_metrics.py").read_text(encoding="utf-8")[:4000]
     for setting in ("PATH_REFERENCE", "PATH_CANDIDATES_ROOT", "EXTENSIONS"):
-        assert setting in README
+        assert setting in TEXT
         assert re.search(rf"^{setting} = ", top, re.MULTILINE)
 
 
