@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Improve a dataset and its LoRA round by round: find gaps, generate for them, validate, merge, train, measure.
+"""Improve a dataset and its LoRA iteration by iteration: find gaps, generate for them, validate, merge, train, measure.
 
     python bootstrap_loop.py --config bootstrap_config.json
     python bootstrap_loop.py --config bootstrap_config.json --dry-run      # only print the commands
@@ -371,16 +371,16 @@ def decide(loop: Loop, one: IterationRecord) -> Decision:
     """What follows; recorded, published and shown."""
     from mirror.contracts.history import StopDecision
     from mirror.loop import stopping
-    from mirror.loop.facts import hopeless_gaps, rounded, rounds_of
+    from mirror.loop.facts import hopeless_gaps, rounded, scores_of
     from mirror.loop.merging import photos_of
     from mirror.loop.state import publish
 
     history, config = loop.ledger.history, loop.config
     one.photos = photos_of(loop.manifest)
     one.needs_real_photos = hopeless_gaps(history, loop.manifest, one)
-    rounds = rounds_of(loop.ledger.history, loop.manifest)
-    found = stopping.decide(rounds, config.convergence_threshold, config.max_iterations)
-    one.score = rounded(rounds[-1].score) if one.lora and one.number else None  # the control's is likeness alone
+    iterations = scores_of(loop.ledger.history, loop.manifest)
+    found = stopping.decide(iterations, config.convergence_threshold, config.max_iterations)
+    one.score = rounded(iterations[-1].score) if one.lora and one.number else None  # the baseline's is likeness alone
     gain = found.gain
     one.decision = StopDecision(
         stop=found.stop,
@@ -406,7 +406,7 @@ def tell_decision(loop: Loop, one: IterationRecord, found: Decision) -> None:
         side = f"{'below' if change < limit else 'above'} {100 * limit:g}% threshold"
         tell(f"{'✓' if change > 0 else '✗'} Improvement: {change:.1%} ({side}){label(loop)}")
     for gap in one.needs_real_photos:
-        tell(f"✗ Needs real photos: {gap}, as fewer than a tenth of its images were approved in two rounds")
+        tell(f"✗ Needs real photos: {gap}, as fewer than a tenth of its images were approved in two iterations")
     if found.rule in stopping.CONVERGENCE:
         tell("✓ Convergence Achieved!")
     elif found.rule == stopping.WORSE:
@@ -500,7 +500,7 @@ def note(sentence: str) -> None:
 def iterate(loop: Loop, one: IterationRecord) -> Decision:
     """One iteration, from wherever it was left to its decision."""
     if one.number == 0:
-        tell("Round 0: the control, v1")
+        tell("Iteration 0: the baseline, v1")
         train(loop, one)
     else:
         tell(f"Iteration {one.number} of at most {loop.config.max_iterations}, with LoRA {one.generator}")
@@ -545,10 +545,10 @@ def due(loop: Loop) -> IterationRecord | None:
 def decided(loop: Loop) -> Decision:
     """What follows from the iterations that count."""
     from mirror.loop import stopping
-    from mirror.loop.facts import rounds_of
+    from mirror.loop.facts import scores_of
 
-    rounds = rounds_of(loop.ledger.history, loop.manifest)
-    return stopping.decide(rounds, loop.config.convergence_threshold, loop.config.max_iterations)
+    iterations = scores_of(loop.ledger.history, loop.manifest)
+    return stopping.decide(iterations, loop.config.convergence_threshold, loop.config.max_iterations)
 
 
 def photos_changed(loop: Loop) -> bool:
@@ -565,8 +565,8 @@ def begun(loop: Loop, one: IterationRecord) -> IterationRecord:
     from mirror.contracts.contract import write_contract
     from mirror.loop.merging import sync
 
-    if one.number and not loop.manifest.control_is_made:
-        loop.manifest = loop.manifest.model_copy(update={"control_is_made": True})
+    if one.number and not loop.manifest.baseline_is_made:
+        loop.manifest = loop.manifest.model_copy(update={"baseline_is_made": True})
         write_contract(loop.places.manifest, loop.manifest)
         sync(loop.manifest, loop.places.output)
     loop.ledger.history.iterations.append(one)
@@ -578,17 +578,17 @@ def tell_end(loop: Loop) -> None:
     history = loop.ledger.history
     rows = [
         [
-            lora.name + (" (control)" if lora.iteration == 0 else "") + (" *" if lora.name == history.best else ""),
+            lora.name + (" (baseline)" if lora.iteration == 0 else "") + (" *" if lora.name == history.best else ""),
             "?" if lora.real_images is None else str(lora.real_images),
             "?" if lora.synthetic_images is None else str(lora.synthetic_images),
             *(
                 "-" if value is None else f"{value:.3f}"
-                for value in (lora.identity, *(lora.identity_interval or (None, None)), lora.variety)
+                for value in (lora.identity, *(lora.identity_interval or (None, None)), lora.pose_diversity)
             ),
         ]
         for lora in history.loras
     ]
-    columns = ["LoRA", "Real", "Synthetic", "Identity", "from", "to (95 %)", "Variety"]
+    columns = ["LoRA", "Real", "Synthetic", "Identity", "from", "to (95 %)", "Pose diversity"]
     said = f" ({history.simulated})" if history.simulated else ""
     print_table(f"LoRAs; * is kept{said}", columns, rows)
     tell(f"best: {loop.places.best}", f"report: {loop.places.page}", f"history: {loop.places.history}")
@@ -602,12 +602,12 @@ def run(args: argparse.Namespace) -> int:
     from mirror.loop.steps import StepError
     from mirror.training.presets import PRESETS
 
-    if args.demo_control and not args.demo:
-        raise UserError("--demo-control belongs to --demo; give both.")
+    if args.demo_baseline and not args.demo:
+        raise UserError("--demo-baseline belongs to --demo; give both.")
     if args.demo:
         from demo.bootstrap_world import prepare
 
-        args.config, args.yes = prepare(args.demo, args.demo_control), True
+        args.config, args.yes = prepare(args.demo, args.demo_baseline), True
     config = load_config(args.config, PRESETS)
     places = Places(Path(config.output_dir), Path(config.lora_output_dir))
     commands = Commands(config, places, PROJECT if args.demo else args.config.resolve().parent)
@@ -710,7 +710,7 @@ def dry_run(config: LoopConfig, commands: Commands) -> int:
         tell_ended(loop)
         return EXIT_OK
     if one.number == 0:
-        show("# Round 0")
+        show("# Iteration 0")
         adopted = f"# v1: {loop.places.best} is adopted" if loop.ledger.history.adopted else None
         show(adopted or shell(commands.train(0, "v1")))
         tell_measuring(loop, 0)
@@ -818,7 +818,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="the whole loop on rendered heads, offline and in minutes, in DIR; its generator is simulated "
         f"(without DIR: {DEMO_FOLDER.name} beside this script)",
     )
-    add("--demo-control", action="store_true", help="with --demo: a generator that never improves")
+    add("--demo-baseline", action="store_true", help="with --demo: a generator that never improves")
     add("--yes", action="store_true", help="begin without asking; nothing is ever asked outside a terminal")
     options.add_debug_and_version(parser)
     return parser.parse_args(argv)

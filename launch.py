@@ -4,8 +4,8 @@
     ./run.sh gaps DATASET          gap_analysis.py: what does a dataset lack?
     ./run.sh generate GAPS         generate_synthetic.py: make the images that it lacks
     ./run.sh validate FOLDER       validate_synthetic.py: which generated images may enter the dataset?
-    ./run.sh train DATASET         train_lora.py: a LoRA of the person, for the next round of images
-    ./run.sh bootstrap [options]   bootstrap_loop.py: all of these in rounds, until it no longer helps; --demo shows it
+    ./run.sh train DATASET         train_lora.py: a LoRA of the person, for the next iteration of images
+    ./run.sh bootstrap [options]   bootstrap_loop.py: all of these, until it no longer helps; --demo shows it
     ./run.sh inspect [FILE ...]    inspect_pkl.py: what would these model files do when they are loaded?
     ./run.sh test [options]        everything is installed, then pytest runs with these options
 

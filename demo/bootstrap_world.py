@@ -20,7 +20,7 @@ from utils.progress import GroupProgress
 FRONT, TURNED, PROFILE = 31, 3, 2
 SEED = 3
 GOALS = {  # the simulated generator turns heads and no more, so light has no goals
-    "face_angle": {  # so many profiles that the gap is open in every round: a loop must end by what its LoRAs gain
+    "face_angle": {  # so many profiles that the gap is open in every iteration: a loop must end by what its LoRAs gain
         "front": {"goal": 30, "trigger": 20},
         "three_quarter": {"goal": 30, "trigger": 25},
         "profile": {"goal": 40, "trigger": 35},
@@ -33,13 +33,13 @@ STAMP = "bootstrap_world.json"  # written last: the world is whole
 BEGUN = "bootstrap_world.begun"  # written first: what lies beside it is ours, and may be made anew
 
 
-def prepare(folder: Path, control: bool) -> Path:
+def prepare(folder: Path, baseline: bool) -> Path:
     """The configuration of a loop in `folder`, with everything it needs; what is there already stays. UserError."""
     from mirror.faces.packs import demo_pack, missing_demo_pack
 
     if demo_pack() is None:
         raise UserError(missing_demo_pack())
-    stamp, facts = folder / STAMP, {"seed": SEED, "photos": [FRONT, TURNED, PROFILE], "control": control}
+    stamp, facts = folder / STAMP, {"seed": SEED, "photos": [FRONT, TURNED, PROFILE], "baseline": baseline}
     begun = folder / BEGUN
     if stamp.is_file() and _facts_in(stamp) != facts:
         raise UserError(f"{folder} holds another demo of the loop; choose another folder, or delete it.")
@@ -52,7 +52,7 @@ def prepare(folder: Path, control: bool) -> Path:
         render_photos(folder / "photos")
         tiny_sdxl(folder / "tiny_sdxl")
         write_text_atomic(folder / "goals.json", json.dumps(GOALS))
-        write_text_atomic(folder / "config.json", json.dumps(configuration(folder, control), indent=2))
+        write_text_atomic(folder / "config.json", json.dumps(configuration(folder, baseline), indent=2))
         write_text_atomic(stamp, json.dumps(facts))
     begun.unlink(missing_ok=True)
     say(f"Note: the generator of this demo is {SAID}.")
@@ -83,12 +83,12 @@ def render_photos(folder: Path) -> None:
             progress.step(task)
 
 
-def configuration(folder: Path, control: bool) -> dict:
+def configuration(folder: Path, baseline: bool) -> dict:
     """Real gap analysis, validation, merge, training and measuring; the generator alone is simulated."""
     generator = ["{python}", "-m", "demo.simulated_generator", "--gaps", "{gaps}", "--prompts", "{prompts}"]
     generator += ["--dataset", "{dataset}", "--lora", "{lora}", "--output", "{output}", "--trigger", "{trigger}"]
     generator += ["--seed", "{seed}", "--num-per-gap", "{num_per_gap}"]
-    generator += ["--never-improves"] if control else []  # the only thing in which the control differs
+    generator += ["--never-improves"] if baseline else []  # the only thing in which the baseline differs
     return {
         "person_name": "demo",
         "person_trigger": "ohwx person",

@@ -12,8 +12,8 @@ writes  DIR/*.png, DIR/generation_metadata.json    as generate_synthetic.py does
 How wrong a picture comes out depends on one thing: how many of the pictures that the LoRA learned from show a head
 turned like the one that is asked for. Angles seen often come out well; of others the head stays too near the front and
 the face is somebody else's in part. How much luck a picture of a gap has is drawn from what was learned and from its
-place in the batch, that of a plan's picture from its seed, which is the same for all LoRAs: the number of the round
-plays no part. With --never-improves only the real photos count, whatever was merged: the control, with which a loop
+place in the batch, that of a plan's picture from its seed, which is the same for all LoRAs: the number of the iteration
+plays no part. With --never-improves only the real photos count, whatever was merged: the baseline, with which a loop
 must end without a gain.
 """
 
@@ -212,7 +212,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--trigger", default="ohwx person", metavar="WORDS", help="for the prompts")
     add("--num-per-gap", type=int, default=6, metavar="N", help="most images for one gap")
     add("--seed", type=int, default=1, metavar="N", help="of light, background and hair, never of the error")
-    add("--never-improves", action="store_true", help="learn nothing from merged images: the control")
+    add("--never-improves", action="store_true", help="learn nothing from merged images: the baseline")
     options.add_debug_and_version(parser)
     args = parser.parse_args(argv)
     if (args.gaps is None) == (args.prompts is None):

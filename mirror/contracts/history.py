@@ -10,7 +10,7 @@ from mirror.contracts.contract import Contract
 class LoraRecord(Contract):
     """One LoRA of the loop and what its samples measured. null is not measured."""
 
-    name: str  # v1 is the control, trained on real photos alone unless it was adopted
+    name: str  # v1 is the baseline, trained on real photos alone unless it was adopted
     file: str  # relative to the LoRA folder
     sha256: str
     iteration: int  # 0 for v1
@@ -25,8 +25,8 @@ class LoraRecord(Contract):
     identity_interval: tuple[float, float] | None = None  # 95 %
     scores: dict[str, float] = {}  # sample -> its similarity, corrected for pose
     level: float | None = None  # the identity of the real photos themselves
-    variety: float | None = None  # of head angles, 0-1, see mirror.faces.metrics.variety
-    variety_interval: tuple[float, float] | None = None
+    pose_diversity: float | None = None  # of head angles, 0-1, see mirror.faces.metrics.pose_diversity
+    pose_diversity_interval: tuple[float, float] | None = None
 
 
 class GapOutcome(Contract):
@@ -64,14 +64,14 @@ class StopDecision(Contract):
     rule: str  # a name of mirror/loop/stopping.py
     words: str
     best: str  # name of the LoRA that is kept
-    improvement_percent: float | None = None  # of the score, against the best round before
+    improvement_percent: float | None = None  # of the score, against the best iteration before
     noise_percent: float | None = None  # what measuring it again could change about that, 95 %
 
 
 class IterationRecord(Contract):
-    """One round of the loop. null is not known, or not yet."""
+    """One iteration of the loop. null is not known, or not yet."""
 
-    number: int  # 0 makes the control
+    number: int  # 0 makes the baseline
     generator: str | None = None  # the LoRA that generated
     steps: list[StepRecord] = []
     running: RunningStep | None = None

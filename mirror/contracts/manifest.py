@@ -43,7 +43,7 @@ class MergeManifest(Contract):
     dataset_dir: str  # where the real photos come from, as it was at the last start; nothing is ever written there
     seed: int
     real: list[RealPhoto]
-    control_is_made: bool = False  # from then on generated files that lie among the real photos are trained on too
+    baseline_is_made: bool = False  # from then on generated files that lie among the real photos are trained on too
     merged: list[MergedImage] = []
     taken_out: list[MergedImage] = []  # by --undo
     undone: list[int] = []  # iterations

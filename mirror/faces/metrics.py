@@ -133,7 +133,7 @@ def median_interval(values: np.ndarray) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def variety(counts: np.ndarray) -> float | None:
+def pose_diversity(counts: np.ndarray) -> float | None:
     """How evenly faces spread over the bins of head angles, 0 (all in one) to 1 (as many in each); None without faces.
 
     Gini-Simpson index (Simpson 1949, Nature 163): the chance that two faces lie in different bins, by the largest one.
@@ -144,8 +144,8 @@ def variety(counts: np.ndarray) -> float | None:
     return float(_gini_simpson(counts[None, :])[0])
 
 
-def variety_interval(counts: np.ndarray) -> tuple[float, float] | None:
-    """Percentile bootstrap interval of `variety`, as for `median_interval`."""
+def pose_diversity_interval(counts: np.ndarray) -> tuple[float, float] | None:
+    """Percentile bootstrap interval of `pose_diversity`, as for `median_interval`."""
     counts = np.asarray(counts, dtype=np.int64)
     total = int(counts.sum())
     if total < FEWEST_FOR_INTERVAL or len(counts) < 2:

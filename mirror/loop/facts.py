@@ -10,9 +10,9 @@ from mirror.contracts.history import IterationHistory, IterationRecord, LoraReco
 from mirror.contracts.manifest import MergeManifest
 from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE, Summary
 from mirror.contracts.validation import ValidationReport, Verdict
-from mirror.faces.metrics import variety, variety_interval
+from mirror.faces.metrics import pose_diversity, pose_diversity_interval
 from mirror.loop.merging import CAP
-from mirror.loop.stopping import Round, best_of, hopeless, interval_part, share
+from mirror.loop.stopping import IterationScores, best_of, hopeless, interval_part, share
 
 
 def counting(history: IterationHistory, manifest: MergeManifest) -> list[IterationRecord]:
@@ -30,23 +30,23 @@ def last_decided(history: IterationHistory, manifest: MergeManifest) -> Iteratio
 def best_now(history: IterationHistory, manifest: MergeManifest) -> str | None:
     """The best LoRA of the iterations that count and have ended."""
     ended = {one.number for one in counting(history, manifest) if one.decision}
-    rounds = [one for one in rounds_of(history, manifest) if one.number in ended]
-    return best_of(rounds).lora if rounds else None
+    iterations = [one for one in scores_of(history, manifest) if one.number in ended]
+    return best_of(iterations).lora if iterations else None
 
 
-def rounds_of(history: IterationHistory, manifest: MergeManifest) -> list[Round]:
+def scores_of(history: IterationHistory, manifest: MergeManifest) -> list[IterationScores]:
     """The history as the stop rules see it."""
 
     loras = {lora.name: lora for lora in history.loras}
     iterations = counting(history, manifest)
     first = next((one.coverage_before for one in history.iterations if one.number == 1), None)
-    return [_round(one, loras.get(one.lora), one.coverage if one.number else first) for one in iterations]
+    return [_scored(one, loras.get(one.lora), one.coverage if one.number else first) for one in iterations]
 
 
-def _round(one: IterationRecord, lora: LoraRecord | None, coverage: float | None) -> Round:
+def _scored(one: IterationRecord, lora: LoraRecord | None, coverage: float | None) -> IterationScores:
     asked = [gap for gap in one.gaps or [] if gap.count]
     judged = [one.approved, one.rejected, one.unverified]
-    return Round(
+    return IterationScores(
         one.number,
         one.lora,
         coverage=coverage,
@@ -67,7 +67,7 @@ def _measures(lora: LoraRecord | None) -> dict[str, object]:
     unit = lora.level or 1.0
     return {
         "identity": interval_part(lora.identity, lora.identity_interval, unit),
-        "variety": interval_part(lora.variety, lora.variety_interval),
+        "pose_diversity": interval_part(lora.pose_diversity, lora.pose_diversity_interval),
         "faces": share(lora.faces, lora.samples),
         "scores": {sample: score / unit for sample, score in lora.scores.items()},
     }
@@ -105,13 +105,13 @@ def note_measures(
     for lora in loras:
         group = groups[CANDIDATE, lora.name]
         bins = list(group.angle_bins.values())
-        between, spread = group.identity_interval, variety_interval(bins)
+        between, spread = group.identity_interval, pose_diversity_interval(bins)
         lora.faces, lora.similarity = group.faces, rounded(group.similarity.median)
         lora.identity, lora.scores = rounded(group.identity), scores.get(lora.name, {})
         lora.identity_interval = None if between is None else tuple(map(rounded, between))
         lora.level = None if standard is None else rounded(standard.identity)
-        lora.variety = rounded(variety(bins))
-        lora.variety_interval = None if spread is None else tuple(map(rounded, spread))
+        lora.pose_diversity = rounded(pose_diversity(bins))
+        lora.pose_diversity_interval = None if spread is None else tuple(map(rounded, spread))
 
 
 def rounded(value: float | None) -> float | None:

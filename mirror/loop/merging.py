@@ -8,7 +8,7 @@ it again ends in the same folders. Real photos are copied from the user's folder
     dataset/    those of real/ again, and the merged images: what is trained on
 
 Generated files that the user put among the photos (`synthetic_*`) are no real photos: they stay out of real/ and of the
-control's training, enter dataset/ after that, and count as synthetic.
+baseline's training, enter dataset/ after that, and count as synthetic.
 """
 
 from __future__ import annotations
@@ -250,9 +250,9 @@ def held_out_in(manifest: MergeManifest) -> int:
 
 
 def photos_trained_on(manifest: MergeManifest) -> Iterator[RealPhoto]:
-    """Of the user's files those that training reads: no held-out ones, generated ones once the control is made."""
+    """Of the user's files those that training reads: no held-out ones, generated ones once the baseline is made."""
     for photo in manifest.real:
-        if not photo.held_out and (manifest.control_is_made or not is_generated(photo)):
+        if not photo.held_out and (manifest.baseline_is_made or not is_generated(photo)):
             yield photo
 
 
@@ -279,7 +279,7 @@ def room(manifest: MergeManifest, max_share: float) -> int:
     """Images that may be added before `max_share` of the working dataset is synthetic."""
     from mirror.dataset.gaps import synthetic_room
 
-    real, synthetic = trained_on(manifest.model_copy(update={"control_is_made": True}))
+    real, synthetic = trained_on(manifest.model_copy(update={"baseline_is_made": True}))
     return synthetic_room(real + synthetic, synthetic, max_share)
 
 
@@ -418,7 +418,7 @@ def sync(manifest: MergeManifest, output: Path) -> None:
         elif not is_generated(photo):
             wanted |= _copy_of_real(source, output / REAL / photo.file, photo)
             wanted |= _linked(output / REAL / photo.file, output / DATASET / photo.file, photo)
-        elif manifest.control_is_made:
+        elif manifest.baseline_is_made:
             wanted |= _copy_of_real(source, output / DATASET / photo.file, photo)
     for image in manifest.merged:
         wanted |= _copy_of_merged(output, image)

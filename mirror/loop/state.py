@@ -158,7 +158,7 @@ def warnings_of(folder: Path, history: IterationHistory, manifest: MergeManifest
     genuine = sum(not merging.is_generated(photo) for photo in manifest.real)
     generated = len(manifest.real) - genuine
     inside = merging.passed_over(folder)
-    control = next((one for one in history.iterations if one.number == 0 and one.photos), None)
+    baseline = next((one for one in history.iterations if one.number == 0 and one.photos), None)
     found = []
     if not history.held_out and history.iterations and genuine >= merging.FEWEST_TO_SPLIT:
         found.append(
@@ -183,9 +183,9 @@ def warnings_of(folder: Path, history: IterationHistory, manifest: MergeManifest
         )
     if inside:
         found.append(f"Not used, as they lie in folders within dataset_dir: the pictures in {', '.join(inside)}.")
-    if control is not None and control.photos != merging.photos_of(manifest):
+    if baseline is not None and baseline.photos != merging.photos_of(manifest):
         found.append(
-            "The real photos have changed since v1, the control, was made: what later LoRAs gain may come from that "
+            "The real photos have changed since v1, the baseline, was made: what later LoRAs gain may come from that "
             "and not from synthetic images."
         )
     return found
@@ -233,7 +233,7 @@ def demand_same_loop(config: LoopConfig, history: IterationHistory, places: Plac
         if before.get(key) != value:
             was, is_now = (json.dumps(one, ensure_ascii=False) for one in (before.get(key), value))
             raise UserError(
-                f"{places.output} holds a loop that was begun with {key} {was}, and it is {is_now} now: its rounds "
+                f"{places.output} holds a loop that was begun with {key} {was}, and it is {is_now} now: its iterations "
                 "would not be comparable. Put it back, or choose another output_dir and lora_output_dir."
             )
 

@@ -1,17 +1,17 @@
-"""When the bootstrap loop ends, and which LoRA it keeps. Pure: rounds in, a decision out; nothing is read or measured.
+"""When the bootstrap loop ends, and which LoRA it keeps: iterations in, a decision out; nothing is read or measured.
 
-The score of a round is the mean of three parts, each 0 to 1:
+The score of an iteration is the mean of three parts, each 0 to 1:
 
     identity    median similarity of the new LoRA's samples to the held-out real photos, by what those photos score
                 among each other, at most 1
     coverage    how far the working dataset reaches its goals after the merge (`coverage`)
     approval    share of the generated images that validation approved
 
-Two rounds are compared by the parts that both have (v1 has no approval: nothing was generated before it). Every part
-has its noise: half of the 95 % interval of the value if it were measured again. What samples show of a LoRA has more:
-a second training on the same images gives another LoRA (TRAINING_NOISE). Simulated histories with both kinds of noise
-end rightly in at least 95 % (tests/loop/test_stopping.py). That rests on the assumed figure: where trainings differ by
-twice as much, only four in five of the flat ones do.
+Two iterations are compared by the parts that both have (v1 has no approval: nothing was generated before it). Every
+part has its noise: half of the 95 % interval of the value if it were measured again. What samples show of a LoRA has
+more: a second training on the same images gives another LoRA (TRAINING_NOISE). Simulated histories with both kinds of
+noise end rightly in at least 95 % (tests/loop/test_stopping.py). That rests on the assumed figure: where trainings
+differ by twice as much, only four in five of the flat ones do.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ CONVERGENCE = (CONVERGED, APPROVAL, NO_GAPS)  # the loop reached what it is for;
 LIFTED_BY_PHOTOS = (NO_GAPS, NO_ROOM, NOTHING_APPROVED, REAL_PHOTOS)  # other real photos may change what they rest on
 
 HIGH_APPROVAL = 0.90  # above it twice in a row the loop ends, as documented
-HOPELESS_APPROVAL = 0.10  # a gap below it over two rounds needs real photos, as documented
+HOPELESS_APPROVAL = 0.10  # a gap below it over two iterations needs real photos, as documented
 
 # A difference counts when it exceeds 1.75 times the half width of its own 95 % interval, 3.4 standard errors: the loop
-# asks three things after each of up to twenty rounds, and at 1.0 one flat history in ten would be called worse. Our
+# asks three things after each of up to twenty iterations, and at 1.0 one flat history in ten would be called worse. Our
 # choice, with the simulated histories of tests/loop/test_stopping.py.
 BEYOND_NOISE = 1.75
 # Standard deviation of what all samples of a LoRA have in common and another training on the same images would not
-# repeat, as a share of the scale: likeness by the real photos' level, variety, share of faces. Pairs of samples do not
-# show it. An assumption, as no loop trains twice on the same images: whoever trains the control with a few seeds and
-# measures it knows better.
+# repeat, as a share of the scale: likeness by the real photos' level, pose diversity, share of faces. Pairs of samples
+# do not show it. An assumption, as no loop trains twice on the same images: whoever trains the baseline with a few
+# seeds and measures it knows better.
 TRAINING_NOISE = 0.015
 # Where noise could hide a gain above the threshold, the loop ends only if the score lies below it against each of so
-# many rounds before (at least two): over three rounds a gain that is worth a round outgrows the noise. Our choice.
+# many iterations before (at least two): over three of them a gain worth another one outgrows the noise. Our choice.
 WINDOW = 3
 # From so many samples that both LoRAs drew, their likeness is compared pair by pair: the same prompts and seeds differ
 # far less between two LoRAs than among each other. Our choice.
@@ -61,13 +61,13 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Round:
-    """One iteration as the rules see it; number 0 is the control. None: not measured."""
+class IterationScores:
+    """One iteration as the rules see it; number 0 is the baseline. None: not measured."""
 
     number: int
     lora: str | None = None  # None: no LoRA came of it
     identity: Part | None = None
-    variety: Part | None = None  # of head angles, mirror.faces.metrics.variety
+    pose_diversity: Part | None = None  # of head angles, mirror.faces.metrics.pose_diversity
     faces: Part | None = None  # share of the samples that show a face
     coverage: float | None = None
     approval: Part | None = None
@@ -143,9 +143,9 @@ def coverage(report: GapReport, added: dict[tuple[str, str], int]) -> float | No
 
 
 def hopeless(attempts: Sequence[dict[tuple[str, str], tuple[int, int]]]) -> list[tuple[str, str]]:
-    """Gaps whose last two rounds with attempts were approved in fewer than a tenth.
+    """Gaps whose last two iterations with attempts were approved in fewer than a tenth.
 
-    `attempts` has one dictionary a round: (type, target) -> (generated, approved).
+    `attempts` has one dictionary an iteration: (type, target) -> (generated, approved).
     """
     found = []
     for gap in dict.fromkeys(gap for one in attempts for gap in one):
@@ -156,11 +156,11 @@ def hopeless(attempts: Sequence[dict[tuple[str, str], tuple[int, int]]]) -> list
     return found
 
 
-def fall(best: Round, new: Round) -> str:
+def fall(best: IterationScores, new: IterationScores) -> str:
     """In what the new LoRA is worse than the best one beyond noise, in words; empty where it is not."""
     for name, words in (
         ("identity", "it looks less like the person"),
-        ("variety", "its head angles vary less"),
+        ("pose_diversity", "its head angles vary less"),
         ("faces", "fewer of its samples show a face"),
     ):
         before, after = getattr(best, name), getattr(new, name)
@@ -169,16 +169,16 @@ def fall(best: Round, new: Round) -> str:
     return ""
 
 
-def beats(new: Round, best: Round) -> bool:
+def beats(new: IterationScores, best: IterationScores) -> bool:
     """Whether the new LoRA is better than the best one beyond noise, and worse in nothing."""
     if fall(best, new):
         return False
     if best.identity is None:
         return new.identity is not None
-    return any(_higher(new, best, name) for name in ("identity", "variety", "faces"))
+    return any(_higher(new, best, name) for name in ("identity", "pose_diversity", "faces"))
 
 
-def _higher(one: Round, other: Round, name: str) -> bool:
+def _higher(one: IterationScores, other: IterationScores, name: str) -> bool:
     """Whether `one` lies above `other` beyond noise; likeness by pairs of samples where there are enough."""
     both = one.scores.keys() & other.scores.keys()
     if name != "identity" or len(both) < FEWEST_PAIRS:
@@ -195,35 +195,35 @@ def _beyond(higher: Part | None, lower: Part | None) -> bool:
     return higher.value - lower.value > BEYOND_NOISE * math.hypot(higher.noise, lower.noise, *_TRAININGS)
 
 
-def best_of(rounds: Sequence[Round]) -> Round:
-    """The round whose LoRA is kept: of those that beat the control beyond noise the best, else the control."""
-    best = rounds[0]
-    for one in rounds[1:]:
-        is_better = best is rounds[0] or _quality(one) > _quality(best)
-        if one.lora is not None and is_better and beats(one, rounds[0]) and not fall(best, one):
+def best_of(iterations: Sequence[IterationScores]) -> IterationScores:
+    """The iteration whose LoRA is kept: of those that beat the baseline beyond noise the best, else the baseline."""
+    best = iterations[0]
+    for one in iterations[1:]:
+        is_better = best is iterations[0] or _quality(one) > _quality(best)
+        if one.lora is not None and is_better and beats(one, iterations[0]) and not fall(best, one):
             best = one
     return best
 
 
-def _quality(one: Round) -> float:
+def _quality(one: IterationScores) -> float:
     """What its samples show, 0 to 1."""
-    known = [part.value for part in (one.identity, one.variety) if part is not None]
+    known = [part.value for part in (one.identity, one.pose_diversity) if part is not None]
     return sum(known) / len(known) if known else 0.0
 
 
-def gain_of(rounds: Sequence[Round]) -> Gain | None:
-    """What the last round gained over the one before it; None where they have nothing in common."""
-    gains = _gains(rounds)
+def gain_of(iterations: Sequence[IterationScores]) -> Gain | None:
+    """What the last iteration gained over the one before it; None where they have nothing in common."""
+    gains = _gains(iterations)
     return gains[-1] if gains else None
 
 
-def _gains(rounds: Sequence[Round]) -> list[Gain]:
-    """The last round against each of the `WINDOW` rounds before it that have a LoRA, the nearest one last."""
-    before = [one for one in rounds[:-1] if one.lora is not None][-WINDOW:]
-    return [gain for gain in (_gain(one, rounds[-1]) for one in before) if gain is not None]
+def _gains(iterations: Sequence[IterationScores]) -> list[Gain]:
+    """The last iteration against each of the `WINDOW` iterations before it that have a LoRA, the nearest one last."""
+    before = [one for one in iterations[:-1] if one.lora is not None][-WINDOW:]
+    return [gain for gain in (_gain(one, iterations[-1]) for one in before) if gain is not None]
 
 
-def _gain(before: Round, after: Round) -> Gain | None:
+def _gain(before: IterationScores, after: IterationScores) -> Gain | None:
     old, new = before.parts(), after.parts()
     shared = [name for name in old if name in new]
     base = sum(old[name].value for name in shared)
@@ -235,87 +235,91 @@ def _gain(before: Round, after: Round) -> Gain | None:
     return Gain((sum(new[name].value for name in shared) - base) / base, noise)
 
 
-def decide(rounds: Sequence[Round], threshold: float, max_iterations: int) -> Decision:
-    """What follows from the rounds so far, the control first. `threshold` is a share: 0.05 is 5 %."""
-    last, best = rounds[-1], best_of(rounds)
-    gain = gain_of(rounds) if last.number and last.lora is not None else None
+def decide(iterations: Sequence[IterationScores], threshold: float, max_iterations: int) -> Decision:
+    """What follows from the iterations so far, the baseline first. `threshold` is a share: 0.05 is 5 %."""
+    last, best = iterations[-1], best_of(iterations)
+    gain = gain_of(iterations) if last.number and last.lora is not None else None
     for rule in (_no_gaps, _worse, _without_a_merge, _approval, _small_gain, _only_hopeless, _enough):
-        found = rule(rounds, gain, threshold, max_iterations)
+        found = rule(iterations, gain, threshold, max_iterations)
         if found is not None:
-            return Decision(True, found[0], f"{found[1]} {_kept(rounds, best)}", best.lora, gain)
+            return Decision(True, found[0], f"{found[1]} {_kept(iterations, best)}", best.lora, gain)
     return Decision(False, GO_ON, _going_on(gain, threshold), best.lora, gain)
 
 
 Found = tuple[str, str] | None  # rule and sentence
 
 
-def _no_gaps(rounds: Sequence[Round], gain: Gain | None, threshold: float, limit: int) -> Found:
-    return (NO_GAPS, "Nothing that was measured is scarce in the dataset any more.") if rounds[-1].gaps == 0 else None
+def _no_gaps(iterations: Sequence[IterationScores], gain: Gain | None, threshold: float, limit: int) -> Found:
+    return (
+        (NO_GAPS, "Nothing that was measured is scarce in the dataset any more.") if iterations[-1].gaps == 0 else None
+    )
 
 
-def _worse(rounds: Sequence[Round], gain: Gain | None, threshold: float, limit: int) -> Found:
-    last = rounds[-1]
+def _worse(iterations: Sequence[IterationScores], gain: Gain | None, threshold: float, limit: int) -> Found:
+    last = iterations[-1]
     if last.number == 0 or last.lora is None:
         return None
-    best = best_of(rounds[:-1])
+    best = best_of(iterations[:-1])
     lost = fall(best, last)
     return (WORSE, f"{last.lora} is worse than {best.lora}: {lost}. That is no convergence.") if lost else None
 
 
-def _without_a_merge(rounds: Sequence[Round], gain: Gain | None, threshold: float, limit: int) -> Found:
-    last = rounds[-1]
+def _without_a_merge(iterations: Sequence[IterationScores], gain: Gain | None, threshold: float, limit: int) -> Found:
+    last = iterations[-1]
     if last.number and not last.merged and last.without_room:
         return NO_ROOM, "The dataset holds as many synthetic images as its cap allows; real photos make room."
-    if len(rounds) > 2 and all(not one.merged and one.number and one.photos == last.photos for one in rounds[-2:]):
+    if len(iterations) > 2 and all(
+        not one.merged and one.number and one.photos == last.photos for one in iterations[-2:]
+    ):
         return (
             NOTHING_APPROVED,
-            "No image of two rounds in a row may enter the dataset; the reasons stand in the report.",
+            "No image of two iterations in a row may enter the dataset; the reasons stand in the report.",
         )
     return None
 
 
-def _approval(rounds: Sequence[Round], gain: Gain | None, threshold: float, limit: int) -> Found:
-    rates = [one.approval.value for one in rounds[-2:] if one.approval is not None]
+def _approval(iterations: Sequence[IterationScores], gain: Gain | None, threshold: float, limit: int) -> Found:
+    rates = [one.approval.value for one in iterations[-2:] if one.approval is not None]
     if len(rates) == 2 and min(rates) > HIGH_APPROVAL:
-        return APPROVAL, f"More than {HIGH_APPROVAL:.0%} of the images were approved in two rounds in a row."
+        return APPROVAL, f"More than {HIGH_APPROVAL:.0%} of the images were approved in two iterations in a row."
     return None
 
 
-def _small_gain(rounds: Sequence[Round], gain: Gain | None, threshold: float, limit: int) -> Found:
-    """Below the threshold beyond doubt, or against each of the last rounds."""
+def _small_gain(iterations: Sequence[IterationScores], gain: Gain | None, threshold: float, limit: int) -> Found:
+    """Below the threshold beyond doubt, or against each of the last iterations."""
     if gain is None or gain.change >= threshold:
         return None
     doubtful = gain.noise is None or gain.change + BEYOND_NOISE * gain.noise >= threshold
-    gains = _gains(rounds)
+    gains = _gains(iterations)
     if doubtful and (len(gains) < 2 or max(one.change for one in gains) >= threshold):
         return None
     said = f"Improvement {gain.change:.1%}, below the threshold of {100 * threshold:g}%"
-    if best_of(rounds).number == 0:
+    if best_of(iterations).number == 0:
         return NO_GAIN, f"{said}."
     return CONVERGED, f"{said}: converged."
 
 
-def _only_hopeless(rounds: Sequence[Round], gain: Gain | None, threshold: float, limit: int) -> Found:
-    if not rounds[-1].only_hopeless:
+def _only_hopeless(iterations: Sequence[IterationScores], gain: Gain | None, threshold: float, limit: int) -> Found:
+    if not iterations[-1].only_hopeless:
         return None
     return REAL_PHOTOS, "Every gap that is left needs real photos: fewer than a tenth of its images were approved."
 
 
-def _enough(rounds: Sequence[Round], gain: Gain | None, threshold: float, limit: int) -> Found:
+def _enough(iterations: Sequence[IterationScores], gain: Gain | None, threshold: float, limit: int) -> Found:
     return (
         (MAX_ITERATIONS, f"{limit} iteration(s) were asked for (max_iterations).")
-        if rounds[-1].number >= limit
+        if iterations[-1].number >= limit
         else None
     )
 
 
-def _kept(rounds: Sequence[Round], best: Round) -> str:
-    others = [one for one in rounds[1:] if one.lora is not None]
+def _kept(iterations: Sequence[IterationScores], best: IterationScores) -> str:
+    others = [one for one in iterations[1:] if one.lora is not None]
     if best.number:
-        return f"{best.lora} is kept: it beat {rounds[0].lora}, the control, beyond noise."
+        return f"{best.lora} is kept: it beat {iterations[0].lora}, the baseline, beyond noise."
     if not others:
-        return f"{best.lora}, the control, is kept."
-    return f"No gain: nothing beat {best.lora}, the control, beyond noise. It is kept."
+        return f"{best.lora}, the baseline, is kept."
+    return f"No gain: nothing beat {best.lora}, the baseline, beyond noise. It is kept."
 
 
 def _going_on(gain: Gain | None, threshold: float) -> str:
@@ -324,4 +328,4 @@ def _going_on(gain: Gain | None, threshold: float) -> str:
     if gain.change >= threshold:
         return f"Improvement {gain.change:.1%}: the loop goes on."
     noise = "unknown noise" if gain.noise is None else f"a noise of {gain.noise:.1%}"
-    return f"Improvement {gain.change:.1%}, with {noise}: the next round decides."
+    return f"Improvement {gain.change:.1%}, with {noise}: the next iteration decides."

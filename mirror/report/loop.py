@@ -1,4 +1,4 @@
-"""`bootstrap_report.html`: the rounds of a bootstrap loop, the LoRAs side by side, and why it stopped."""
+"""`bootstrap_report.html`: the iterations of a bootstrap loop, the LoRAs side by side, and why it stopped."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def build_loop(
     reasons: Mapping[int, Sequence[str]],
 ) -> str:
     """The whole page. `samples` (LoRA, name in the plan) are small JPEGs, `reasons` by iteration sentences."""
-    rounds = [one for one in history.iterations if one.number]
+    iterations = [one for one in history.iterations if one.number]
     return render(
         "loop.html",
         styles=[asset("base.css"), asset("loop.css")],
@@ -51,7 +51,7 @@ def build_loop(
         standard="held-out photos" if history.held_out else "real photos (none are held out)",
         level=_level(history.loras),
         loras=[_lora(history, lora, place) for place, lora in enumerate(history.loras)],
-        rounds=[_round(history, one, manifest, reasons.get(one.number, ())) for one in rounds],
+        iterations=[_iteration(history, one, manifest, reasons.get(one.number, ())) for one in iterations],
         columns=[_column(history, lora) for lora in history.loras],
         samples=_samples(history.loras, plan, samples),
         unseen=max(0, len(plan.images) - SHOWN_SAMPLES),
@@ -73,7 +73,7 @@ def _facts(history: IterationHistory, concluded: LoopFacts) -> list[tuple[str, s
 def _decision(concluded: LoopFacts) -> dict:
     decision = concluded.decision
     if decision is None:
-        return {"title": "Not decided yet", "words": "The control is still being made.", "colour": _OPEN}
+        return {"title": "Not decided yet", "words": "The baseline is still being made.", "colour": _OPEN}
     title = "Stopped" if decision.stop else "Goes on"
     if concluded.converged:
         return {"title": "Convergence achieved", "words": shown(decision.words), "colour": _GOOD}
@@ -92,7 +92,7 @@ def _percent(value: float) -> float:
 
 
 def _colour(place: int) -> str:
-    """The control has the colour that all pages give to the references."""
+    """The baseline has the colour that all pages give to the references."""
     return REFERENCE_COLOUR if place == 0 else CANDIDATE_COLOURS[(place - 1) % len(CANDIDATE_COLOURS)]
 
 
@@ -109,19 +109,21 @@ def _lora(history: IterationHistory, lora: LoraRecord, place: int) -> dict:
         "at": None if lora.identity is None else _percent(lora.identity),
         "from": None if low is None else _percent(low),
         "width": None if low is None else round(_percent(high) - _percent(low), 2),
-        "variety": lora.variety,
+        "pose_diversity": lora.pose_diversity,
         "faces": f"{lora.faces:,} of {lora.samples:,}",
     }
 
 
 def _column(history: IterationHistory, lora: LoraRecord) -> dict:
-    tags = ["control"] if lora.iteration == 0 else []
+    tags = ["baseline"] if lora.iteration == 0 else []
     tags += ["adopted"] if lora.adopted else []
     tags += ["kept"] if lora.name == history.best else []
     return {"name": shown(lora.name), "tags": tags}
 
 
-def _round(history: IterationHistory, one: IterationRecord, manifest: MergeManifest, reasons: Sequence[str]) -> dict:
+def _iteration(
+    history: IterationHistory, one: IterationRecord, manifest: MergeManifest, reasons: Sequence[str]
+) -> dict:
     decision = one.decision
     identity = next((lora.identity for lora in history.loras if lora.name == one.lora), None)
     unknown = [

@@ -96,7 +96,7 @@ def test_the_users_photos_are_untouched(done, tmp_path):
 def test_page_shows_rounds_samples_and_the_decision(done):
     page = (done[0] / "out" / "bootstrap_report.html").read_text()
     decision = history_of(done[0]).iterations[-1].decision
-    assert decision.words in page and "control" in page and page.count("data:image/jpeg") == 3 * 4
+    assert decision.words in page and "baseline" in page and page.count("data:image/jpeg") == 3 * 4
     assert "needs real photos" not in page and "http" not in page.replace("http-equiv", "")
 
 
@@ -167,7 +167,7 @@ def test_undo_of_an_iteration_that_has_not_ended_makes_it_again(tmp_path):
     config = make_loop(tmp_path, max_iterations=1)
     wish = tmp_path / "templates" / "fail_gaps"
     wish.write_text("exit 3")
-    assert run_loop(config, **QUICK).returncode == 2, "the control is made"
+    assert run_loop(config, **QUICK).returncode == 2, "the baseline is made"
     wish = wish.rename(wish.with_name("fail_train"))
     assert run_loop(config, **QUICK).returncode == 2
     merged = manifest_of(tmp_path).merged
@@ -183,7 +183,7 @@ def test_undo_of_an_iteration_that_has_not_ended_makes_it_again(tmp_path):
 
 
 def test_what_learned_from_undone_images_generates_no_more(ended):
-    """Undoing the first merge leaves the control alone, also for the iteration that is under way."""
+    """Undoing the first merge leaves the baseline alone, also for the iteration that is under way."""
     base, config = ended
     change(config, max_iterations=4)
     wish = base / "templates" / "fail_validate"
@@ -352,7 +352,7 @@ def test_more_iterations_go_on_and_another_base_model_is_refused(tmp_path):
     assert run.returncode == 2 and 'begun with base_model "nobody/nothing", and it is "another/model"' in run.stderr
     config.write_text(json.dumps(given | {"max_iterations": 2}))
     run = run_loop(config, **QUICK)
-    assert run.returncode == 0 and "Iteration 2 of at most 2" in run.stdout and "Round 0" not in run.stdout
+    assert run.returncode == 0 and "Iteration 2 of at most 2" in run.stdout and "Iteration 0" not in run.stdout
 
 
 def test_new_photos_between_two_runs_are_trained_on(tmp_path):
@@ -377,7 +377,7 @@ def test_nothing_approved_keeps_v1_and_says_so(tmp_path):
     assert (history.best, len(history.loras), len(history.iterations)) == ("v1", 1, 3)
     assert history.iterations[-1].decision.rule == "nothing_approved"
     assert set(history.iterations[-1].needs_real_photos) == {"face_angle profile", "lighting low_key"}
-    assert "✗ Needs real photos: face_angle profile" in run.stdout and "v1, the control, is kept" in run.stdout
+    assert "✗ Needs real photos: face_angle profile" in run.stdout and "v1, the baseline, is kept" in run.stdout
 
 
 def test_a_generator_that_never_helps_ends_with_no_gain(tmp_path):
@@ -497,5 +497,5 @@ def test_the_page_in_a_browser(done, tmp_path, width):
         page = opened(browser, tmp_path, html, width)
         assert_quiet(page)
         assert_fits(page)
-        assert page.texts(".bar .label")[0].split() == ["v1", "control"]
+        assert page.texts(".bar .label")[0].split() == ["v1", "baseline"]
         assert len(page.texts("table.samples tbody tr")) == 3

@@ -66,7 +66,7 @@ def test_the_error_falls_with_every_picture_of_such_an_angle():
 
 
 def test_the_error_depends_on_what_was_learned_and_on_no_seed_or_round(tmp_path):
-    """Another seed shows another scene of the same head, as far turned; the control forgets what was merged."""
+    """Another seed shows another scene of the same head, as far turned; the baseline forgets what was merged."""
     folder = dataset_of(tmp_path / "d", photo_0=5.0, synthetic_iter3_face_angle_profile_x=70.0)
     pictures = learned_from(folder, None)
     yaws = known_yaws(pictures, False)
@@ -74,7 +74,7 @@ def test_the_error_depends_on_what_was_learned_and_on_no_seed_or_round(tmp_path)
     one, other = (scene_for("profile", seed, luck_of(yaws, 3), yaws) for seed in (1042, 9043))
     assert (one.yaw_deg, one.who) == (other.yaw_deg, other.who) and one != other
     assert luck_of(yaws, 3) != luck_of(yaws, 4) and luck_of(yaws, 3) != luck_of([5.0], 3)
-    assert not {"iteration", "round"} & set(vars(parse_args(["--gaps", "g", "--dataset", "d", "--output", "o"])))
+    assert not {"iteration"} & set(vars(parse_args(["--gaps", "g", "--dataset", "d", "--output", "o"])))
 
 
 def test_a_lora_knows_what_it_was_trained_on_and_nothing_later(tmp_path):
@@ -183,14 +183,14 @@ def test_the_configuration_of_the_demo_is_valid(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "goals.json").write_text("{}")
     seen = []
-    for control in (False, True):
-        (tmp_path / "config.json").write_text(json.dumps(configuration(tmp_path, control)))
+    for baseline in (False, True):
+        (tmp_path / "config.json").write_text(json.dumps(configuration(tmp_path, baseline)))
         config = load_config(tmp_path / "config.json", PRESETS)
         command = config.generation.command
-        assert ("--never-improves" in command) == control
+        assert ("--never-improves" in command) == baseline
         plain = [argument for argument in command if argument != "--never-improves"]
         seen.append(config.model_copy(update={"generation": config.generation.model_copy(update={"command": plain})}))
-    assert seen[0] == seen[1], "the generator's ability is all in which the control differs"
+    assert seen[0] == seen[1], "the generator's ability is all in which the baseline differs"
 
 
 def test_a_tiny_random_sdxl_gets_nothing_approved(tmp_path):
@@ -212,7 +212,7 @@ def test_a_tiny_random_sdxl_gets_nothing_approved(tmp_path):
     done = run_script("bootstrap_loop.py", "--config", tmp_path / "config.json", "--yes")
     assert done.returncode == 0, done.stderr
     assert "✓ Training: LoRA v1 complete" in done.stdout and "✓ Validation: 0 approved (0%)" in done.stdout
-    assert "No image of two rounds in a row may enter the dataset" in done.stdout
-    assert "v1, the control, is kept" in done.stdout
+    assert "No image of two iterations in a row may enter the dataset" in done.stdout
+    assert "v1, the baseline, is kept" in done.stdout
     loras = tmp_path / "loras"
     assert (loras / "lora.safetensors").read_bytes() == (loras / "v1" / "lora.safetensors").read_bytes()

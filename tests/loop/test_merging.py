@@ -345,7 +345,7 @@ def test_generated_files_of_the_user_come_after_the_control_and_count_as_synthet
     manifest = MergeManifest(dataset_dir=str(source), seed=1, real=merging.list_real(source))
     sync(manifest, output)
     assert "synthetic_old.png" not in contents(output / DATASET) and merging.trained_on(manifest) == (8, 0)
-    later = manifest.model_copy(update={"control_is_made": True})
+    later = manifest.model_copy(update={"baseline_is_made": True})
     sync(later, output)
     assert {"synthetic_old.png", "synthetic_old.txt"} <= set(contents(output / DATASET))
     assert "synthetic_old.png" not in contents(output / REAL) and merging.trained_on(later) == (8, 1)

@@ -1,4 +1,4 @@
-"""The stop rules: one history for each rule, properties over random histories, and simulated runs of twenty rounds."""
+"""The stop rules: one history for each rule, properties over random histories, and simulated runs of twenty."""
 
 import math
 from dataclasses import replace
@@ -7,30 +7,41 @@ import numpy as np
 import pytest
 from gaps_fixture import record, report_of
 
-from mirror.faces.metrics import median_interval, variety, variety_interval
+from mirror.faces.metrics import median_interval, pose_diversity, pose_diversity_interval
 from mirror.loop import stopping
-from mirror.loop.stopping import Part, Round, beats, best_of, coverage, decide, gain_of, hopeless, interval_part, share
+from mirror.loop.stopping import (
+    IterationScores,
+    Part,
+    beats,
+    best_of,
+    coverage,
+    decide,
+    gain_of,
+    hopeless,
+    interval_part,
+    share,
+)
 
 THRESHOLD, LIMIT = 0.05, 20
 
 
-def made(number, identity=0.6, variety=0.8, cover=0.5, approved=10, noise=0.02, **fields):
-    """A round in which all was measured; the control has no approval."""
+def made(number, identity=0.6, pose_diversity=0.8, cover=0.5, approved=10, noise=0.02, **fields):
+    """An iteration in which all was measured; the baseline has no approval."""
     known = {
         "lora": f"v{number + 1}",
         "identity": Part(identity, noise),
-        "variety": Part(variety, noise),
+        "pose_diversity": Part(pose_diversity, noise),
         "faces": share(24, 24),
         "coverage": cover,
         "approval": share(approved, 15) if number else None,
         "gaps": 3 if number else None,
         "merged": approved if number else None,
     }
-    return Round(number, **known | fields)
+    return IterationScores(number, **known | fields)
 
 
-def rule_of(*rounds, limit=LIMIT):
-    return decide(rounds, THRESHOLD, limit).rule
+def rule_of(*iterations, limit=LIMIT):
+    return decide(iterations, THRESHOLD, limit).rule
 
 
 def test_after_the_control_the_loop_goes_on():
@@ -43,7 +54,7 @@ def test_each_rule():
     assert rule_of(start, good) == stopping.GO_ON
     assert rule_of(start, replace(good, gaps=0, lora=None)) == stopping.NO_GAPS
     assert rule_of(start, made(1, identity=0.3, cover=0.9)) == stopping.WORSE
-    assert rule_of(start, made(1, identity=0.6, cover=0.9, variety=0.5)) == stopping.WORSE
+    assert rule_of(start, made(1, identity=0.6, cover=0.9, pose_diversity=0.5)) == stopping.WORSE
     assert rule_of(start, made(1, identity=0.6, faces=share(8, 24))) == stopping.WORSE
     full = replace(good, lora=None, identity=None, merged=0, without_room=4)
     assert rule_of(start, full) == stopping.NO_ROOM
@@ -54,23 +65,23 @@ def test_each_rule():
 
 
 def test_nothing_approved_once_is_tried_again_and_twice_ends_it():
-    start, nothing = made(0), made(1, approved=0, lora=None, identity=None, variety=None, faces=None, cover=0.5)
+    start, nothing = made(0), made(1, approved=0, lora=None, identity=None, pose_diversity=None, faces=None, cover=0.5)
     assert rule_of(start, nothing) == stopping.GO_ON
     decision = decide([start, nothing, replace(nothing, number=2)], THRESHOLD, LIMIT)
     assert (decision.rule, decision.best) == (stopping.NOTHING_APPROVED, "v1")
-    assert "v1, the control, is kept" in decision.words
+    assert "v1, the baseline, is kept" in decision.words
     other_photos = replace(nothing, number=2, photos="others")
-    assert rule_of(start, nothing, other_photos) == stopping.GO_ON, "rounds with other real photos do not add up"
+    assert rule_of(start, nothing, other_photos) == stopping.GO_ON, "iterations with other real photos do not add up"
 
 
 def test_documented_convergence():
-    """'Improvement: 4.2% (below 5% threshold)', against each of the last three rounds."""
+    """'Improvement: 4.2% (below 5% threshold)', against each of the last three iterations."""
     start = made(0, identity=0.5, cover=0.5, noise=0.001)
     level = [made(n, identity=0.7, cover=0.7, noise=0.001, approval=Part(0.7)) for n in (1, 2, 3)]
     last = made(4, identity=0.7294, cover=0.7294, noise=0.001, approval=Part(0.7294))
     decision = decide([start, *level, last], THRESHOLD, LIMIT)
     assert decision.rule == stopping.CONVERGED and f"{decision.gain.change:.1%}" == "4.2%"
-    assert decision.best == "v5", "the best of those that beat the control"
+    assert decision.best == "v5", "the best of those that beat the baseline"
 
 
 def test_a_small_gain_that_noise_may_hide_must_be_small_against_the_last_three_rounds():
@@ -79,7 +90,7 @@ def test_a_small_gain_that_noise_may_hide_must_be_small_against_the_last_three_r
     flat = made(2, identity=0.71, cover=0.71)
     assert decide([start, first, flat], THRESHOLD, LIMIT).rule == stopping.GO_ON
     same = [replace(flat, number=number, lora=f"v{number + 1}") for number in (3, 4)]
-    assert rule_of(start, first, flat, same[0]) == stopping.GO_ON, "much better than the control still"
+    assert rule_of(start, first, flat, same[0]) == stopping.GO_ON, "much better than the baseline still"
     assert rule_of(start, first, flat, *same) == stopping.CONVERGED
 
 
@@ -112,7 +123,7 @@ def test_the_same_samples_are_compared_pair_by_pair():
 
 
 def test_unknown_is_neither_better_nor_worse():
-    known, unknown = made(0), replace(made(1), identity=Part(0.1, None), variety=None, faces=None)
+    known, unknown = made(0), replace(made(1), identity=Part(0.1, None), pose_diversity=None, faces=None)
     assert not beats(unknown, known) and not stopping.fall(known, unknown)
     assert beats(known, replace(made(0), identity=None)), "a LoRA with faces beats one without"
 
@@ -122,7 +133,9 @@ def test_a_gap_needs_real_photos_after_two_rounds_below_a_tenth():
     assert hopeless([{gap: (10, 0)}]) == []
     assert hopeless([{gap: (10, 0), other: (5, 3)}, {gap: (10, 1), other: (5, 0)}]) == [gap]
     assert hopeless([{gap: (10, 1)}, {gap: (10, 1)}]) == [], "a tenth is not fewer than a tenth"
-    assert hopeless([{gap: (10, 0)}, {gap: (0, 0)}, {gap: (10, 0)}]) == [gap], "a round without attempts says nothing"
+    assert hopeless([{gap: (10, 0)}, {gap: (0, 0)}, {gap: (10, 0)}]) == [gap], (
+        "an iteration without attempts says nothing"
+    )
     assert hopeless([{gap: (10, 0)}, {gap: (10, 0)}, {gap: (10, 9)}]) == []
 
 
@@ -148,11 +161,15 @@ def test_share_has_noise_even_where_all_agree():
     assert share(60, 120).noise == pytest.approx(1.96 * math.sqrt(0.25 / 124), rel=1e-6)
 
 
-def test_variety_of_angles():
-    assert variety([5, 5, 5]) == pytest.approx(1) and variety([9, 0, 0]) == 0 and variety([0, 0, 0]) is None
-    low, high = variety_interval([10, 4, 1])
-    assert low < variety([10, 4, 1]) < high
-    assert variety_interval([1, 1, 0]) is None
+def test_pose_diversity():
+    assert (
+        pose_diversity([5, 5, 5]) == pytest.approx(1)
+        and pose_diversity([9, 0, 0]) == 0
+        and pose_diversity([0, 0, 0]) is None
+    )
+    low, high = pose_diversity_interval([10, 4, 1])
+    assert low < pose_diversity([10, 4, 1]) < high
+    assert pose_diversity_interval([1, 1, 0]) is None
 
 
 # Properties, over histories drawn at random.
@@ -164,13 +181,13 @@ def any_part(rng):
 
 def any_history(seed):
     rng = np.random.default_rng(seed)
-    rounds = [Round(0, "v1", any_part(rng), any_part(rng), any_part(rng), float(rng.uniform()))]
+    iterations = [IterationScores(0, "v1", any_part(rng), any_part(rng), any_part(rng), float(rng.uniform()))]
     for number in range(1, int(rng.integers(2, 12))):
         merged = int(rng.integers(0, 6))
         lora = f"v{number + 1}" if merged else None
         measured = [any_part(rng) if lora else None for _ in range(3)]
-        rounds.append(
-            Round(
+        iterations.append(
+            IterationScores(
                 number,
                 lora,
                 *measured,
@@ -182,41 +199,41 @@ def any_history(seed):
                 only_hopeless=bool(rng.uniform() < 0.1),
             )
         )
-    return rounds
+    return iterations
 
 
 @pytest.mark.parametrize("seed", range(0, 2000, 100))
 def test_properties(seed):
     for one in range(seed, seed + 100):
-        rounds = any_history(one)
+        iterations = any_history(one)
         limit = int(np.random.default_rng(one).integers(1, 12))
-        decision = decide(rounds, THRESHOLD, limit)
-        assert decision == decide(list(rounds), THRESHOLD, limit), "the same history, the same decision"
-        assert decision.best in [round.lora for round in rounds if round.lora], "what is kept exists"
+        decision = decide(iterations, THRESHOLD, limit)
+        assert decision == decide(list(iterations), THRESHOLD, limit), "the same history, the same decision"
+        assert decision.best in [iteration.lora for iteration in iterations if iteration.lora], "what is kept exists"
         assert decision.stop == (decision.rule != stopping.GO_ON) and decision.words.endswith(".")
-        if rounds[-1].number >= limit or rounds[-1].gaps == 0:
+        if iterations[-1].number >= limit or iterations[-1].gaps == 0:
             assert decision.stop
         if decision.rule == stopping.WORSE:
-            assert decision.best != rounds[-1].lora, "a worse LoRA is never kept"
+            assert decision.best != iterations[-1].lora, "a worse LoRA is never kept"
         if decision.rule == stopping.NO_GAIN:
             assert decision.best == "v1"
         if decision.rule in (stopping.NO_GAIN, stopping.CONVERGED):
-            assert gain_of(rounds).change < THRESHOLD
-            assert not stopping.fall(best_of(rounds[:-1]), rounds[-1])
-        assert decide(rounds, THRESHOLD, limit + 50).rule != stopping.MAX_ITERATIONS
-        better = replace(rounds[0], number=99, lora="best", identity=Part(1.0, 0.0), variety=Part(1.0, 0.0))
+            assert gain_of(iterations).change < THRESHOLD
+            assert not stopping.fall(best_of(iterations[:-1]), iterations[-1])
+        assert decide(iterations, THRESHOLD, limit + 50).rule != stopping.MAX_ITERATIONS
+        better = replace(iterations[0], number=99, lora="best", identity=Part(1.0, 0.0), pose_diversity=Part(1.0, 0.0))
         better = replace(better, faces=Part(1.0, 0.0))
-        if all(round.identity is None or round.identity.value < 0.75 for round in rounds):
-            assert best_of([*rounds, better]).lora == "best", "what is best in everything is kept"
+        if all(iteration.identity is None or iteration.identity.value < 0.75 for iteration in iterations):
+            assert best_of([*iterations, better]).lora == "best", "what is best in everything is kept"
 
 
-# Simulated histories as production sees them: 24 samples a round at the same prompts and seeds, of which some look more
-# like the person with any LoRA; a shift that all samples of a LoRA share; 15 images a round to approve.
+# Simulated histories as production sees them: 24 samples an iteration at the same prompts and seeds, of which some look
+# more like the person with any LoRA; a shift that all samples of a LoRA share; 15 images an iteration to approve.
 
 
 def simulated(course, rng, training_noise):
-    """Rounds until the loop stops; `course(n)` is (true identity, share of frontal samples, coverage, approval)."""
-    rounds, prompts = [], rng.normal(0, 0.07, 24)
+    """Iterations until the loop stops; `course(n)` is (true identity, share of frontal samples, coverage, approval)."""
+    iterations, prompts = [], rng.normal(0, 0.07, 24)
     for number in range(LIMIT + 1):
         identity, frontal, cover, approval = course(number)
         shift = rng.normal(0, training_noise)
@@ -224,12 +241,12 @@ def simulated(course, rng, training_noise):
         frontal = float(np.clip(frontal + rng.normal(0, training_noise), 0, 1))
         bins = rng.multinomial(24, [frontal, (1 - frontal) / 2, (1 - frontal) / 2])
         approved = int(rng.binomial(15, approval))
-        rounds.append(
-            Round(
+        iterations.append(
+            IterationScores(
                 number,
                 f"v{number + 1}",
                 identity=interval_part(float(np.median(scores)), median_interval(scores)),
-                variety=interval_part(variety(bins), variety_interval(bins)),
+                pose_diversity=interval_part(pose_diversity(bins), pose_diversity_interval(bins)),
                 faces=share(24, 24),
                 coverage=cover,
                 approval=share(approved, 15) if number else None,
@@ -238,9 +255,9 @@ def simulated(course, rng, training_noise):
                 scores={f"{i}.png": float(score) for i, score in enumerate(scores)},
             )
         )
-        decision = decide(rounds, THRESHOLD, LIMIT)
+        decision = decide(iterations, THRESHOLD, LIMIT)
         if decision.stop:
-            return decision, rounds
+            return decision, iterations
     raise AssertionError("the loop did not stop at its limit")
 
 
@@ -267,9 +284,9 @@ def true_score(course, number):
     return (identity + cover + approval) / 3
 
 
-def right_for_improving(decision, rounds):
-    """Stops where the true gain has become small, with a LoRA that is truly better than the control by far."""
-    last = rounds[-1].number
+def right_for_improving(decision, iterations):
+    """Stops where the true gain has become small, with a LoRA that is truly better than the baseline by far."""
+    last = iterations[-1].number
     gain = true_score(improving, last) / true_score(improving, last - 1) - 1
     best = int(decision.best[1:]) - 1
     return (
@@ -280,13 +297,15 @@ def right_for_improving(decision, rounds):
     )
 
 
-def right_for_no_change(decision, rounds):
-    return decision.rule == stopping.NO_GAIN and decision.best == "v1" and rounds[-1].number <= 8
+def right_for_no_change(decision, iterations):
+    return decision.rule == stopping.NO_GAIN and decision.best == "v1" and iterations[-1].number <= 8
 
 
-def right_for_collapsing(decision, rounds):
-    """Says worse within two rounds of the fall that begins after round 3, and keeps a LoRA from before it."""
-    return decision.rule == stopping.WORSE and rounds[-1].number in (4, 5) and int(decision.best[1:]) - 1 in (1, 2, 3)
+def right_for_collapsing(decision, iterations):
+    """Says worse within two iterations of the fall that begins after iteration 3, and keeps a LoRA from before it."""
+    return (
+        decision.rule == stopping.WORSE and iterations[-1].number in (4, 5) and int(decision.best[1:]) - 1 in (1, 2, 3)
+    )
 
 
 @pytest.mark.parametrize(
@@ -303,6 +322,8 @@ def test_simulated_histories_end_with_the_right_decision(course, right, training
     rng = np.random.default_rng(11)
     runs = [simulated(course, rng, training_noise) for _ in range(120)]
     wrong = [
-        (decision.rule, rounds[-1].number, decision.best) for decision, rounds in runs if not right(decision, rounds)
+        (decision.rule, iterations[-1].number, decision.best)
+        for decision, iterations in runs
+        if not right(decision, iterations)
     ]
     assert len(wrong) <= 0.05 * len(runs), wrong
