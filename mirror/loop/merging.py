@@ -51,6 +51,16 @@ class Merge:
     left_out: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where the images of a merge come from: the iteration, the LoRA that made them, and the words for the person."""
+
+    iteration: int
+    lora: str
+    lora_sha256: str
+    trigger: str
+
+
 def sha256_of(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -300,24 +310,22 @@ def plan_merge(
     report: ValidationReport,
     metadata: GenerationMetadata,
     output: Path,
-    iteration: int,
-    lora: tuple[str, str],
-    trigger: str,
+    source: Source,
     max_share: float,
 ) -> Merge:
     """Which approved images enter the dataset: none twice, no more than the cap allows, the gaps by turns.
 
-    `lora` is name and hash of the LoRA that made them. An earlier merge of the same iteration is replaced.
+    An earlier merge of the same iteration is replaced.
     """
-    manifest = without(manifest, iteration)
+    manifest = without(manifest, source.iteration)
     known = {photo.sha256 for photo in manifest.real} | {one.sha256 for one in manifest.merged}
     about = {image.file: image for image in metadata.images}
     free = room(manifest, max_share)
     left_out: Counter[str] = Counter()
     chosen: list[MergedImage] = []
     for image in by_turns(report):
-        source = Path(image.copied_to)
-        if not source.is_file() or sha256_of(source) != image.sha256:
+        copy = Path(image.copied_to)
+        if not copy.is_file() or sha256_of(copy) != image.sha256:
             left_out[VANISHED] += 1
         elif image.sha256 in known:
             left_out[DOUBLE] += 1
@@ -325,36 +333,29 @@ def plan_merge(
             left_out[CAP] += 1
         else:
             known.add(image.sha256)
-            chosen.append(_entry(image, about.get(image.file), output, iteration, lora, trigger))
+            chosen.append(_entry(image, about.get(image.file), output, source))
     merged = sorted(manifest.merged + chosen, key=lambda one: (one.iteration, one.file))
     again = {f"{DATASET}/{one.file}" for one in chosen}
     retired = {place: sha256 for place, sha256 in manifest.retired.items() if place not in again}
     return Merge(manifest.model_copy(update={"merged": merged, "retired": retired}), chosen, dict(left_out))
 
 
-def _entry(
-    image: ValidatedImage,
-    made: GeneratedImage | None,
-    output: Path,
-    iteration: int,
-    lora: tuple[str, str],
-    trigger: str,
-) -> MergedImage:
+def _entry(image: ValidatedImage, made: GeneratedImage | None, output: Path, source: Source) -> MergedImage:
     """What the manifest says of an approved image; `made` is what its generator said."""
-    source = Path(image.copied_to)
+    copy = Path(image.copied_to)
     kind = f"{image.gap_type}_{image.target}" if image.gap_type else "image"
     return MergedImage(
-        file=f"{SYNTHETIC_PREFIX}iter{iteration}_{kind}_{image.sha256[:10]}{source.suffix.lower()}",
-        source=os.path.relpath(source, output).replace(os.sep, "/"),
+        file=f"{SYNTHETIC_PREFIX}iter{source.iteration}_{kind}_{image.sha256[:10]}{copy.suffix.lower()}",
+        source=os.path.relpath(copy, output).replace(os.sep, "/"),
         sha256=image.sha256,
-        caption=caption_for(source, made.prompt if made else None, trigger),
-        iteration=iteration,
+        caption=caption_for(copy, made.prompt if made else None, source.trigger),
+        iteration=source.iteration,
         gap_type=image.gap_type,
         target=image.target,
         seed=made.seed if made else None,
         quality=image.quality,
-        lora=lora[0],
-        lora_sha256=lora[1],
+        lora=source.lora,
+        lora_sha256=source.lora_sha256,
     )
 
 
@@ -519,3 +520,9 @@ def remove(path: Path) -> None:
         path.unlink()
     elif path.is_dir():
         shutil.rmtree(path)
+
+
+def new_folder(folder: Path) -> None:
+    """An empty folder, whatever was there."""
+    remove(folder)
+    folder.mkdir(parents=True)

@@ -18,12 +18,12 @@ from mirror.loop.commands import (
     TRAINING_LOG,
     Commands,
     Places,
-    lora_problem,
     read_own,
     sample_plan,
 )
 from mirror.loop.config import LoopConfig
 from mirror.loop.facts import best_now
+from mirror.loop.results import lora_problem
 from mirror.loop.steps import Ledger, copy_atomic, now
 from utils.console import UserError
 from utils.progress import GroupProgress

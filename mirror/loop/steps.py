@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, Protocol, TextIO
 
 from mirror.contracts.contract import write_contract
 from mirror.contracts.history import IterationHistory, IterationRecord, RunningStep, StepRecord
@@ -253,6 +253,17 @@ def to_disk(path: Path) -> None:
             os.close(handle)
 
 
+class Doable(Protocol):
+    """What the ledger asks of a step, see mirror.loop.iteration.Step."""
+
+    name: str
+    iteration: IterationRecord
+
+    def key(self) -> str: ...
+    def outputs(self) -> list[Path]: ...
+    def make(self, again: bool) -> None: ...
+
+
 class Ledger:
     """The history on the disk. All changes go through `save`, which writes it whole or not at all."""
 
@@ -264,49 +275,40 @@ class Ledger:
         self.history.updated = now()
         write_contract(self.path, self.history)
 
-    def stands(self, one: IterationRecord, name: str) -> bool:
+    def stands(self, iteration: IterationRecord, name: str) -> bool:
         """Whether a step was done, and what it made is still there and the same."""
-        done = next((record for record in one.steps if record.step == name), None)
-        place = self.path.parent
-        return done is not None and all(content_of(place / at) == was for at, was in done.outputs.items())
+        done = next((record for record in iteration.steps if record.step == name), None)
+        folder = self.path.parent
+        return done is not None and all(content_of(folder / at) == was for at, was in done.outputs.items())
 
-    def step(
-        self,
-        one: IterationRecord,
-        name: str,
-        inputs: list[object],
-        outputs: list[Path],
-        work: Callable[[bool], None],
-        forget: Callable[[str], None],
-    ) -> None:
-        """Do step `name` of an iteration unless it is done with these inputs and its outputs still stand.
+    def step(self, step: Doable, forget: Callable[[], None]) -> None:
+        """Do a step of an iteration unless it is done with the same inputs and its outputs still stand.
 
-        `work(again)` makes the outputs and puts what it learned into the history; `again` says that the same step was
-        begun before and did not end. `forget(name)` takes a step's facts out of the history, with the steps after it.
+        `forget` takes what the step recorded out of the history, with the steps after it.
         """
-        key = digest(inputs)
-        place = self.path.parent
-        done = next((record for record in one.steps if record.step == name), None)
-        if done and done.inputs == key and self.stands(one, name):
+        iteration, key, folder = step.iteration, step.key(), self.path.parent
+        done = next((record for record in iteration.steps if record.step == step.name), None)
+        if done and done.inputs == key and self.stands(iteration, step.name):
             return
-        again = one.running == RunningStep(step=name, inputs=key)
-        forget(name)
-        one.running = RunningStep(step=name, inputs=key)
+        again = iteration.running == RunningStep(step=step.name, inputs=key)
+        forget()
+        iteration.running = RunningStep(step=step.name, inputs=key)
         self.save()
         started = now()
-        work(again)
+        step.make(again)
+        outputs = step.outputs()
         for output in outputs:
             to_disk(output)
-        one.steps.append(
+        iteration.steps.append(
             StepRecord(
-                step=name,
+                step=step.name,
                 inputs=key,
-                outputs={relative(path, place): content_of(path) for path in outputs},
+                outputs={relative(path, folder): content_of(path) for path in outputs},
                 started=started,
                 finished=now(),
             )
         )
-        one.running = None
+        iteration.running = None
         self.save()
 
 

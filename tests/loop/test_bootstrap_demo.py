@@ -19,7 +19,7 @@ from demo.simulated_generator import (
 )
 from mirror.contracts.contract import read_contract, write_contract
 from mirror.contracts.generation import GenerationMetadata
-from mirror.contracts.history import IterationHistory, LoraRecord
+from mirror.contracts.history import IterationHistory, IterationRecord, LoraRecord
 from mirror.contracts.manifest import MergedImage, MergeManifest, RealPhoto
 from mirror.contracts.plan import PlannedPrompt, PromptPlan
 from mirror.loop.merging import sha256_of
@@ -141,9 +141,9 @@ def test_validation_and_metrics_say_so_too(tmp_path, make_picture):
 
 def test_gap_pages_of_a_loop_that_simulates_say_so_once_something_is_merged(tmp_path):
     """Their thumbnails are those of the working dataset, in which merged images lie."""
-    from bootstrap_loop import gap_child
     from mirror.loop.commands import Commands, Places
     from mirror.loop.config import load_config
+    from mirror.loop.iteration import FindGaps
     from mirror.loop.state import Loop
     from mirror.loop.steps import Ledger
     from mirror.training.presets import PRESETS
@@ -155,10 +155,14 @@ def test_gap_pages_of_a_loop_that_simulates_say_so_once_something_is_merged(tmp_
     manifest = MergeManifest(dataset_dir="", seed=1, real=[], merged=[merged_image("synthetic_1.png", "x.png", 1)])
     history = IterationHistory(**HISTORY_FACTS, simulated=SAID)
     loop = Loop(config, places, commands, Ledger(places.history, history), manifest, ())
-    assert "--note" not in gap_child(loop, 1).command, "its own merge comes after its gap analysis"
-    assert gap_child(loop, 2).command[-2:] == ["--note", f"The synthetic images are {SAID}."]
+
+    def gap_command(number):
+        return FindGaps(loop, IterationRecord(number=number)).child.command
+
+    assert "--note" not in gap_command(1), "its own merge comes after its gap analysis"
+    assert gap_command(2)[-2:] == ["--note", f"The synthetic images are {SAID}."]
     history.simulated = None
-    assert "--note" not in gap_child(loop, 2).command
+    assert "--note" not in gap_command(2)
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path):

@@ -17,6 +17,7 @@ from mirror.loop.merging import (
     DATASET,
     HELD_OUT,
     REAL,
+    Source,
     plan_merge,
     room,
     sha256_of,
@@ -222,7 +223,7 @@ def batch(output, iteration, count, captions=()):
 def merged(world, iteration, count, cap=0.5, **more):
     _, output, manifest = world
     report, metadata = batch(output, iteration, count, **more)
-    return plan_merge(manifest, report, metadata, output, iteration, ("v1", "hash"), TRIGGER, cap)
+    return plan_merge(manifest, report, metadata, output, Source(iteration, "v1", "hash", TRIGGER), cap)
 
 
 def contents(folder):
@@ -261,11 +262,11 @@ def test_nothing_enters_twice(world):
     report.images[0].sha256 = sha256_of(source / "photo_0.png")
     report.images[2].sha256 = report.images[1].sha256
     (output / "approved_iter1" / "2.png").write_bytes((output / "approved_iter1" / "1.png").read_bytes())
-    merge = plan_merge(manifest, report, metadata, output, 1, ("v1", "h"), TRIGGER, 0.5)
+    merge = plan_merge(manifest, report, metadata, output, Source(1, "v1", "h", TRIGGER), 0.5)
     assert len(merge.merged) == 1 and merge.left_out == {merging.DOUBLE: 2}
-    again = plan_merge(merge.manifest, report, metadata, output, 1, ("v1", "h"), TRIGGER, 0.5)
+    again = plan_merge(merge.manifest, report, metadata, output, Source(1, "v1", "h", TRIGGER), 0.5)
     assert again.manifest == merge.manifest, "the same merge again changes nothing"
-    other = plan_merge(merge.manifest, report, metadata, output, 2, ("v1", "h"), TRIGGER, 0.5)
+    other = plan_merge(merge.manifest, report, metadata, output, Source(2, "v1", "h", TRIGGER), 0.5)
     assert other.merged == []
 
 
@@ -273,7 +274,7 @@ def test_what_changed_after_validation_does_not_enter(world):
     _, output, manifest = world
     report, metadata = batch(output, 1, 2)
     (output / "approved_iter1" / "0.png").write_bytes(b"another picture")
-    merge = plan_merge(manifest, report, metadata, output, 1, ("v1", "h"), TRIGGER, 0.5)
+    merge = plan_merge(manifest, report, metadata, output, Source(1, "v1", "h", TRIGGER), 0.5)
     assert len(merge.merged) == 1 and merge.left_out == {merging.VANISHED: 1}
 
 
@@ -284,7 +285,7 @@ def test_taking_out_leaves_the_folders_as_before(world):
     first = merged(world, 1, 4)
     sync(first.manifest, output)
     report, metadata = batch(output, 2, 2)
-    second = plan_merge(first.manifest, report, metadata, output, 2, ("v2", "h"), TRIGGER, 0.5)
+    second = plan_merge(first.manifest, report, metadata, output, Source(2, "v2", "h", TRIGGER), 0.5)
     sync(second.manifest, output)
     after_first = take_out(second.manifest, 2)
     sync(after_first, output)

@@ -1,0 +1,62 @@
+"""--dry-run: every command up to the end of the next iteration. Nothing is written or loaded."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from mirror.contracts.history import IterationRecord
+from mirror.loop import merging
+from mirror.loop.commands import Commands
+from mirror.loop.config import LoopConfig
+from mirror.loop.iteration import FindGaps
+from mirror.loop.state import Loop, new_history, read_loop
+from mirror.loop.steps import Child, Ledger
+from utils.console import UserError, say
+
+
+def as_it_stands(config: LoopConfig, commands: Commands) -> Loop:
+    """The loop that is there, or that would begin, with the photos of now; nothing is written."""
+    places, folder = commands.places, Path(config.dataset_dir)
+    try:
+        photos = merging.list_real(folder)
+    except UserError as error:  # the commands can be shown without photos
+        say(f"Note: {error}")
+        photos = []
+    if places.history.exists():
+        history, manifest = read_loop(config, places)
+        manifest = merging.with_photos(manifest, merging.with_picture_hashes(photos, folder, manifest.real))
+    else:
+        history, manifest = new_history(config, places, photos, looks=False)
+    return Loop(config, places, commands, Ledger(places.history, history), manifest, ())
+
+
+def command_lines(loop: Loop, iteration: IterationRecord) -> list[str]:
+    """The commands as a shell would take them, with headings behind #."""
+    config, commands = loop.config, loop.commands
+    lines = []
+    if iteration.number == 0:
+        adopted = f"# v1: {loop.places.best} is adopted" if loop.ledger.history.adopted else None
+        lines += ["# Iteration 0", adopted or _shell(commands.train(0, "v1")), *_measuring(loop, 0)]
+    number = max(1, iteration.number)
+    first = IterationRecord(number=number, generator=iteration.generator or "v1")
+    lines += [
+        f"# Iteration {number} (of at most {config.max_iterations}; later ones alike, with the best LoRA so far)",
+        _shell(FindGaps(loop, first).child),
+        _shell(commands.generate(number, first.generator, config.seed + number)),
+        _shell(commands.validate(number)),
+        f"# approved images are merged into {loop.places.dataset}",
+        _shell(commands.train(number, f"v{number + 1}")),
+    ]
+    return lines + _measuring(loop, number)
+
+
+def _measuring(loop: Loop, number: int) -> list[str]:
+    measure = loop.commands.measure(number, loop.ledger.history.held_out > 0)
+    return [_shell(loop.commands.sample(number, f"v{number + 1}")), _shell(measure)]
+
+
+def _shell(child: Child) -> str:
+    return subprocess.list2cmdline(child.command) if sys.platform == "win32" else shlex.join(child.command)
