@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say, show
 from utils.defaults import BOOTSTRAP_REQUIREMENTS, PROJECT
+from utils.files import reason_of
 
 if TYPE_CHECKING:  # mirror.loop is imported where it is used, so that --help is instant
     from mirror.contracts.history import IterationRecord
@@ -279,7 +280,7 @@ def disk_told(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename2 or error.filename or folder
-        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
+        reason = "the disk is full" if error.errno == errno.ENOSPC else reason_of(error)
         no_room = (errno.ENOSPC, errno.EFBIG, errno.EROFS, getattr(errno, "EDQUOT", None))  # Windows has no quota's
         what = "cannot be written" if error.errno in no_room else "cannot be used"
         raise UserError(

@@ -34,6 +34,7 @@ from utils.defaults import (
     SYNTHETIC_PREFIX,
     VERSION,
 )
+from utils.files import reason_of
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.contract import Spread
@@ -43,6 +44,31 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
 
 # Settings. Each is also an option of the command line, which wins.
 OUTPUT = Path("gaps.json")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The whole job, top to bottom."""
+    from mirror.dataset.sensors import Examiner, find_sensors, sensor_choice
+    from mirror.faces.cache import kept_measurements
+    from utils.files import readable
+
+    types = gap_types(args)
+    dataset = collect(args)
+    dataset.warnings += [readable(args.note)] if args.note else []
+    _check_output(args.output)
+    for warning in dataset.warnings:
+        say(f"Note: {warning}")
+    with kept_measurements(None if args.no_cache else args.cache) as cache:
+        sensors = find_sensors(sensor_choice(args), cache, "analysed")
+        Examiner(sensors, types, cache, args.max_megapixels).examine(dataset.pictures)
+    _demand_a_picture(dataset.pictures)
+    report = analyse(args, dataset, types, sensors)
+    for doubt in doubts(report):
+        say(f"Warning: {doubt}")
+        report.warnings.append(doubt)
+    page = write_results(args.output, report, dataset.pictures)
+    tell(args, report, page)
+    return EXIT_OK
 
 
 @dataclass
@@ -68,7 +94,7 @@ def collect(args: argparse.Namespace) -> Dataset:
     try:
         listing = list_images(folder, args.recursive)
     except OSError as error:
-        raise UserError(f"{folder} cannot be opened: {error.strerror or error}.") from error
+        raise UserError(f"{folder} cannot be opened: {reason_of(error)}.") from error
     names = [readable(path.relative_to(folder).as_posix()) for path in listing.images]
     dataset = Dataset(folder, [Looked(name, path) for name, path in zip(names, listing.images, strict=True)])
     dataset.ignored = listing.ignored
@@ -232,7 +258,7 @@ def write_results(output: Path, report: GapReport, pictures: list[Looked]) -> Pa
         write_text_atomic(page, build_gaps(report, [picture.thumbnail for picture in pictures]))
         write_contract(output, report)
     except OSError as error:
-        raise UserError(f"Results cannot be written to {output.parent}: {error.strerror or error}.") from error
+        raise UserError(f"Results cannot be written to {output.parent}: {reason_of(error)}.") from error
     return page
 
 
@@ -270,40 +296,6 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}%"
 
 
-def run(args: argparse.Namespace) -> int:
-    """The whole job, top to bottom."""
-    from mirror.dataset.sensors import Examiner, find_sensors, sensor_choice
-    from mirror.faces.cache import open_cache
-    from utils.files import readable
-
-    types = gap_types(args)
-    dataset = collect(args)
-    dataset.warnings += [readable(args.note)] if args.note else []
-    _check_output(args.output)
-    for warning in dataset.warnings:
-        say(f"Note: {warning}")
-    cache = open_cache(None if args.no_cache else args.cache)
-    if cache.message:
-        say(f"Note: {cache.message}")
-    try:
-        sensors = find_sensors(sensor_choice(args), cache, "analysed")
-        Examiner(sensors, types, cache, args.max_megapixels).examine(dataset.pictures)
-    except KeyboardInterrupt:
-        if cache.keeps:
-            say("What was measured so far is kept; the same command goes on from there.")
-        raise
-    finally:
-        cache.close()
-    _demand_a_picture(dataset.pictures)
-    report = analyse(args, dataset, types, sensors)
-    for doubt in doubts(report):
-        say(f"Warning: {doubt}")
-        report.warnings.append(doubt)
-    page = write_results(args.output, report, dataset.pictures)
-    tell(args, report, page)
-    return EXIT_OK
-
-
 def _check_output(output: Path) -> None:
     """Find out before the work, not after it, that results cannot be written. Raises UserError."""
     import tempfile
@@ -320,7 +312,7 @@ def _check_output(output: Path) -> None:
         with tempfile.TemporaryFile(dir=output.parent):
             pass
     except OSError as error:
-        reason = error.strerror or error
+        reason = reason_of(error)
         raise UserError(
             f"Results cannot be written to {output.parent}: {reason}. --output takes another file."
         ) from error

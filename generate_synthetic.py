@@ -19,92 +19,75 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirror.generation.families import DTYPES, FAMILIES
+from mirror.generation.families import DTYPES, FAMILIES, SIZE_STEP
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say, show, show_json
-from utils.defaults import BOOTSTRAP_REQUIREMENTS, METADATA, SYNTHETIC_PREFIX, VERSION
+from utils.defaults import BOOTSTRAP_REQUIREMENTS, METADATA, VERSION
+from utils.files import reason_of
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
-    import numpy as np
-
-    from mirror.contracts.gaps import GapReport
-    from mirror.contracts.generation import GeneratedImage, GenerationMetadata
-    from mirror.generation.families import Family
+    from mirror.contracts.generation import GenerationMetadata
     from mirror.generation.loras import LoraFacts
+    from mirror.generation.making import Studio
     from mirror.generation.pipelines import Drawing, Loaded
-    from mirror.generation.prompts import Shot
-    from utils.progress import ImageProgress
+    from mirror.generation.planning import Plan
 
 # Settings. Each is also an option of the command line, which wins.
 NUM_PER_GAP = 5  # images for each gap at most, as documented
 LORA_SCALE = 1.0
 SEED = 0
 
-SMALLEST = 256  # pixels: --allow-smaller does not go below
-SIZE_STEP = 16  # pixels: all families take sizes of such steps
-SMALLER = 0.75  # of width and height, each time that the memory ends
 LOCK_FILE = ".generating.lock"
 
 
-@dataclass
-class Plan:
-    """What to make, and where it comes from."""
+def run(args: argparse.Namespace) -> int:
+    """The whole job, top to bottom."""
+    from mirror.generation.planning import make_plan
 
-    shots: list[Shot]
-    passed_over: list[str]  # sentences about gaps that get no image
-    gaps: GapReport | None = None
-    is_fixed: bool = False  # a plan of the user's own: neither --person nor --seed act
-
-    @property
-    def hash(self) -> str:
-        return hashlib.sha256(json.dumps([asdict(shot) for shot in self.shots]).encode()).hexdigest()[:12]
-
-
-@dataclass
-class Studio:
-    """Everything that images are made with. Batch, memory and size give way where the GPU's memory ends."""
-
-    loaded: Loaded
-    lora: LoraFacts | None
-    drawing: Drawing
-    batch: int
-    allow_smaller: bool
+    plan = make_plan(args)
+    for sentence in plan.passed_over:
+        say(f"Note: no image for {sentence}")
+    if not plan.shots:
+        tell_nothing(args, plan)
+    elif args.dry_run:
+        print_plan(plan, args.json)
+    else:
+        _check_options(args)
+        with _open_folder(args.output, plan):
+            tell(args, fill_folder(args, plan))
+    return EXIT_OK
 
 
-def make_plan(args: argparse.Namespace) -> Plan:
-    """The images to make. Needs no model. Raises UserError."""
-    from mirror.generation.prompts import plan_gaps, read_prompts
+def fill_folder(args: argparse.Namespace, plan: Plan) -> GenerationMetadata:
+    """Make what is not there; the metadata of all."""
+    from mirror.generation.earlier import demand_same_run, is_complete, read_earlier, take_over
+    from mirror.generation.pipelines import local_family, local_identity
 
-    prompts = () if args.prompts_file is None else read_prompts(args.prompts_file)
-    gaps = read_gaps(args.gaps)
-    if isinstance(prompts, list):
-        return Plan(prompts, [], gaps, is_fixed=True)
-    if gaps is None:
-        raise UserError("A gap file is needed, or a plan: --prompts-file plan.json. gap_analysis.py writes a gap file.")
-    if not (args.person or "").strip():
-        raise UserError('--person says who is to be seen, in the words that the LoRA was trained with: "ohwx person".')
-    shots, passed_over = plan_gaps(gaps.recommendations, args.person, args.num_per_gap, args.seed, prompts)
-    return Plan(shots, passed_over, gaps)
-
-
-def read_gaps(path: Path | None) -> GapReport | None:
-    from mirror.contracts.contract import ContractError, read_contract
-    from mirror.contracts.gaps import GapReport
-
-    try:
-        return None if path is None else read_contract(path, GapReport, "gap_analysis.py")
-    except ContractError as error:
-        raise UserError(str(error)) from error
+    earlier = read_earlier(args, plan)
+    family = local_family(args.base_model, args.family, args.base_config)
+    if earlier and family:  # of a hub id that is known only once it is loaded
+        demand_same_run(earlier, args, family, local_identity(args.base_model))
+        if is_complete(args, plan, earlier):
+            say("All images of this plan are there already.")
+            return earlier
+    studio = open_studio(args, plan)
+    metadata = metadata_of(args, plan, studio)
+    if earlier:
+        demand_same_run(earlier, args, studio.loaded.family, studio.loaded.identity)
+        metadata.created, metadata.failed = earlier.created, earlier.failed
+    metadata.images = take_over(args.output, plan, earlier)
+    if metadata.images or metadata.failed:
+        say(f"{len(metadata.images) + len(metadata.failed)} of {len(plan.shots)} images are there from an earlier run.")
+    _make(args, plan, studio, metadata)
+    return metadata
 
 
 def print_plan(plan: Plan, as_json: bool) -> None:
@@ -119,45 +102,17 @@ def print_plan(plan: Plan, as_json: bool) -> None:
 def tell_nothing(args: argparse.Namespace, plan: Plan) -> None:
     """There is no image to make, and that is no error."""
     from mirror.contracts.generation import GenerationMetadata
+    from mirror.generation.making import timestamp
 
     asked = any(gap.count for gap in plan.gaps.recommendations)
     why = "none of the gaps can be asked for, as the notes say" if asked else "the gap file asks for no image"
-    (say if args.json else print)(f"Nothing to generate: {why}.")
+    (say if args.json else show)(f"Nothing to generate: {why}.")
     if args.json and args.dry_run:
         print_plan(plan, as_json=True)
     elif args.json:
-        show_json(GenerationMetadata(created=_now(), plan=plan.hash, planned=0, images=[]).model_dump_json(indent=2))
-
-
-def drawing_of(args: argparse.Namespace, family: Family) -> Drawing:
-    """The options, and where they are not given the defaults of the family."""
-    from mirror.generation.pipelines import Drawing
-    from mirror.generation.prompts import NEGATIVE
-
-    guidance = family.guidance if args.guidance is None else args.guidance
-    guided = family.takes_negative and guidance > family.guided_above
-    return Drawing(
-        steps=args.steps or family.steps,
-        guidance=guidance,
-        width=args.width or family.size,
-        height=args.height or family.size,
-        negative=(NEGATIVE if args.negative is None else args.negative) if guided else None,
-    )
-
-
-def effective_settings(args: argparse.Namespace, family: Family, identity: str) -> dict[str, str | int | float | None]:
-    """What decides how images look, beside the plan: the images of one folder have all of it in common."""
-    from mirror.generation.devices import choose_device, default_dtype
-    from mirror.generation.loras import lora_identity
-
-    return asdict(drawing_of(args, family)) | {
-        "batch": args.batch,
-        "dtype": args.dtype or default_dtype(family, choose_device(args.device)),
-        "family": family.name,
-        "base_model": identity,
-        "lora": args.lora and lora_identity(args.lora),
-        "lora_scale": args.lora and args.lora_scale,
-    }
+        show_json(
+            GenerationMetadata(created=timestamp(), plan=plan.hash, planned=0, images=[]).model_dump_json(indent=2)
+        )
 
 
 def open_studio(args: argparse.Namespace, plan: Plan) -> Studio:
@@ -165,6 +120,8 @@ def open_studio(args: argparse.Namespace, plan: Plan) -> Studio:
     from mirror.generation import pipelines
     from mirror.generation.devices import choose_device
     from mirror.generation.loras import load_lora
+    from mirror.generation.making import Studio
+    from mirror.generation.settings import drawing_of
 
     device = choose_device(args.device)
     say(f"Loading {args.base_model} ...")
@@ -192,6 +149,7 @@ def open_studio(args: argparse.Namespace, plan: Plan) -> Studio:
 def settle(loaded: Loaded, lora: LoraFacts | None, device: str, low_vram: bool, prompt: str, drawing: Drawing) -> None:
     """Bring everything to the device and let the denoiser work once; in low-memory mode if needed. Raises UserError."""
     from mirror.generation.loras import demand_difference
+    from mirror.generation.making import memory_name
     from mirror.generation.pipelines import is_out_of_memory, place
 
     for saving in (True,) if low_vram else (False, True):
@@ -204,13 +162,9 @@ def settle(loaded: Loaded, lora: LoraFacts | None, device: str, low_vram: bool, 
             if not is_out_of_memory(error):
                 raise
         if not saving:
-            say(f"Out of {_memory(device)}: going on with --low-vram.")
+            say(f"Out of {memory_name(device)}: going on with --low-vram.")
     other = "take a smaller --width and --height" if device == "cpu" else "take --device cpu"
-    raise UserError(f"The {_memory(device)} is not enough for {loaded.name}: close other programs, or {other}.")
-
-
-def _memory(device: str) -> str:
-    return "memory" if device == "cpu" else "GPU memory"
+    raise UserError(f"The {memory_name(device)} is not enough for {loaded.name}: close other programs, or {other}.")
 
 
 def tell_lora(lora: LoraFacts) -> None:
@@ -255,13 +209,16 @@ def metadata_of(args: argparse.Namespace, plan: Plan, studio: Studio) -> Generat
     import transformers
 
     from mirror.contracts.generation import GenerationMetadata
+    from mirror.generation.earlier import OUTSIDE_SETTINGS
+    from mirror.generation.making import timestamp, used
+    from mirror.generation.settings import effective_settings
     from utils.files import readable
 
     loaded, lora, gaps = studio.loaded, studio.lora, plan.gaps
     effective = effective_settings(args, loaded.family, loaded.identity)
     asked = {} if plan.is_fixed else {"person": args.person, "seed": args.seed}
     return GenerationMetadata(
-        created=_now(),
+        created=timestamp(),
         gaps_file=readable(str(args.gaps.resolve())) if args.gaps else None,
         dataset=gaps.dataset if gaps else None,
         sensors=gaps.sensors if gaps else None,
@@ -285,252 +242,6 @@ def metadata_of(args: argparse.Namespace, plan: Plan, studio: Studio) -> Generat
     )
 
 
-def used(studio: Studio) -> dict[str, int | bool | None]:
-    """What the memory left of the options so far; images have their own size in the metadata."""
-    import torch
-
-    on_cpu = studio.loaded.device == "cpu"
-    return {
-        "batch_used": studio.batch,
-        "width_used": studio.drawing.width,
-        "height_used": studio.drawing.height,
-        "low_vram": studio.loaded.low_vram,
-        "gpu_memory_bytes": None if on_cpu else torch.cuda.max_memory_reserved(),  # the most so far
-    }
-
-
-def read_earlier(args: argparse.Namespace, plan: Plan) -> GenerationMetadata | None:
-    """The metadata of an earlier run of the same plan, None for a new folder. Raises UserError for another plan."""
-    from mirror.contracts.contract import ContractError, read_contract
-    from mirror.contracts.generation import GenerationMetadata
-
-    path = args.output / METADATA
-    if not path.exists():
-        stray = [
-            file.name for shot in plan.shots for file in args.output.glob(f"{shot.name}*") if is_file_of(file, shot)
-        ]
-        if stray:
-            raise UserError(
-                f"{args.output} holds {stray[0]}, and no {METADATA} that says how it was made; "
-                "--output takes another folder."
-            )
-        return None
-    try:
-        earlier = read_contract(path, GenerationMetadata, cure="delete it, and take another --output")
-    except ContractError as error:
-        raise UserError(str(error)) from error
-    if earlier.plan != plan.hash:
-        raise UserError(
-            f"{args.output} holds images of another plan; --output takes another folder, or give the same gap file, "
-            "prompts, --person, --seed and --num-per-gap as then."
-        )
-    return earlier
-
-
-def demand_same_run(earlier: GenerationMetadata, args: argparse.Namespace, family: Family, identity: str) -> None:
-    """Images of two models or settings must not mix in one folder. Raises UserError."""
-    folder, now = args.output, effective_settings(args, family, identity)
-    before = earlier.settings | earlier.model_dump(include=OUTSIDE_SETTINGS)
-    changed = [f"{name} {before.get(name)} instead of {now[name]}" for name in now if before.get(name) != now[name]]
-    if changed:
-        raise UserError(
-            f"{folder} holds images of another run ({', '.join(changed)}). Give the same options, or another --output."
-        )
-
-
-OUTSIDE_SETTINGS = {"base_model", "lora", "lora_scale", "family"}  # fields of their own in the metadata
-
-
-def take_over(folder: Path, plan: Plan, earlier: GenerationMetadata | None) -> list[GeneratedImage]:
-    """Images of the plan that lie in the folder already, also one that was written just before a run was killed."""
-    from mirror.contracts.generation import retry_seed
-    from mirror.generation.a1111 import read_ours
-
-    known = {image.file: image for image in earlier.images} if earlier else {}
-    images = []
-    for shot in plan.shots:
-        for path in sorted(folder.glob(f"{shot.name}*.png")):
-            if not is_file_of(path, shot):
-                continue
-            written = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(path.stat().st_mtime))
-            image = known.get(path.name) or read_ours(path.read_bytes(), path.name, written)
-            if image and image.prompt == shot.prompt and image.seed in (shot.seed, retry_seed(shot.seed)):
-                images.append(image)
-                break
-    return images
-
-
-def is_file_of(path: Path, shot: Shot) -> bool:
-    """Whether a file has the name of a shot: with a time stamp, or, of a fixed plan, as it is."""
-    import re
-
-    stamp = r"_\d{8}_\d{6}" if shot.gap_type else ""
-    return re.fullmatch(re.escape(shot.name) + stamp, path.stem) is not None
-
-
-def file_name(shot: Shot) -> str:
-    return f"{shot.name}{time.strftime('_%Y%m%d_%H%M%S') if shot.gap_type else ''}.png"
-
-
-def shots_done(plan: Plan, metadata: GenerationMetadata) -> set[str]:
-    """Names of the shots that need no work: made, or failed twice."""
-    files = [Path(image.file) for image in metadata.images]
-    made = {shot.name for shot in plan.shots for file in files if is_file_of(file, shot)}
-    return made | {one.name for one in metadata.failed}
-
-
-def generate(args: argparse.Namespace, plan: Plan, studio: Studio, metadata: GenerationMetadata) -> None:
-    """Make what is not there yet, chunk by chunk; a chunk has the same images in every run, so that they come out
-    the same after an interruption."""
-    from utils.progress import ImageProgress
-
-    done = shots_done(plan, metadata)
-    chunks = [plan.shots[i : i + args.batch] for i in range(0, len(plan.shots), args.batch)]
-    with ImageProgress(sum(shot.name not in done for shot in plan.shots), studio.drawing.steps) as progress:
-        for chunk in chunks:
-            if all(shot.name in done for shot in chunk):
-                continue
-            pictures = draw_chunk(studio, chunk, [shot.seed for shot in chunk], progress)
-            for shot, picture in zip(chunk, pictures, strict=True):
-                if shot.name not in done:
-                    finish(args.output, shot, picture, studio, metadata, progress)
-
-
-def draw_chunk(studio: Studio, shots: list[Shot], seeds: list[int], progress: ImageProgress) -> list[np.ndarray | None]:
-    """Pictures of some shots at once, or in as many goes as memory asks for. Raises UserError where none is enough."""
-    from mirror.generation.pipelines import draw, is_out_of_memory
-
-    pictures: list[np.ndarray | None] = []
-    while len(pictures) < len(shots):
-        here = slice(len(pictures), len(pictures) + studio.batch)
-        part = shots[here]
-        negatives = None
-        if studio.drawing.negative is not None:
-            negatives = [studio.drawing.negative if shot.negative is None else shot.negative for shot in part]
-        progress.begin()
-        try:
-            prompts = [shot.prompt for shot in part]
-            pictures += draw(studio.loaded, prompts, negatives, seeds[here], studio.drawing, progress.step)
-            continue
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        step_down(studio)  # outside, where no traceback holds what filled the memory
-    return pictures
-
-
-def step_down(studio: Studio) -> None:
-    """After the memory ended: a smaller batch, then low-memory mode, then, if allowed, a smaller size; said aloud."""
-    import torch
-
-    from mirror.generation.pipelines import place
-
-    drawing, memory = studio.drawing, _memory(studio.loaded.device)
-    smaller = smaller_size(drawing.width, drawing.height) if studio.allow_smaller else None
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if studio.batch > 1:
-        studio.batch //= 2
-        say(f"Out of {memory}: going on with {studio.batch} image(s) at once.")
-    elif not studio.loaded.low_vram:
-        place(studio.loaded, studio.loaded.device, low_vram=True)
-        say(f"Out of {memory}: going on with --low-vram.")
-    elif smaller is not None:
-        studio.drawing = replace(drawing, width=smaller[0], height=smaller[1])
-        say(f"Out of {memory}: going on with {smaller[0]} x {smaller[1]} pixels.")
-    else:
-        hint = "" if studio.allow_smaller else "; --allow-smaller lets it go on with smaller images"
-        raise UserError(
-            f"The {memory} is not enough for {drawing.width} x {drawing.height} pixels, even in low-memory mode: "
-            f"close other programs, or take a smaller --width and --height{hint}."
-        )
-
-
-def smaller_size(width: int, height: int) -> tuple[int, int] | None:
-    """Both sides by the same factor, the shorter not below `SMALLEST`; None where that makes nothing smaller."""
-    factor = max(SMALLER, SMALLEST / min(width, height))
-    size = tuple(round(side * factor / SIZE_STEP) * SIZE_STEP for side in (width, height))
-    return size if factor < 1 and size != (width, height) else None
-
-
-def finish(
-    folder: Path,
-    shot: Shot,
-    picture: np.ndarray | None,
-    studio: Studio,
-    metadata: GenerationMetadata,
-    progress: ImageProgress,
-) -> None:
-    """Write one image and the metadata; a black one gets a second try, and is reported if that is black too."""
-    from mirror.contracts.contract import write_contract
-    from mirror.contracts.generation import FailedImage, retry_seed
-
-    seeds, reason = [shot.seed], fault(picture)
-    if reason:
-        progress.print(f"{shot.name} came out as {reason}: trying once more with another seed.")
-        seeds.append(retry_seed(shot.seed))
-        (picture,) = draw_chunk(studio, [shot], seeds[-1:], progress)
-        reason = fault(picture)
-    if reason:
-        metadata.failed.append(
-            FailedImage(
-                name=shot.name,
-                gap_type=shot.gap_type,
-                target=shot.target,
-                prompt=shot.prompt,
-                seeds=seeds,
-                reason=reason,
-            )
-        )
-        progress.done(f"{shot.name}: {reason} twice, not written")
-    else:
-        image = write_image(folder, shot, seeds[-1], picture, studio)
-        metadata.images.append(image)
-        progress.done(image.file)
-    metadata.settings |= used(studio)
-    write_contract(folder / METADATA, metadata)
-
-
-def fault(picture: np.ndarray | None) -> str | None:
-    """What is wrong with a picture (H, W, 3) uint8 RGB that shows nothing; None for a good one."""
-    from mirror.dataset.pixels import grey_of, histogram, spoiled
-
-    if picture is None:
-        return "not a number"
-    return spoiled(histogram(grey_of(picture[:, :, ::-1].copy())))
-
-
-def write_image(folder: Path, shot: Shot, seed: int, picture: np.ndarray, studio: Studio) -> GeneratedImage:
-    """One PNG, whole or not at all, and its line for the metadata."""
-    from mirror.contracts.generation import GeneratedImage
-    from mirror.generation.a1111 import parameters, png
-    from utils.files import write_bytes_atomic
-
-    loaded, lora, drawing = studio.loaded, studio.lora, studio.drawing
-    negative = drawing.negative if shot.negative is None or drawing.negative is None else shot.negative
-    image = GeneratedImage(
-        file=file_name(shot),
-        gap_type=shot.gap_type,
-        target=shot.target,
-        prompt=shot.prompt,
-        negative_prompt=negative,
-        seed=seed,
-        steps=drawing.steps,
-        guidance=drawing.guidance,
-        size_wh=(picture.shape[1], picture.shape[0]),
-        created=_now(),
-    )
-    scheduler = type(loaded.pipeline.scheduler).__name__
-    known_lora = lora and (lora.path.stem, lora.a1111_hash)
-    text = parameters(image, scheduler, loaded.identity.partition("@")[0], known_lora, lora and lora.scale)
-    write_bytes_atomic(folder / image.file, png(picture, text, image))
-    return image
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S")
-
-
 def tell(args: argparse.Namespace, metadata: GenerationMetadata) -> None:
     """The end of a run: what there is for each gap, or the metadata alone with --json. Raises UserError without any."""
     if args.json:
@@ -546,62 +257,18 @@ def tell(args: argparse.Namespace, metadata: GenerationMetadata) -> None:
         raise UserError("Every image came out spoiled; try --dtype float32, and look whether the base model is whole.")
 
 
-def run(args: argparse.Namespace) -> int:
-    """The whole job, top to bottom."""
-    plan = make_plan(args)
-    for sentence in plan.passed_over:
-        say(f"Note: no image for {sentence}")
-    if not plan.shots:
-        tell_nothing(args, plan)
-    elif args.dry_run:
-        print_plan(plan, args.json)
-    else:
-        _check_options(args)
-        with _open_folder(args.output, plan):
-            tell(args, fill_folder(args, plan))
-    return EXIT_OK
-
-
-def fill_folder(args: argparse.Namespace, plan: Plan) -> GenerationMetadata:
-    """Make what is not there; the metadata of all."""
-    from mirror.generation.pipelines import local_family, local_identity
-
-    earlier = read_earlier(args, plan)
-    family = local_family(args.base_model, args.family, args.base_config)
-    if earlier and family:  # of a hub id that is known only once it is loaded
-        demand_same_run(earlier, args, family, local_identity(args.base_model))
-        if is_complete(args, plan, earlier):
-            say("All images of this plan are there already.")
-            return earlier
-    studio = open_studio(args, plan)
-    metadata = metadata_of(args, plan, studio)
-    if earlier:
-        demand_same_run(earlier, args, studio.loaded.family, studio.loaded.identity)
-        metadata.created, metadata.failed = earlier.created, earlier.failed
-    metadata.images = take_over(args.output, plan, earlier)
-    if metadata.images or metadata.failed:
-        say(f"{len(metadata.images) + len(metadata.failed)} of {len(plan.shots)} images are there from an earlier run.")
-    _make(args, plan, studio, metadata)
-    return metadata
-
-
 def _make(args: argparse.Namespace, plan: Plan, studio: Studio, metadata: GenerationMetadata) -> None:
     from mirror.contracts.contract import write_contract
+    from mirror.generation.making import generate
 
     try:
         write_contract(args.output / METADATA, metadata)
         generate(args, plan, studio, metadata)
     except OSError as error:
-        raise UserError(f"Images cannot be written to {args.output}: {error.strerror or error}.") from error
+        raise UserError(f"Images cannot be written to {args.output}: {reason_of(error)}.") from error
     except KeyboardInterrupt:
         say("What was generated so far is kept; the same command goes on from there.")
         raise
-
-
-def is_complete(args: argparse.Namespace, plan: Plan, earlier: GenerationMetadata) -> bool:
-    """Whether an earlier run with the same settings left nothing to do."""
-    there = all((args.output / image.file).is_file() for image in earlier.images)
-    return there and {shot.name for shot in plan.shots} == shots_done(plan, earlier)
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -619,6 +286,7 @@ def _check_options(args: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def _open_folder(folder: Path, plan: Plan) -> Iterator[None]:
     """Make the folder and keep other runs out; remove what a killed run left half-written. Raises UserError."""
+    from mirror.generation.earlier import remove_rests
     from utils.folder_lock import only_one
 
     with contextlib.ExitStack() as stack:
@@ -627,16 +295,8 @@ def _open_folder(folder: Path, plan: Plan) -> Iterator[None]:
             stack.enter_context(only_one(folder, LOCK_FILE))
             remove_rests(folder, plan)
         except OSError as error:
-            raise UserError(f"Images cannot be written to {folder}: {error.strerror or error}.") from error
+            raise UserError(f"Images cannot be written to {folder}: {reason_of(error)}.") from error
         yield
-
-
-def remove_rests(folder: Path, plan: Plan) -> None:
-    """Files that a killed run left half-written. Raises OSError."""
-    ours = tuple(f".{name}" for name in (SYNTHETIC_PREFIX, METADATA, *(f"{shot.name}.png" for shot in plan.shots)))
-    for rest in folder.glob(".*.tmp"):
-        if rest.name.startswith(ours):
-            rest.unlink(missing_ok=True)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

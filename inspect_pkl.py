@@ -37,6 +37,7 @@ from mirror.detectors.networks import Network, find_network
 from utils import options
 from utils.console import EXIT_OK, EXIT_USER, UserError, print_table, run_script, say, show
 from utils.defaults import MODELS_FOLDER
+from utils.files import reason_of
 
 EXIT_CODES = {Verdict.SAFE: EXIT_OK, Verdict.UNKNOWN: 3, Verdict.DANGEROUS: 4}
 ADVICE = {
@@ -46,6 +47,15 @@ ADVICE = {
 }
 ADVICE_DAMAGED = " It is damaged or not what it says: fetch it again."
 MOST_NAMES = 30  # of one kind, listed for one file
+
+
+def run(args: argparse.Namespace) -> int:
+    """The whole job, top to bottom."""
+    looked = [Looked(path, inspect_file(path)) for path in collect(args.files)]
+    tell(looked, args.list)
+    all_done = convert_all(looked) if args.convert else True
+    worst = max(each.report.verdict for each in looked)
+    return EXIT_CODES[worst] if all_done or worst is not Verdict.SAFE else EXIT_USER
 
 
 @dataclass
@@ -138,7 +148,7 @@ def convert(path: Path) -> str:
     except FileExistsError as error:
         raise UserError(is_taken) from error
     except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror or error}.") from error
+        raise UserError(f"{target} cannot be written: {reason_of(error)}.") from error
 
 
 def _holds(target: Path, content: object, network: Network | None) -> bool:
@@ -187,15 +197,6 @@ def _convert_or_tell(path: Path) -> bool:
         say(f"Error: {path} is not converted. {error}")
         return False
     return True
-
-
-def run(args: argparse.Namespace) -> int:
-    """The whole job, top to bottom."""
-    looked = [Looked(path, inspect_file(path)) for path in collect(args.files)]
-    tell(looked, args.list)
-    all_done = convert_all(looked) if args.convert else True
-    worst = max(each.report.verdict for each in looked)
-    return EXIT_CODES[worst] if all_done or worst is not Verdict.SAFE else EXIT_USER
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

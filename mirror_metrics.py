@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""MirrorMetrics: how alike, how old, how turned and how free are the faces that a LoRA makes?
+"""Measure how well face LoRAs keep a person's identity: similarity, age, head pose, and copies of your photos.
 
     python mirror_metrics.py                                  # Reference_Images/ against Lora_Candidates/*/
     python mirror_metrics.py --reference DIR --candidates DIR --output DIR
@@ -19,14 +19,11 @@ Everything stays on this computer.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from mirror.contracts import table as columns
 from utils import options
@@ -41,152 +38,92 @@ from utils.defaults import (
     PROJECT,
     VERSION,
 )
+from utils.files import reason_of
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
-    import numpy as np
     import pandas as pd
 
     from mirror.contracts.summary import GroupSummary, PackInfo, Summary
-    from mirror.faces.cache import FaceCache
+    from mirror.faces.inputs import Folders, Inputs
     from mirror.faces.measurer import Picture
     from mirror.faces.packs import Pack
 
-Listed = TypeVar("Listed")
 
 # Settings. Each is also an option of the command line, which wins.
 PATH_REFERENCE = PROJECT / "Reference_Images"
 PATH_CANDIDATES_ROOT = PROJECT / "Lora_Candidates"
 EXTENSIONS = IMAGE_EXTENSIONS  # jpg, jpeg, png, webp, bmp; upper or lower case
 
-SAME_PICTURE = 0.9999  # similarity that only the very same picture reaches
-FEWEST_FACES_FOR_MAP = 5  # below that t-SNE has no neighbourhoods to keep
-MAP_SEED = 42
-LOOSE = "(no folder)"  # group of pictures that lie beside the LoRA folders
 NOT_FOR_PEOPLE = "The demo pack was trained on rendered heads: its scores say nothing about photos of people."
 
 
-@dataclass
-class Inputs:
-    """Everything found in the folders."""
+def run(args: argparse.Namespace) -> int:
+    """The whole job, top to bottom."""
+    from mirror.faces.cache import kept_measurements
+    from mirror.faces.identity_map import identity_map, import_for_later
+    from mirror.faces.inputs import collect
+    from mirror.faces.measurer import Measurer
+    from mirror.faces.table import score_pictures, warnings_about
+    from mirror.report.results import write_results
 
-    references: list[Picture]
-    candidates: list[Picture]
-    groups: list[tuple[str, str]]  # (type, name), empty folders included
-    held_out: list[Picture] = field(default_factory=list)  # real photos that no LoRA was trained on
-    ignored: Counter[str] = field(default_factory=Counter)
-    warnings: list[str] = field(default_factory=list)
-
-
-def collect(args: argparse.Namespace) -> Inputs:
-    """List references and candidates. Raises UserError where there is nothing to do."""
-    from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE
-    from utils.files import readable
-    from utils.images import iter_subfolders
-
-    reference = _folder(Path(args.reference), "--reference")
-    inputs = Inputs([], [], [(REFERENCE, REFERENCE)])
-    inputs.references = _pictures(inputs, REFERENCE, REFERENCE, reference, args.recursive)
+    planted = prepare_demo(args) if args.demo else []
+    folders = folders_of(args)
+    inputs = collect(folders)
+    _check_output(args.output)
+    for warning in inputs.warnings:
+        say(f"Note: {warning}")
+    pack = find_or_download(args)
+    say(f"Model pack {pack.name} in {pack.folder}. {pack.licence()}")
+    if pack.name == DEMO_PACK:
+        inputs.warnings.append(NOT_FOR_PEOPLE)
+        say(f"Note: {NOT_FOR_PEOPLE}")
+    with kept_measurements(None if args.no_cache else args.cache) as cache:
+        measurer = Measurer(
+            pack, cache, args.device, args.det_size, args.max_megapixels, args.require_gpu, meanwhile=import_for_later
+        )
+        started = time.monotonic()
+        measurer.measure(inputs.references)
+        _demand_a_face(inputs.references, "reference")
+        if args.holdout is not None:
+            measurer.measure(inputs.held_out)
+            _demand_a_face(inputs.held_out, "held-out photo")
+        measurer.measure(inputs.candidates)
+        measured = time.monotonic()
+        pack_info = measurer.pack_info()
+        pictures = inputs.references + inputs.held_out + inputs.candidates
+        table = score_pictures(pictures, pack_info)
+        face_map, map_note = identity_map(pictures, int(args.map[0]), cache)
+        mapped = time.monotonic()
     if args.holdout is not None:
-        inputs.groups.append((REFERENCE, HELD_OUT))
-        inputs.held_out = _pictures(inputs, REFERENCE, HELD_OUT, _folder(args.holdout, "--holdout"), args.recursive)
-    root = _candidates_root(args)
-    if root is not None:
-        loose = _pictures(inputs, CANDIDATE, LOOSE, root, recursive=False)
-        names = {LOOSE} if loose else set()
-        inputs.groups += [(CANDIDATE, name) for name in names]
-        inputs.candidates += loose
-        for folder in _opened(root, lambda: list(iter_subfolders(root))):
-            name = _not_yet(readable(folder.name), names)
-            inputs.groups.append((CANDIDATE, name))
-            try:
-                found = _pictures(inputs, CANDIDATE, name, folder, args.recursive)
-            except UserError as error:  # one group that cannot be opened must not stop the others
-                found = []
-                inputs.warnings.append(str(error))
-            else:
-                inputs.warnings += [] if found else [f"{folder} holds no pictures."]
-            inputs.candidates += found
-    inputs.warnings += _simulated(inputs)
-    inputs.warnings = [readable(warning) for warning in inputs.warnings]
-    if not inputs.references:
-        raise UserError(*_what_to_put_where(args, bool(inputs.candidates)))
-    return inputs
+        inputs.warnings.append("Similarity is to the centroid of the held-out photos, not of the references.")
+    for warning in (doubts := warnings_about(table, args.device)):
+        say(f"Warning: {warning}")
+    inputs.warnings += doubts
+    summary = summarise(args, folders, inputs, table, pack_info)
+    summary.seconds = {
+        "networks": round(measurer.load_seconds, 3),
+        "measuring": round(measured - started - measurer.load_seconds, 3),
+        "map": round(mapped - measured, 3),
+    }
+    thumbnails = [picture.thumbnail for picture in pictures]
+    write_results(args.output, table, thumbnails, face_map, map_note, summary)
+    if planted:
+        tell_planted(args, planted)
+    tell(args, inputs, summary)
+    return EXIT_OK
 
 
-def _pictures(inputs: Inputs, kind: str, group: str, folder: Path, recursive: bool) -> list[Picture]:
-    """Pictures of one group; what was passed over goes into `inputs`. Raises UserError."""
-    from mirror.faces.measurer import Picture
-    from utils.files import readable
-    from utils.images import holds_pictures, list_images
+def folders_of(args: argparse.Namespace) -> Folders:
+    """Where pictures are to be found. Raises UserError for --candidates that are not there."""
+    from mirror.faces.inputs import Folders, existing_folder
 
-    listing = _opened(folder, lambda: list_images(folder, recursive, EXTENSIONS))
-    inputs.ignored.update(listing.ignored)
-    inputs.warnings += listing.problems
-    left_out = [sub for sub in listing.subfolders if group != LOOSE and holds_pictures(sub, EXTENSIONS)]
-    if left_out:
-        sentence = f"{folder}: {len(left_out)} sub-folder(s) with pictures were left out; --recursive takes them in."
-        inputs.warnings.append(sentence)
-    names: set[str] = set()
-    return [
-        Picture(kind, group, _not_yet(readable(path.relative_to(folder).as_posix()), names), path)
-        for path in listing.images
-    ]
-
-
-def _simulated(inputs: Inputs) -> list[str]:
-    """What generators say of groups that they only simulated."""
-    from utils.simulation import said_of
-
-    folders = {picture.path.parent: picture.group for picture in inputs.candidates}
-    said = {group: words for folder, group in folders.items() if (words := said_of(folder))}
-    return [
-        f"The images of {', '.join(group for group in said if said[group] == words)} are {words}."
-        for words in dict.fromkeys(said.values())
-    ]
-
-
-def _opened(folder: Path, look: Callable[[], Listed]) -> Listed:
-    """`look()`, with a folder that cannot be opened told as a UserError."""
-    try:
-        return look()
-    except OSError as error:
-        raise UserError(f"{folder} cannot be opened: {error.strerror or error}.") from error
-
-
-def _not_yet(name: str, names: set[str]) -> str:
-    """`name`, or with a number behind it where `names` has it already; added to `names`."""
-    unique, number = name, 1
-    while unique in names:
-        number += 1
-        unique = f"{name} ({number})"
-    names.add(unique)
-    return unique
-
-
-def _folder(path: Path, option: str) -> Path:
-    if path.is_dir():
-        return path
-    found = "is a file, not a folder" if path.exists() else "does not exist"
-    raise UserError(f"{path} {found}. {option} takes the folder that holds the pictures.")
-
-
-def _candidates_root(args: argparse.Namespace) -> Path | None:
-    if args.candidates is None:  # the default folder may be missing: references alone are a full run
-        return Path(PATH_CANDIDATES_ROOT) if Path(PATH_CANDIDATES_ROOT).is_dir() else None
-    return _folder(args.candidates, "--candidates")
-
-
-def _what_to_put_where(args: argparse.Namespace, has_candidates: bool) -> tuple[str, ...]:
-    suffixes = ", ".join(EXTENSIONS)
-    root = args.candidates or PATH_CANDIDATES_ROOT
-    without_photos = "There are generated images, but no real photos to compare them with."
-    return (
-        without_photos if has_candidates else "There are no pictures yet.",
-        f"  Put real photos of the person ({suffixes}) into  {args.reference}",
-        f"  and, if you have them, generated images into     {root}{os.sep}<one folder for each LoRA>",
-        "  then run the same command again. Photos alone are enough for a check of the dataset before training.",
-        "  To see it at work without photos: --demo",
-    )
+    default = Path(PATH_CANDIDATES_ROOT)  # may be missing: references alone are a full run
+    if args.candidates is not None:
+        candidates = existing_folder(args.candidates, "--candidates")
+    else:
+        candidates = default if default.is_dir() else None
+    asked = args.candidates or default
+    return Folders(Path(args.reference), candidates, asked, args.holdout, args.recursive, EXTENSIONS)
 
 
 def prepare_demo(args: argparse.Namespace) -> list[tuple[str, ...]]:
@@ -247,43 +184,9 @@ def find_or_download(args: argparse.Namespace) -> Pack:
         return download_pack(args.pack, url, lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def identity_map(pictures: list[Picture], dimensions: int, cache: FaceCache) -> tuple[np.ndarray | None, str]:
-    """t-SNE coordinates (len(pictures), dimensions), NaN without a face; or None and the reason in a sentence."""
-    import hashlib
-
-    import numpy as np
-
-    from mirror.faces.metrics import safe_perplexity
-
-    rows = [i for i, p in enumerate(pictures) if p.measured]
-    if len(rows) < FEWEST_FACES_FOR_MAP:
-        return None, f"The map needs at least {FEWEST_FACES_FOR_MAP} faces; here are {len(rows)}."
-    embeddings = np.stack([pictures[i].face.embedding for i in rows])
-    key = f"tsne{dimensions}-{MAP_SEED}-" + hashlib.sha256(embeddings.tobytes()).hexdigest()
-    kept = cache.get_blob("map", key)
-    if kept is None:
-        from sklearn.manifold import TSNE
-        from threadpoolctl import threadpool_limits
-
-        # cosine: for unit vectors the angle between faces, which is what ArcFace is trained on
-        tsne = TSNE(
-            dimensions, perplexity=safe_perplexity(len(rows)), init="random", metric="cosine", random_state=MAP_SEED
-        )
-        with threadpool_limits(1):  # its threads wait in a spin at every step, which is slower on a busy machine
-            kept = tsne.fit_transform(embeddings).astype("<f4").tobytes()
-        cache.put_blob("map", key, kept)
-    coordinates = np.full((len(pictures), dimensions), np.nan)
-    coordinates[rows] = np.frombuffer(kept, dtype="<f4").reshape(-1, dimensions)
-    return coordinates, ""
-
-
-def import_for_later() -> None:
-    """What every run with new faces needs at its end, and what takes a second to import."""
-    import pandas  # noqa: F401
-    import sklearn.manifold  # noqa: F401
-
-
-def summarise(args: argparse.Namespace, inputs: Inputs, table: pd.DataFrame, pack: PackInfo) -> Summary:
+def summarise(
+    args: argparse.Namespace, folders: Folders, inputs: Inputs, table: pd.DataFrame, pack: PackInfo
+) -> Summary:
     """The run in numbers."""
     from importlib.metadata import version
 
@@ -291,11 +194,13 @@ def summarise(args: argparse.Namespace, inputs: Inputs, table: pd.DataFrame, pac
     import numpy as np
 
     from mirror.contracts.summary import Summary
+    from mirror.detectors.providers import onnxruntime_version
     from mirror.faces.engine import DETECTION_THRESHOLD, RESCUE_PADDING
+    from mirror.faces.identity_map import MAP_SEED
     from mirror.faces.table import summarise_group
     from utils.files import readable
 
-    root = _candidates_root(args)
+    root = folders.candidates
     return Summary(
         created=time.strftime("%Y-%m-%dT%H:%M:%S"),
         pack=pack,
@@ -304,7 +209,7 @@ def summarise(args: argparse.Namespace, inputs: Inputs, table: pd.DataFrame, pac
             "mirror_metrics": VERSION,
             "python": sys.version.split()[0],
             "insightface": version("insightface"),
-            "onnxruntime": _onnxruntime_version(),
+            "onnxruntime": onnxruntime_version(),
             "opencv": cv2.__version__,
             "numpy": np.__version__,
         },
@@ -327,18 +232,6 @@ def summarise(args: argparse.Namespace, inputs: Inputs, table: pd.DataFrame, pac
         seconds={},
         results={},
     )
-
-
-def _onnxruntime_version() -> str:
-    """Of the distribution that holds the code: with a GPU, `onnxruntime` is only a marker (see requirements/)."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    for name in ("onnxruntime-gpu", "onnxruntime-directml", "onnxruntime"):
-        try:
-            return f"{version(name)} ({name})"
-        except PackageNotFoundError:
-            continue
-    return "unknown"
 
 
 def tell(args: argparse.Namespace, inputs: Inputs, summary: Summary) -> None:
@@ -381,89 +274,6 @@ def _similarity_of(group: GroupSummary) -> list[str]:
     return [numbers[0], "-" if interval is None else f"{interval[0]:.3f} - {interval[1]:.3f}", *numbers[1:]]
 
 
-def run(args: argparse.Namespace) -> int:
-    """The whole job, top to bottom."""
-    from mirror.faces.cache import open_cache
-    from mirror.faces.measurer import Measurer
-    from mirror.faces.table import score_pictures
-    from mirror.report.results import write_results
-
-    planted = prepare_demo(args) if args.demo else []
-    inputs = collect(args)
-    _check_output(args.output)
-    for warning in inputs.warnings:
-        say(f"Note: {warning}")
-    pack = find_or_download(args)
-    say(f"Model pack {pack.name} in {pack.folder}. {pack.licence()}")
-    if pack.name == DEMO_PACK:
-        inputs.warnings.append(NOT_FOR_PEOPLE)
-        say(f"Note: {NOT_FOR_PEOPLE}")
-    cache = open_cache(None if args.no_cache else args.cache)
-    if cache.message:
-        say(f"Note: {cache.message}")
-    try:
-        measurer = Measurer(
-            pack, cache, args.device, args.det_size, args.max_megapixels, args.require_gpu, meanwhile=import_for_later
-        )
-        started = time.monotonic()
-        measurer.measure(inputs.references)
-        _demand_a_face(inputs.references, "reference")
-        if args.holdout is not None:
-            measurer.measure(inputs.held_out)
-            _demand_a_face(inputs.held_out, "held-out photo")
-        measurer.measure(inputs.candidates)
-        measured = time.monotonic()
-        pack_info = measurer.pack_info()
-        pictures = inputs.references + inputs.held_out + inputs.candidates
-        table = score_pictures(pictures, pack_info)
-        face_map, map_note = identity_map(pictures, int(args.map[0]), cache)
-        mapped = time.monotonic()
-    except KeyboardInterrupt:
-        if cache.keeps:
-            say("What was measured so far is kept; the same command goes on from there.")
-        raise
-    finally:
-        cache.close()
-    if args.holdout is not None:
-        inputs.warnings.append("Similarity is to the centroid of the held-out photos, not of the references.")
-    inputs.warnings += _doubts(args, table)
-    summary = summarise(args, inputs, table, pack_info)
-    summary.seconds = {
-        "networks": round(measurer.load_seconds, 3),
-        "measuring": round(measured - started - measurer.load_seconds, 3),
-        "map": round(mapped - measured, 3),
-    }
-    thumbnails = [picture.thumbnail for picture in pictures]
-    write_results(args.output, table, thumbnails, face_map, map_note, summary)
-    if planted:
-        tell_planted(args, planted)
-    tell(args, inputs, summary)
-    return EXIT_OK
-
-
-def _doubts(args: argparse.Namespace, table: pd.DataFrame) -> list[str]:
-    """What makes the numbers mean less than they seem to; said now and in the results."""
-    from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE
-    from mirror.faces.measurer import CUDA, GPU_ADVICE
-
-    doubts = []
-    held_out = table[(table[columns.TYPE] == REFERENCE) & (table[columns.GROUP] == HELD_OUT)]
-    known = int((held_out[columns.NEAREST_SIMILARITY] > SAME_PICTURE).sum())
-    if known:
-        doubts.append(
-            f"{known} held-out photo(s) are references too: what was trained on tells nothing about likeness."
-        )
-    providers = set(table[columns.PROVIDER].dropna())
-    if args.device == "cuda" and providers - {CUDA}:
-        doubts.append(f"--device cuda was asked for, but {', '.join(providers - {CUDA})} measured. {GPU_ADVICE}")
-    same = table[(table[columns.TYPE] == CANDIDATE) & (table[columns.NEAREST_SIMILARITY] > SAME_PICTURE)]
-    for group, number in same[columns.GROUP].value_counts(sort=False).items():
-        doubts.append(f"{group}: {number} picture(s) are references themselves; they say nothing about a LoRA.")
-    for doubt in doubts:
-        say(f"Warning: {doubt}")
-    return doubts
-
-
 def _check_output(folder: Path) -> None:
     """Find out before the work, not after it, that results cannot be written. Raises UserError."""
     import tempfile
@@ -473,7 +283,7 @@ def _check_output(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        reason = error.strerror or error
+        reason = reason_of(error)
         raise UserError(f"Results cannot be written to {folder}: {reason}. --output takes another folder.") from error
 
 

@@ -25,92 +25,77 @@ undisturbed training would have given. Several GPUs or machines: accelerate laun
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import re
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirror.generation.families import FAMILIES
-from mirror.training.presets import PRESETS, REPEATS, Preset, recommended_epochs
+from mirror.training.presets import PRESETS, REPEATS, recommended_epochs
 from mirror.training.processes import PRECISIONS
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say, show
-from utils.defaults import BOOTSTRAP_REQUIREMENTS, PACK, VERSION
-from utils.files import write_bytes_atomic
+from utils.defaults import BOOTSTRAP_REQUIREMENTS, PACK
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from accelerate import Accelerator
 
-    from mirror.contracts.training import TrainingLog
-    from mirror.training.base import BaseFacts, Example
+    from mirror.training.base import BaseFacts
     from mirror.training.data import TrainingSet
     from mirror.training.job import Job
-    from mirror.training.samples import Sampler
-    from mirror.training.trainers import Order
+    from mirror.training.setup import Plan
 
 TRAINERS = ("sd-scripts", "ai-toolkit", "command")  # of mirror/training/trainers.py, which is imported where it is used
-# Options that another trainer does not get: of all, of those that learn by flow matching, of ai-toolkit.
-NOT_FOR_TRAINERS = ("optimizer", "precision", "device", "format", "sample_prompts", "validation")
-NOT_FOR_FLOW = ("min_snr_gamma", "noise_offset", "prediction", "zero_terminal_snr")
-NOT_FOR_AI_TOOLKIT = ("warmup",)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will be trained, before any network is loaded."""
-
-    dataset: TrainingSet  # placed in buckets
-    held_out: TrainingSet | None
-    prompts: list[str]  # of samples
-    settings: dict[str, Any]
-    log: TrainingLog
-    finished: bool  # with --resume: nothing is left to do
-
-
 # The plan
 
 
-def preset_of(args: argparse.Namespace, family: str | None) -> Preset:
-    """The preset asked for, or that of the family. Raises UserError for one of another family."""
-    preset = PRESETS[args.preset or family]
-    if family is not None and preset.family != family:
-        raise UserError(f"--preset {args.preset} is for {preset.family}, and {args.base_model} is {family}.")
-    return preset
+def run(args: argparse.Namespace) -> int:
+    """What the options ask for."""
+    from mirror.training.elsewhere import train_elsewhere
+
+    if args.dry_run:
+        return show_plan(args)
+    if args.trainer:
+        return train_elsewhere(args)
+    try:
+        return train_here(args)
+    except UserError as error:
+        rank = os.environ.get("RANK", "0")  # of several processes, which may each have a reason of its own
+        raise error if rank == "0" else UserError(f"process {rank}: {error}") from error
 
 
-def options_of(args: argparse.Namespace, preset: Preset, zero_snr: bool) -> dict[str, Any]:
-    """What the options say, and where they say nothing the preset."""
-    names = ("rank", "alpha", "learning_rate", "batch", "resolution", "min_snr_gamma", "noise_offset", "warmup")
-    values = {name: getattr(preset, name) if getattr(args, name) is None else getattr(args, name) for name in names}
-    if args.rank is not None and args.alpha is None:
-        values["alpha"] = args.rank / 2
-    if zero_snr:
-        # Such bases see pure noise, and learn dark and bright without an offset. The weights of min-SNR for velocity,
-        # min(SNR, gamma) / (SNR + 1), fall to 0 where the noise is pure: just the steps that zero terminal SNR is for
-        # would not be learned. Both our choice; the options go before.
-        values |= {name: 0.0 for name in ("noise_offset", "min_snr_gamma") if getattr(args, name) is None}
-    return (
-        {"name": args.name, "preset": args.preset or preset.family}
-        | values
-        | {
-            "accumulate": args.accumulate,
-            "seed": args.seed,
-            "gradient_checkpointing": args.gradient_checkpointing,
-        }
-    )
+def train_here(args: argparse.Namespace) -> int:
+    """The whole job, top to bottom; what can be refused before the libraries are loaded comes first."""
+    from mirror.training.base import look_at_base
+    from mirror.training.setup import build_job, preset_of, read_pictures
 
+    args.format = args.format or "kohya"
+    facts = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr, args.base_config)
+    preset_of(args, facts.family.name)
+    found = read_pictures(args)
+    from mirror.generation.pipelines import quiet
+    from mirror.training.files import OutputFolder
+    from mirror.training.loop import train
+    from mirror.training.processes import from_main, start_accelerator
 
-def read_pictures(args: argparse.Namespace) -> TrainingSet:
-    """The dataset as it lies there. Raises UserError."""
-    from mirror.training.data import read_dataset
-
-    return read_dataset(args.dataset, args.trigger, args.repeats, args.max_megapixels)
+    with quiet():
+        accelerator = start_accelerator(args.device, args.precision)
+        plan = from_main(accelerator, lambda: make_plan(args, accelerator, facts, found))
+        if not plan.finished:
+            with enough_memory():
+                job = build_job(args, accelerator, facts, plan)
+                train(job)
+        if accelerator.is_main_process:
+            if plan.finished:
+                say(f"The training in {args.output} is finished already.")
+                show(f"lora: {OutputFolder(args.output, args.name).lora}")
+            else:
+                tell(job)
+        accelerator.end_training()
+    return EXIT_OK
 
 
 def place_pictures(args: argparse.Namespace, dataset: TrainingSet, resolution: int) -> TrainingSet:
@@ -131,23 +116,19 @@ def place_pictures(args: argparse.Namespace, dataset: TrainingSet, resolution: i
 def _measurer(args: argparse.Namespace) -> Iterator[Any]:
     """The face pack, or None where there is none and none was asked for by name."""
     from mirror.dataset.sensors import SensorChoice, find_measurer
-    from mirror.faces.cache import open_cache
+    from mirror.faces.cache import kept_measurements
 
-    cache = open_cache(None if args.no_cache else args.cache)
-    if cache.message:
-        say(f"Note: {cache.message}")
-    try:
-        yield find_measurer(
-            SensorChoice(args.models_dir, pack=args.pack, device=args.device, max_megapixels=args.max_megapixels), cache
-        )
-    finally:
-        cache.close()
+    choice = SensorChoice(args.models_dir, pack=args.pack, device=args.device, max_megapixels=args.max_megapixels)
+    with kept_measurements(None if args.no_cache else args.cache) as cache:
+        yield find_measurer(choice, cache)
 
 
 def show_plan(args: argparse.Namespace) -> int:
     """--dry-run: what would be trained, on stdout. No network is loaded."""
     from mirror.training.base import look_at_base
     from mirror.training.data import place_all, steps_an_epoch
+    from mirror.training.elsewhere import show_order
+    from mirror.training.setup import options_of, preset_of, read_pictures, show_pictures, show_settings
 
     if args.trainer:
         return show_order(args)
@@ -170,30 +151,16 @@ def show_plan(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def show_pictures(dataset: TrainingSet) -> None:
-    """Folders with their repeats, on stdout; what is to be said of them, on stderr."""
-    for warning in dataset.warnings:
-        say(f"Note: {warning}")
-    rows = [[folder, str(images), str(repeats)] for (folder, repeats), images in dataset.folder_counts.items()]
-    print_table("Pictures", ["Folder", "Images", "Repeats"], rows)
-
-
-def show_settings(settings: dict[str, Any]) -> None:
-    """The settings that people choose, on stdout."""
-    names = ("preset", "rank", "alpha", "learning_rate", "batch", "accumulate", "resolution", "min_snr_gamma")
-    for name in (*names, "noise_offset"):
-        if name in settings:
-            show(f"{name}: {settings[name]}")
-
-
 # Building the job
 
 
 def make_plan(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFacts, found: TrainingSet) -> Plan:
     """Every picture in its bucket, all settings, and what --resume finds. Raises UserError."""
     from mirror.training.data import place_all, read_dataset, refuse_shared
+    from mirror.training.elsewhere import local_identity_of
     from mirror.training.files import OutputFolder
     from mirror.training.samples import read_prompts
+    from mirror.training.setup import Plan, new_log, options_of, preset_of, settings_of_run
     from mirror.training.state import demand_same, earlier_training
 
     output = OutputFolder(args.output, args.name)
@@ -221,313 +188,10 @@ def make_plan(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
     return Plan(dataset, held_out, prompts, settings, log, earlier is not None and earlier.finished)
 
 
-def build_job(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFacts, plan: Plan) -> Job:
-    """Refuse what cannot work, load, encode, put the LoRA in. Raises UserError."""
-    import torch
-
-    from mirror.generation.pipelines import load
-    from mirror.training.base import (
-        bytes_when_loaded,
-        demand_memory,
-        demand_room,
-        make_optimizer,
-        memory_free,
-        refuse_unusual,
-        with_lora,
-    )
-    from mirror.training.files import LoraFormat, OutputFolder
-    from mirror.training.job import Job
-    from mirror.training.noising import noise_schedule
-    from mirror.training.samples import draw_as_trained
-
-    settings, on_cpu = plan.settings, accelerator.device.type == "cpu"
-    dtype = getattr(torch, PRECISIONS[settings["precision"]])
-    # never in bfloat16, whose few digits the VAE would keep when it goes back to float32
-    loaded_in = torch.float32 if on_cpu else torch.float16
-    needed = bytes_when_loaded(args.base_model, loaded_in.itemsize)
-    demand_memory(needed, memory_free("cpu"), f"Loading {args.base_model}", "Close other programs.")
-    loaded = load(args.base_model, facts.family.name, args.base_config, "cpu", str(loaded_in).removeprefix("torch."))
-    pipeline = loaded.pipeline
-    refuse_unusual(pipeline, args.base_model)
-    draw_as_trained(pipeline, facts.prediction, facts.zero_snr)
-    for part in (pipeline.unet, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)):
-        if part is not None:
-            part.to(dtype)
-    plan.log.base_model = loaded.identity
-    if accelerator.is_main_process:
-        say(
-            f"{loaded.identity}: {settings['epochs']} epochs, {settings['steps']} steps, rank {settings['rank']}, "
-            f"on {settings['processes']} x {settings['device']} in {settings['precision']}, {settings['optimizer']}"
-        )
-    examples, held_examples, sampler = encode(args, accelerator, pipeline, plan)
-    unet = with_lora(pipeline.unet, settings)
-    demand_room(accelerator.device.type, unet, settings)
-    optimizer = make_optimizer(unet, settings)
-    trained = {name: one for name, one in unet.named_parameters() if one.requires_grad}
-    layers = unet.config.layers_per_block
-    unet, optimizer = accelerator.prepare(unet, optimizer)
-    return Job(
-        settings=settings,
-        accelerator=accelerator,
-        unet=unet,
-        trained=trained,
-        optimizer=optimizer,
-        schedule=noise_schedule(pipeline.scheduler.config, facts.prediction, facts.zero_snr),
-        examples=examples,
-        samples=[place for place, image in enumerate(plan.dataset.images) for _ in range(image.repeats)],
-        held_out=held_examples,
-        dtype=dtype,
-        sampler=sampler,
-        output=OutputFolder(args.output, args.name),
-        overwrite=args.overwrite,
-        log=plan.log,
-        how=LoraFormat(args.format, PRECISIONS[args.save_precision], facts.family.name, layers, settings["alpha"]),
-    )
-
-
-def settings_of_run(
-    args: argparse.Namespace, accelerator: Accelerator, facts: BaseFacts, dataset: TrainingSet, options: dict[str, Any]
-) -> dict[str, Any]:
-    """Settings that depend on machine, model and dataset."""
-    from mirror.training.base import optimizer_name
-    from mirror.training.data import steps_an_epoch
-
-    epochs = args.epochs or recommended_epochs(len(dataset.images), dataset.samples)
-    processes, precision = accelerator.num_processes, accelerator.mixed_precision
-    steps = epochs * steps_an_epoch(dataset, options["batch"], options["accumulate"], processes)
-    return {
-        "placements": dataset.placements,
-        "epochs": epochs,
-        "steps": steps,
-        "warmup_steps": round(options["warmup"] * steps),
-        "processes": processes,
-        "device": accelerator.device.type,
-        "precision": "fp32" if precision == "no" else precision,
-        "optimizer": optimizer_name(args.optimizer, accelerator.device.type),
-        "prediction": facts.prediction,
-        "zero_terminal_snr": facts.zero_snr,
-        "format": args.format,
-        "save_precision": args.save_precision,
-    }
-
-
-def new_log(args: argparse.Namespace, dataset: TrainingSet, identity: str, settings: dict[str, Any]) -> TrainingLog:
-    """The log before the first step."""
-    from importlib.metadata import version
-
-    from mirror.contracts.training import TrainingLog
-    from utils.files import readable
-
-    packages = ("torch", "diffusers", "peft", "accelerate", "transformers")
-    return TrainingLog(
-        created=time.strftime("%Y-%m-%dT%H:%M:%S"),
-        finished=False,
-        lora=None,
-        trainer="train_lora.py",
-        trigger=args.trigger,
-        dataset=readable(str(dataset.folder.resolve())),
-        dataset_hash=dataset.identity,
-        images=len(dataset.images),
-        samples_per_epoch=dataset.samples,
-        buckets={f"{width}x{height}": count for (width, height), count in dataset.bucket_counts.items()},
-        base_model=identity,
-        settings=settings,
-        versions={"train_lora": VERSION, "python": sys.version.split()[0]} | {name: version(name) for name in packages},
-        steps=0,
-        warnings=dataset.warnings,
-    )
-
-
-def encode(
-    args: argparse.Namespace, accelerator: Accelerator, pipeline: Any, plan: Plan
-) -> tuple[list[Example], list[Example], Sampler | None]:
-    """Examples of dataset and held-out pictures, and what draws samples; the text encoders are gone afterwards."""
-    from mirror.training.base import encode_captions, encode_images, too_long
-    from mirror.training.processes import progress_in_main
-    from mirror.training.samples import make_sampler
-
-    device, images, held = accelerator.device, plan.dataset.images, plan.held_out.images if plan.held_out else []
-    captions = list(dict.fromkeys(image.caption for image in images + held))
-    cut_off = too_long(pipeline, captions)
-    if cut_off and accelerator.is_main_process:
-        say(f"Note: {cut_off} caption(s) have more than 75 tokens; CLIP does not see the rest.")
-    sampler = None
-    if plan.prompts:
-        seeds = [args.seed + number for number in range(args.sample_seeds)]
-        drawing = plan.settings["resolution"], args.sample_steps
-        sampler = make_sampler(pipeline, plan.prompts, seeds, *drawing, device)
-    with progress_in_main(accelerator) as (add, step):
-        task = add("Captions", len(captions))
-        prompts = encode_captions(pipeline, captions, device, lambda: step(task))
-        task = add("Latents", len(images) + len(held))
-        examples, held_examples = (
-            encode_images(pipeline, some, prompts, device, args.max_megapixels, lambda: step(task))
-            for some in (images, held)
-        )
-    for name in ("text_encoder", "text_encoder_2"):
-        if getattr(pipeline, name, None) is not None:
-            setattr(pipeline, name, None)
-    return examples, held_examples, sampler
-
-
 # Trainers that others made
 
 
-def train_elsewhere(args: argparse.Namespace) -> int:
-    """--trainer: write its configuration, start it where its path is given, and look at what it made."""
-    from mirror.training.files import OutputFolder, writing
-    from mirror.training.trainers import COMMAND, plan_start, refuse_overlap, run_trainer, shown, write_files
-
-    output = OutputFolder(args.output, args.name)
-    refuse_overlap(args.dataset, args.output)
-    order = order_of(args)
-    start = plan_start(order)
-    output.demand_place_for_trainer()
-    output.demand_free(False, args.overwrite)
-    for warning in order.dataset.warnings:
-        say(f"Note: {warning}")
-    if args.overwrite:
-        output.clear()
-    write_files(start, order.folder)
-    for file in start.texts:
-        show(f"written: {file}")
-    if args.trainer != COMMAND and order.place is None:
-        show(f"Nothing is trained yet. In the folder where {args.trainer} lies:", f"{shown(start.command)}")
-        return EXIT_OK
-    log = new_log(args, order.dataset, local_identity_of(args.base_model), order.settings)
-    layers = run_trainer(start, order.folder)
-    with writing(output.lora):
-        write_bytes_atomic(output.lora, start.lora.read_bytes())
-        log.finished, log.lora, log.trainer, log.steps = True, output.lora.name, args.trainer, order.settings["steps"]
-        output.write_log(log)
-    show(f"layers: {layers}", f"lora: {output.lora}", f"log: {output.log}")
-    return EXIT_OK
-
-
-def show_order(args: argparse.Namespace) -> int:
-    """--dry-run --trainer: what that trainer would be asked for, on stdout."""
-    from mirror.training.trainers import plan_start, refuse_overlap, shown
-
-    refuse_overlap(args.dataset, args.output)
-    order = order_of(args)
-    start = plan_start(order)
-    settings = order.settings
-    show_pictures(order.dataset)
-    show_settings(settings)
-    show(f"images: {len(order.dataset.images)}", f"an epoch: {order.dataset.samples} pictures seen")
-    show(f"epochs: {settings['epochs']}{'' if args.epochs else ' (recommended)'}", f"steps: {settings['steps']}")
-    show(f"command: {shown(start.command)}")
-    return EXIT_OK
-
-
-def order_of(args: argparse.Namespace) -> Order:
-    """What the trainer is asked for. Raises UserError."""
-    from mirror.generation.families import find_family
-    from mirror.generation.pipelines import family_of_hub
-    from mirror.training.base import TRAINED_HERE, look_at_base
-    from mirror.training.files import OutputFolder
-    from mirror.training.trainers import Order, settings_given
-
-    if args.resume:
-        raise UserError("--resume belongs to train_lora.py's own training; other trainers resume in ways of their own.")
-    family = find_family(args.base_model, args.family) or family_of_hub(args.base_model)
-    refuse_options_not_passed(args, family.name in TRAINED_HERE)
-    preset = PRESETS[args.preset or ("sd15" if family.name == "sd15" else "sdxl")]
-    prediction, zero_snr = args.prediction or "epsilon", bool(args.zero_terminal_snr)
-    if family.name in TRAINED_HERE and Path(args.base_model).expanduser().exists():
-        facts = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr, args.base_config)
-        prediction, zero_snr = facts.prediction, facts.zero_snr
-    options = options_of(args, preset, zero_snr)
-    dataset = read_pictures(args)
-    epochs = args.epochs or recommended_epochs(len(dataset.images), dataset.samples)
-    steps = epochs * math.ceil(math.ceil(dataset.samples / options["batch"]) / options["accumulate"])
-    settings = options | {
-        "epochs": epochs,
-        "steps": steps,
-        "warmup_steps": round(options["warmup"] * steps),
-        "prediction": prediction,
-        "zero_terminal_snr": zero_snr,
-        "save_precision": args.save_precision,
-    }
-    return Order(
-        trainer=args.trainer,
-        dataset=dataset,
-        base_model=args.base_model,
-        family=family,
-        trigger=args.trigger,
-        folder=OutputFolder(args.output, args.name).trainer,
-        name=args.name,
-        settings=settings_given(args.trainer, family, settings),
-        place=args.trainer_path.resolve() if args.trainer_path else None,
-        command=args.trainer_command,
-        extra=dict(args.trainer_option or []),
-    )
-
-
-def refuse_options_not_passed(args: argparse.Namespace, diffusion: bool) -> None:
-    """Raise UserError for an option that the trainer would never hear of."""
-    names = list(NOT_FOR_TRAINERS)
-    names += [] if diffusion else NOT_FOR_FLOW
-    names += NOT_FOR_AI_TOOLKIT if args.trainer == "ai-toolkit" else []
-    for name in names:
-        if getattr(args, name) not in (None, "auto"):
-            raise UserError(
-                f"--{name.replace('_', '-')} is not passed on to --trainer {args.trainer}: leave it out, and set what "
-                "you need in the configuration that is written."
-            )
-
-
-def local_identity_of(model: str) -> str:
-    """name@hash of a model on this disk, else its name."""
-    from mirror.generation.pipelines import local_identity
-
-    return local_identity(model) or model
-
-
 # The story
-
-
-def run(args: argparse.Namespace) -> int:
-    """What the options ask for."""
-    if args.dry_run:
-        return show_plan(args)
-    if args.trainer:
-        return train_elsewhere(args)
-    try:
-        return train_here(args)
-    except UserError as error:
-        rank = os.environ.get("RANK", "0")  # of several processes, which may each have a reason of its own
-        raise error if rank == "0" else UserError(f"process {rank}: {error}") from error
-
-
-def train_here(args: argparse.Namespace) -> int:
-    """The whole job, top to bottom; what can be refused before the libraries are loaded comes first."""
-    from mirror.training.base import look_at_base
-
-    args.format = args.format or "kohya"
-    facts = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr, args.base_config)
-    preset_of(args, facts.family.name)
-    found = read_pictures(args)
-    from mirror.generation.pipelines import quiet
-    from mirror.training.files import OutputFolder
-    from mirror.training.loop import train
-    from mirror.training.processes import from_main, start_accelerator
-
-    with quiet():
-        accelerator = start_accelerator(args.device, args.precision)
-        plan = from_main(accelerator, lambda: make_plan(args, accelerator, facts, found))
-        if not plan.finished:
-            with enough_memory():
-                job = build_job(args, accelerator, facts, plan)
-                train(job)
-        if accelerator.is_main_process:
-            if plan.finished:
-                say(f"The training in {args.output} is finished already.")
-                show(f"lora: {OutputFolder(args.output, args.name).lora}")
-            else:
-                tell(job)
-        accelerator.end_training()
-    return EXIT_OK
 
 
 @contextmanager

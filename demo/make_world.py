@@ -27,7 +27,7 @@ from demo.sets import KINDS, PlantedSet, Shot, World, make_set, make_steps, make
 from utils import options
 from utils.console import EXIT_OK, UserError, run_script
 from utils.defaults import PROJECT
-from utils.files import write_bytes_atomic, write_text_atomic
+from utils.files import reason_of, write_bytes_atomic, write_text_atomic
 from utils.progress import GroupProgress
 
 SMALLEST_SIZE, SMALLEST_PIXELS = 2, 64  # below that a set shows nothing and a head has no features
@@ -192,7 +192,7 @@ def find_or_make(output: Path) -> list[tuple[str, ...]]:
     try:
         return run(output)
     except OSError as error:
-        raise UserError(f"The demo world cannot be written to {output}: {error.strerror or error}.") from error
+        raise UserError(f"The demo world cannot be written to {output}: {reason_of(error)}.") from error
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -227,7 +227,7 @@ def write_world(args: argparse.Namespace) -> int:
     try:
         print(_aligned(run(args.output, settings)))
     except OSError as error:
-        raise UserError(f"The world cannot be written to {args.output}: {error.strerror or error}.") from error
+        raise UserError(f"The world cannot be written to {args.output}: {reason_of(error)}.") from error
     return EXIT_OK
 
 

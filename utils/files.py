@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import re
 import tempfile
@@ -45,6 +47,32 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 def write_text_atomic(path: Path, text: str) -> None:
     """`write_bytes_atomic` for text, as UTF-8. Raises OSError."""
     write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def reason_of(error: OSError) -> str:
+    """Why the system refused, without its number and the path, which the sentence around it names."""
+    return error.strerror or str(error)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hexadecimal digits. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def safetensors_header(path: Path) -> tuple[dict, int]:
+    """The JSON header of a `.safetensors` file, and where the tensors' bytes begin. Raises OSError, ValueError.
+
+    Eight bytes of length, little-endian, then the header (huggingface.co/docs/safetensors, "Format").
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= path.stat().st_size - 8:
+            raise ValueError("its header is cut off")
+        header = json.loads(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    return header, 8 + length
 
 
 def caption_of(picture: Path) -> Path:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from utils.defaults import IMAGE_EXTENSIONS, MAX_MEGAPIXELS
-from utils.files import Status
+from utils.files import Status, reason_of
 from utils.library_output import hush_warnings, overheard, python_warnings
 
 THUMBNAIL_SIDE = 176  # pixels, longest side; about 6 KB each, so that a page of 4,000 pairs stays under 40 MB
@@ -80,7 +80,7 @@ def list_images(folder: Path, recursive: bool = False, extensions: tuple[str, ..
                 try:
                     visit(Path(entry.path))
                 except OSError as error:
-                    listing.problems.append(f"{entry.path} cannot be opened: {error.strerror or error}.")
+                    listing.problems.append(f"{entry.path} cannot be opened: {reason_of(error)}.")
                 continue
             if is_folder:
                 listing.subfolders.append(Path(entry.path))
@@ -147,7 +147,7 @@ def read_file(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> bytes:
     except PermissionError as error:
         raise ImageError(Status.UNREADABLE, "no permission to read it") from error
     except OSError as error:
-        raise ImageError(Status.UNREADABLE, f"cannot be read: {error.strerror or error}") from error
+        raise ImageError(Status.UNREADABLE, f"cannot be read: {reason_of(error)}") from error
 
 
 def decode(data: bytes) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from demo.facepack.networks import device
 from utils.console import UserError, say
-from utils.files import write_bytes_atomic
+from utils.files import reason_of, write_bytes_atomic
 
 _REPORT_S = 20.0
 _WARM_UP = 0.05  # share of the training over which the learning rate rises
@@ -93,5 +93,5 @@ def write_model(data: bytes, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomic(path, data)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise UserError(f"{path} cannot be written: {reason_of(error)}.") from error
     say(f"  {path}: {len(data) / 1e6:.2f} MB")

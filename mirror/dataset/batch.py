@@ -15,7 +15,7 @@ from mirror.dataset.gaps import GAP_TYPES
 from mirror.dataset.sensors import Looked
 from utils.console import UserError
 from utils.defaults import IMAGE_EXTENSIONS, METADATA
-from utils.files import readable
+from utils.files import readable, reason_of
 from utils.images import holds_pictures, list_images
 from utils.simulation import said_of
 
@@ -80,7 +80,7 @@ def list_pictures(batch: Batch, folder: Path, recursive: bool = False) -> list[L
     try:
         listing = list_images(folder, recursive)
     except OSError as error:
-        raise UserError(f"{folder} cannot be opened: {error.strerror or error}.") from error
+        raise UserError(f"{folder} cannot be opened: {reason_of(error)}.") from error
     if folder == batch.folder:
         batch.ignored.update(listing.ignored)
     batch.warnings += [readable(problem) for problem in listing.problems]

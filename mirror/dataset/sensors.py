@@ -35,7 +35,7 @@ from mirror.faces.pose import angles_from_keypoints
 from utils.console import UserError, say
 from utils.cores import available_cores
 from utils.defaults import DETECTION_SIZE, DETECTOR_FILES, MAX_MEGAPIXELS, MODELS_FOLDER, PACK
-from utils.files import Status, readable
+from utils.files import Status, readable, reason_of
 from utils.images import ImageError, check_size, decode_with_note, thumbnail
 from utils.progress import GroupProgress
 
@@ -349,7 +349,7 @@ def _box_sensor(
     try:
         return None if path is None else BoxSensor(kind, path, choice.device, cache, classes)
     except OSError as error:
-        raise UserError(f"The {kind} detector {path} cannot be read: {error.strerror or error}.") from error
+        raise UserError(f"The {kind} detector {path} cannot be read: {reason_of(error)}.") from error
 
 
 class Examiner:

@@ -36,6 +36,7 @@ from mirror.detectors.providers import wanted_providers
 from mirror.detectors.tensorfiles import read_network
 from utils.console import UserError
 from utils.defaults import DETECTION_SIZE, DETECTOR_FILES
+from utils.files import reason_of
 
 FACE, HAND, EYE = "face", "hand", "eye"
 _IN_ITS_PLACE = (".safetensors", ".onnx")  # a file of the same stem, taken in this order where the .pt is missing
@@ -242,7 +243,7 @@ def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise UserError(f"{path} cannot be read: {reason_of(error)}.") from error
 
 
 def load_detector(path: Path, device: str = "auto") -> Detector:

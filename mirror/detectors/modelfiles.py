@@ -23,6 +23,7 @@ from typing import BinaryIO
 from mirror.detectors.allowlist import Verdict
 from mirror.detectors.pickles import Pickle, Walk, walk_pickle
 from utils.console import UserError
+from utils.files import reason_of
 
 SUFFIXES = (".pkl", ".pt", ".pth", ".bin", ".ckpt")  # what inspect_pkl.py looks for in models/
 PICKLE_SUFFIXES = (*SUFFIXES, ".pickle", ".joblib", ".dat", ".data")
@@ -99,7 +100,7 @@ def inspect_file(path: Path) -> Report:
         with open(path, "rb") as file:
             return inspect_open(file)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise UserError(f"{path} cannot be read: {reason_of(error)}.") from error
 
 
 def inspect_open(file: BinaryIO) -> Report:

@@ -15,6 +15,7 @@ import sqlite3
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from mirror.faces.engine import FaceMeasurement
 from utils.console import say
-from utils.files import Status
+from utils.files import Status, sha256_of
 
 _APPLICATION_ID = 0x4D4D4331  # "MMC1": SQLite's own place for saying whose file this is
 _SCHEMA_VERSION = 1
@@ -74,8 +75,7 @@ class FaceCache:
         known = self.content_of(path)
         if known is None:
             status = os.stat(path)
-            with open(path, "rb") as file:
-                known = hashlib.file_digest(file, "sha256").hexdigest()
+            known = sha256_of(path)
             self.remember_file(path, status, known)
         return known
 
@@ -165,6 +165,25 @@ def open_cache(path: Path | None) -> FaceCache:
         return FaceCache(*_connected(path, message))
     except (OSError, sqlite3.Error) as error:
         return FaceCache(None, f"The cache {path} cannot be used ({error}); the run goes on without it.")
+
+
+@contextlib.contextmanager
+def kept_measurements(path: Path | None, keeps: bool = True) -> Iterator[FaceCache]:
+    """The cache of one run, closed at its end. What is wrong with it is said, and after Ctrl-C what it is good for.
+
+    Without `keeps` the file is gone afterwards, and nothing is promised.
+    """
+    cache = open_cache(path)
+    if cache.message:
+        say(f"Note: {cache.message}")
+    try:
+        yield cache
+    except KeyboardInterrupt:
+        if cache.keeps and keeps:
+            say("What was measured so far is kept; the same command goes on from there.")
+        raise
+    finally:
+        cache.close()
 
 
 def content_hash(data: bytes) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from utils.console import UserError
 from utils.defaults import DEMO_PACK, MODELS_FOLDER, PACK
+from utils.files import reason_of
 
 INSIGHTFACE_FOLDER = Path("~/.insightface/models")
 
@@ -171,7 +172,7 @@ def _models_inside(directory: Path) -> Path | None:
             return directory
         nested = [path for path in sorted(directory.iterdir()) if path.is_dir() and _has_models(path)]
     except OSError as error:
-        raise PackError(f"{error.filename or directory} cannot be opened: {error.strerror or error}.") from error
+        raise PackError(f"{error.filename or directory} cannot be opened: {reason_of(error)}.") from error
     if len(nested) > 1:
         names = ", ".join(path.name for path in nested)
         raise PackError(f"{directory} holds several packs ({names}); name one of them.")

@@ -12,9 +12,11 @@ from mirror.contracts import table as columns
 from mirror.contracts.contract import Spread
 from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE, GroupSummary, PackInfo
 from mirror.faces import metrics
-from mirror.faces.measurer import Picture
+from mirror.faces.measurer import CUDA, GPU_ADVICE, Picture
 from mirror.faces.pose import BIN_LIMITS_DEG, angle_bin
 from utils.files import Status
+
+SAME_PICTURE = 0.9999  # similarity that only the very same picture reaches
 
 # A spreadsheet takes a cell that begins with one of these for a formula (OWASP, "CSV Injection"); where the list
 # separator is a semicolon, as in German Excel, a cell also begins after one.
@@ -149,3 +151,21 @@ def _spread(values: pd.Series) -> Spread:
         return Spread(count=0)
     low, q1, median, q3, high = (float(value) for value in values.quantile([0, 0.25, 0.5, 0.75, 1]))
     return Spread(count=len(values), median=median, q1=q1, q3=q3, minimum=low, maximum=high)
+
+
+def warnings_about(table: pd.DataFrame, device: str) -> list[str]:
+    """What makes the numbers of a run mean less than they seem to; `device` is what was asked for."""
+    warnings = []
+    held_out = table[(table[columns.TYPE] == REFERENCE) & (table[columns.GROUP] == HELD_OUT)]
+    known = int((held_out[columns.NEAREST_SIMILARITY] > SAME_PICTURE).sum())
+    if known:
+        warnings.append(
+            f"{known} held-out photo(s) are references too: what was trained on tells nothing about likeness."
+        )
+    providers = set(table[columns.PROVIDER].dropna())
+    if device == "cuda" and providers - {CUDA}:
+        warnings.append(f"--device cuda was asked for, but {', '.join(providers - {CUDA})} measured. {GPU_ADVICE}")
+    same = table[(table[columns.TYPE] == CANDIDATE) & (table[columns.NEAREST_SIMILARITY] > SAME_PICTURE)]
+    for group, number in same[columns.GROUP].value_counts(sort=False).items():
+        warnings.append(f"{group}: {number} picture(s) are references themselves; they say nothing about a LoRA.")
+    return warnings

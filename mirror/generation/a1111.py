@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mirror.contracts.generation import GeneratedImage
+from utils.files import safetensors_header
 
 PARAMETERS, OURS = "parameters", "mirrormetrics"
 
@@ -34,7 +35,7 @@ LORA_HASH_DIGITS = 12  # modules/hashes.py and extensions-builtin/Lora/network.p
 def lora_hash(path: Path) -> str:
     """What A1111 knows a LoRA by ("AutoV3" elsewhere): the SHA-256 of a .safetensors file without its header."""
     with open(path, "rb") as file:
-        file.seek(int.from_bytes(file.read(8), "little") + 8)
+        file.seek(safetensors_header(path)[1])
         return hashlib.file_digest(file, "sha256").hexdigest()[:LORA_HASH_DIGITS]
 
 

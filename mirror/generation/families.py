@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.console import UserError
+from utils.files import safetensors_header
 
+SIZE_STEP = 16  # pixels: all families take sizes of such steps
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -282,21 +284,11 @@ def read_json(path: Path, problem: str) -> dict:
 
 
 def read_header(path: Path) -> dict[str, dict]:
-    """Tensor name -> {"dtype", "shape", ...} of a `.safetensors` file, and "__metadata__". Raises UserError.
-
-    The file begins with the length of its JSON header, 8 bytes, little-endian (safetensors' README).
-    """
+    """Tensor name -> {"dtype", "shape", ...} of a `.safetensors` file, and "__metadata__". Raises UserError."""
     try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= path.stat().st_size - 8:
-                raise ValueError("its header is cut off")
-            header = json.loads(file.read(length))
+        return safetensors_header(path)[0]
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {error}. Fetch it again.") from error
-    if not isinstance(header, dict):
-        raise UserError(f"{path} cannot be read as safetensors: its header is no JSON object. Fetch it again.")
-    return header
 
 
 def family_of_file(path: Path) -> Family:

@@ -30,6 +30,7 @@ from mirror.generation.families import (
     with_variant,
 )
 from utils.console import UserError
+from utils.files import sha256_of
 
 GIB = 1 << 30
 LIBRARIES = ("diffusers", "transformers", "peft", "accelerate", "huggingface_hub")
@@ -300,8 +301,7 @@ def file_hash(path: Path) -> str:
 
 @functools.cache
 def _file_hash(path: Path, size: int, modified_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def folder_hash(folder: Path) -> str:

@@ -37,6 +37,7 @@ from mirror.loop.steps import Child, content_of, copy_atomic, digest, run_child
 from mirror.loop.stopping import coverage
 from mirror.loop.talk import counted, note, tell
 from utils.console import UserError
+from utils.files import sha256_of
 
 
 class Step:
@@ -336,7 +337,7 @@ class Train(Step):
         if self.adopts:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             copy_atomic(places.best, self.path)
-            record.adopted, record.sha256 = True, merging.sha256_of(self.path)
+            record.adopted, record.sha256 = True, sha256_of(self.path)
         else:
             self.run_child_into(self.path.parent, again)
             record.real_images, record.synthetic_images = merging.trained_on(self.loop.manifest)

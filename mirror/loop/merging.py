@@ -29,7 +29,7 @@ from mirror.contracts.manifest import MergedImage, MergeManifest, RealPhoto
 from mirror.contracts.validation import ValidatedImage, ValidationReport, Verdict
 from utils.console import UserError
 from utils.defaults import IMAGE_EXTENSIONS, SYNTHETIC_PREFIX
-from utils.files import caption_of, readable, write_bytes_atomic
+from utils.files import caption_of, readable, reason_of, sha256_of, write_bytes_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,11 +61,6 @@ class Source:
     trigger: str
 
 
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def list_real(folder: Path) -> list[RealPhoto]:
     """The user's pictures with their hashes, each content once. Raises UserError where none of them is a real photo."""
     photos: dict[str, RealPhoto] = {}
@@ -90,7 +85,7 @@ def _pictures(folder: Path) -> list[Path]:
     try:
         return [path for path in list_images(folder).images if path.is_file()]
     except OSError as error:
-        raise UserError(f"{folder} cannot be opened: {error.strerror or error}.") from error
+        raise UserError(f"{folder} cannot be opened: {reason_of(error)}.") from error
 
 
 def passed_over(folder: Path) -> list[str]:

@@ -20,11 +20,10 @@ from mirror.contracts.plan import PromptPlan
 from mirror.contracts.summary import CANDIDATE, Summary
 from mirror.contracts.validation import ValidationReport, Verdict
 from mirror.loop.commands import TRAINING_LOG
-from mirror.loop.merging import sha256_of
 from mirror.loop.steps import Child, StepError, files_in, is_picture
 from utils.defaults import METADATA
+from utils.files import reason_of, safetensors_header, sha256_of
 
-_SAFETENSORS_LIMIT = 100_000_000  # bytes of a header; the format's own limit
 _NAMED = 5  # files that a sentence names, of however many
 
 
@@ -147,23 +146,19 @@ def lora_made(child: Child, path: Path) -> str:
 def lora_problem(path: Path) -> str:
     """What is wrong with a .safetensors file, as the end of a sentence; empty where it is whole.
 
-    Eight bytes of length, a JSON header, then exactly the bytes that the header lays out
-    (huggingface.co/docs/safetensors, "Format").
+    Behind its header stand exactly the bytes that the header lays out.
     """
     try:
         size = path.stat().st_size
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if 0 < length <= _SAFETENSORS_LIMIT else None
-        tensors = [one for name, one in header.items() if name != "__metadata__"]
-        end = max(one["data_offsets"][1] for one in tensors)
+        header, begin = safetensors_header(path)
+        end = begin + max(tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__")
     except FileNotFoundError:
         return "is not there"
     except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+        return f"cannot be read: {reason_of(error)}"
+    except (ValueError, TypeError, KeyError, IndexError):
         return "is no .safetensors file with weights in it"
-    return "" if size == 8 + length + end else f"is cut off: {size} bytes where its header asks for {8 + length + end}"
+    return "" if size == end else f"is cut off: {size} bytes where its header asks for {end}"
 
 
 def measured(child: Child, folder: Path, loras: Mapping[str, int]) -> Summary:

@@ -26,6 +26,7 @@ from mirror.loop.facts import best_now
 from mirror.loop.results import lora_problem
 from mirror.loop.steps import Ledger, copy_atomic, now
 from utils.console import UserError
+from utils.files import sha256_of
 from utils.progress import GroupProgress
 
 
@@ -120,7 +121,7 @@ def new_history(
         problem = lora_problem(places.best)
         if problem:
             raise UserError(f"{places.best} {problem}. It would become v1; put a whole one there, or move it away.")
-        adopted = merging.sha256_of(places.best)
+        adopted = sha256_of(places.best)
     history = IterationHistory(
         created=now(),
         updated=now(),
@@ -255,7 +256,7 @@ def demand_whole(history: IterationHistory, manifest: MergeManifest, places: Pla
         )
     for lora in history.loras:
         path = places.loras / lora.file
-        if not path.is_file() or merging.sha256_of(path) != lora.sha256:
+        if not path.is_file() or sha256_of(path) != lora.sha256:
             what = "was changed" if path.is_file() else "is gone"
             raise UserError(f"{path} {what}, and the loop needs it. Put it back, or begin anew with other folders.")
 
@@ -298,7 +299,7 @@ def publish(loop: Loop) -> None:
     if history.best is None:
         return
     best = next(lora for lora in history.loras if lora.name == history.best)
-    there = merging.sha256_of(place) if place.is_file() else None
+    there = sha256_of(place) if place.is_file() else None
     if there not in {None, history.adopted, *(lora.sha256 for lora in history.loras)}:
         raise UserError(f"{place} is none of this loop's LoRAs: move it away, {best.name} is to take its place.")
     if there != best.sha256:

@@ -25,7 +25,7 @@ from mirror.contracts.contract import write_contract
 from mirror.contracts.history import IterationHistory, IterationRecord, RunningStep, StepRecord
 from utils.console import EXIT_OUR_FAULT, EXIT_USER, UserError
 from utils.defaults import IMAGE_EXTENSIONS, METADATA
-from utils.files import caption_of, write_bytes_atomic
+from utils.files import caption_of, reason_of, write_bytes_atomic
 
 # Fields of JSON files that tell the time or follow from it: two runs that differ in nothing else count as equal.
 TIME_FIELDS = frozenset({"created", "started", "finished", "updated", "seconds", "written"})
@@ -83,7 +83,7 @@ def run_child(child: Child, inherited: Iterable[int] = ()) -> None:
         )
     except OSError as error:
         log.close()
-        raise StepError(f"{child.title} cannot start {child.command[0]}: {error.strerror or error}.") from error
+        raise StepError(f"{child.title} cannot start {child.command[0]}: {reason_of(error)}.") from error
     listener = Listener(process, log)
     try:
         process.wait()

@@ -18,7 +18,7 @@ from mirror.faces.table import to_csv
 from mirror.report.copycat import build_copycat
 from mirror.report.dashboard import build_dashboard
 from utils.console import UserError
-from utils.files import write_text_atomic
+from utils.files import reason_of, write_text_atomic
 
 RESULT_FILES = {
     "dashboard": "Dashboard_{}.html",
@@ -55,7 +55,7 @@ def write_results(
             for path in paths.values():
                 path.unlink(missing_ok=True)
             if isinstance(error, OSError):
-                reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
+                reason = "the disk is full" if error.errno == errno.ENOSPC else reason_of(error)
                 raise UserError(f"Results cannot be written to {output}: {reason}.") from error
             raise
 

@@ -23,7 +23,7 @@ import numpy as np
 from mirror.contracts.summary import REFERENCE
 from mirror.faces.measurer import Measurer, Picture
 from utils.console import UserError
-from utils.files import Status, caption_of, readable
+from utils.files import Status, caption_of, readable, reason_of
 from utils.images import ImageError, decode, list_images, read_file
 
 Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of the picture
@@ -120,7 +120,7 @@ def _add_folder(
     try:
         listing = list_images(folder)
     except OSError as error:
-        raise UserError(f"{folder} cannot be opened: {error.strerror or error}.") from error
+        raise UserError(f"{folder} cannot be opened: {reason_of(error)}.") from error
     without_caption = longer = 0
     for path in listing.images:
         file = readable(path.relative_to(dataset.folder).as_posix())
@@ -156,7 +156,7 @@ def read_caption(picture: Path) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"The caption {path} cannot be read: {error.strerror or error}.") from error
+        raise UserError(f"The caption {path} cannot be read: {reason_of(error)}.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"The caption {path} is not text (UTF-8): save it as such, or delete it.") from error
     if "\0" in text:

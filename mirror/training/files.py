@@ -25,7 +25,7 @@ from mirror.contracts.contract import write_contract
 from mirror.contracts.training import TrainingLog
 from mirror.generation.lora_files import DIFFUSERS, Layers, diffusers_tensors, kohya_tensors
 from utils.console import UserError
-from utils.files import write_bytes_atomic
+from utils.files import reason_of, write_bytes_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -142,7 +142,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise UserError(f"{path} cannot be written: {reason_of(error)}.") from error
 
 
 def lora_tensors(layers: Layers, how: LoraFormat) -> dict[str, torch.Tensor]:

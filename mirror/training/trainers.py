@@ -25,7 +25,7 @@ from mirror.generation.lora_files import check_lora
 from mirror.training.data import TrainingImage, TrainingSet, bucket_step
 from mirror.training.files import MARK, writing
 from utils.console import UserError, say
-from utils.files import caption_of, write_bytes_atomic, write_text_atomic
+from utils.files import caption_of, reason_of, write_bytes_atomic, write_text_atomic
 from utils.images import ImageError, decode, read_file
 
 SD_SCRIPTS, AI_TOOLKIT, COMMAND = "sd-scripts", "ai-toolkit", "command"
@@ -402,7 +402,7 @@ def run_trainer(start: Start, folder: Path) -> int:
         try:
             done = subprocess.run(start.command, cwd=start.place, stdin=subprocess.DEVNULL, stdout=sys.stderr)
         except OSError as error:
-            raise UserError(f"{start.command[0]} cannot be started: {error.strerror or error}.") from error
+            raise UserError(f"{start.command[0]} cannot be started: {reason_of(error)}.") from error
         if done.returncode:
             raise UserError(f"The trainer ended with exit code {done.returncode}; what it said stands above.")
         if not start.lora.is_file():

@@ -136,10 +136,11 @@ def test_a_folder_without_permission_does_not_stop_the_others(tmp_path, make_pic
         folder.chmod(folder.stat().st_mode | 0o055)
     program = (
         "import os, mirror_metrics, utils.images, mirror.faces.measurer, mirror.faces.table, utils.files\n"
+        "import mirror.faces.inputs as inputs_module\n"
         "os.geteuid() or os.setuid(65534)  # root may enter everything\n"
         f"arguments = ['--reference', {str(tmp_path / 'ref')!r}, '--candidates', {str(tmp_path / 'cand')!r}]\n"
         "for more in ([], ['--recursive']):\n"
-        "    inputs = mirror_metrics.collect(mirror_metrics.parse_args(arguments + more))\n"
+        "    inputs = inputs_module.collect(mirror_metrics.folders_of(mirror_metrics.parse_args(arguments + more)))\n"
         "    print([p.filename for p in inputs.candidates], inputs.groups[1:])\n"
         "    print(*inputs.warnings, sep='\\n')"
     )

@@ -30,7 +30,7 @@ from mirror.contracts.gaps import GapReport, Recommendation
 from mirror.contracts.generation import GenerationMetadata, retry_seed
 from mirror.dataset.batch import collect
 from mirror.dataset.gaps import GAP_TYPES, GapType, Target
-from mirror.generation import a1111, families, pipelines
+from mirror.generation import a1111, families, making, pipelines, planning
 from mirror.generation.prompts import Shot, plan_gaps
 from utils.console import UserError
 
@@ -359,7 +359,7 @@ def test_dry_run_needs_no_model_and_no_torch(studio, tmp_path):
 
 def test_dry_run_is_the_plan_of_the_run(studio, first_run, capsys):
     args = generate_synthetic.parse_args([str(studio.gaps), "--person", PERSON, "--dry-run"])
-    planned = generate_synthetic.make_plan(args).shots
+    planned = planning.make_plan(args).shots
     made = metadata(first_run[0]).images
     assert [(shot.prompt, shot.seed) for shot in planned] == [(image.prompt, image.seed) for image in made]
     args.json = True
@@ -441,13 +441,13 @@ def test_prompts_of_ones_own(studio, tmp_path):
         "portrait of {person}, {target}, at night\n  # a remark\nselfie of {person}\nby a lake\n"
     )
     options = [studio.gaps, "--person", PERSON, "--prompts-file", tmp_path / "prompts.txt"]
-    shots = generate_synthetic.make_plan(generate_synthetic.parse_args(list(map(str, options)))).shots
+    shots = planning.make_plan(generate_synthetic.parse_args(list(map(str, options)))).shots
     assert shots[0].prompt == "portrait of ohwx person, profile view from the left side, side of the face, at night"
     assert shots[1].prompt == "selfie of ohwx person, profile view from the right side, side of the face"
     assert shots[2].prompt.startswith("ohwx person, by a lake, profile view")
     (tmp_path / "prompts.txt").write_text("portrait of {name}")
     with pytest.raises(UserError, match=r"\{name\} is not known"):
-        generate_synthetic.make_plan(generate_synthetic.parse_args(list(map(str, options))))
+        planning.make_plan(generate_synthetic.parse_args(list(map(str, options))))
 
 
 def test_fixed_plan_needs_no_gap_file_and_repeats(studio, tmp_path):
@@ -506,7 +506,7 @@ def out_of_memory() -> Exception:
 
 
 def test_out_of_memory_steps_down_and_says_so(studio, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(generate_synthetic, "SMALLEST", 32)
+    monkeypatch.setattr(making, "SMALLEST", 32)
     calls = break_drawing(monkeypatch, *(out_of_memory() for _ in range(4)))
     facts = generate(studio.arguments(tmp_path / "out", "sd15", "--batch", 4, "--allow-smaller"))
     assert [call[:3] for call in calls[:5]] == [
@@ -540,10 +540,10 @@ def test_memory_of_the_computer_that_ends_is_no_fault_of_ours(studio, tmp_path, 
 
 
 def test_smaller_keeps_the_shape_and_never_enlarges():
-    assert generate_synthetic.smaller_size(1024, 768) == (768, 576)
-    assert generate_synthetic.smaller_size(512, 320) == (416, 256)
-    assert generate_synthetic.smaller_size(1024, 256) is None
-    assert generate_synthetic.smaller_size(128, 1024) is None
+    assert making.smaller_size(1024, 768) == (768, 576)
+    assert making.smaller_size(512, 320) == (416, 256)
+    assert making.smaller_size(1024, 256) is None
+    assert making.smaller_size(128, 1024) is None
 
 
 BLACK = np.zeros((64, 64, 3), np.uint8)
@@ -603,7 +603,7 @@ def test_vae_of_sdxl_is_decoded_in_float32(studio):
     vae.post_quant_conv.weight.data *= 1000
     drawing = pipelines.Drawing(1, 1.0, 64, 64, None)
     (picture,) = pipelines.draw(loaded, ["x"], None, [1], drawing)
-    assert picture is not None and generate_synthetic.fault(picture) is None
+    assert picture is not None and making.fault(picture) is None
     vae.register_to_config(force_upcast=False)
     assert pipelines.draw(loaded, ["x"], None, [1], drawing) == [None], "without it the picture is lost"
 

@@ -22,8 +22,8 @@ from mirror.contracts.generation import GenerationMetadata
 from mirror.contracts.history import IterationHistory, IterationRecord, LoraRecord
 from mirror.contracts.manifest import MergedImage, MergeManifest, RealPhoto
 from mirror.contracts.plan import PlannedPrompt, PromptPlan
-from mirror.loop.merging import sha256_of
 from utils.console import UserError
+from utils.files import sha256_of
 
 SEEDS = range(60)
 HISTORY_FACTS = dict.fromkeys(("created", "updated", "person", "base_model", "dataset_dir", "lora_output_dir"), "")
@@ -128,13 +128,14 @@ def test_validation_and_metrics_say_so_too(tmp_path, make_picture):
     """What they warn of stands on their console, in their files and at the head of their pages."""
     import mirror_metrics
     from mirror.dataset import batch
+    from mirror.faces.inputs import collect
 
     make_picture(tmp_path / "ref" / "photo.png")
     make_picture(tmp_path / "cand" / "v1" / "one.png")
     told = GenerationMetadata(created="", dataset="", images=[], settings={"simulated": SAID})
     write_contract(tmp_path / "cand" / "v1" / "generation_metadata.json", told)
     arguments = ["--reference", tmp_path / "ref", "--candidates", tmp_path / "cand"]
-    inputs = mirror_metrics.collect(mirror_metrics.parse_args(list(map(str, arguments))))
+    inputs = collect(mirror_metrics.folders_of(mirror_metrics.parse_args(list(map(str, arguments)))))
     assert f"The images of v1 are {SAID}." in inputs.warnings
     assert f"These images are {SAID}." in batch.collect(tmp_path / "cand" / "v1", tmp_path / "ref").warnings
 

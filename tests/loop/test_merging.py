@@ -20,13 +20,13 @@ from mirror.loop.merging import (
     Source,
     plan_merge,
     room,
-    sha256_of,
     split,
     sync,
     synthetic_share,
     take_out,
 )
 from utils.console import UserError
+from utils.files import sha256_of
 
 TRIGGER = "ohwx alice"
 

@@ -1,0 +1,84 @@
+"""Every generated image held against the thresholds, one after the other, as an approved one counts for the next."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from mirror.contracts.validation import ValidatedImage, Verdict
+from mirror.dataset.batch import Batch
+from mirror.dataset.checks import Evidence, Nearest, Standard, Twin, judge, quality, verdict
+from mirror.dataset.measuring import Measured, References, pool_of
+from mirror.dataset.sorting import hash_of
+from mirror.faces.cache import FaceCache
+from mirror.faces.engine import FaceMeasurement
+from mirror.faces.metrics import nearest, similarity_to_centroid
+
+
+def judge_all(args: argparse.Namespace, batch: Batch, measured: Measured, cache: FaceCache) -> list[ValidatedImage]:
+    """Every image in the order of names: of two near duplicates the first is approved, and joins the pool."""
+    compare, pool = comparison(measured.references), list(measured.pool)
+    images = []
+    for picture in batch.pictures:
+        record, wanted = picture.record, batch.wanted.get(picture.file)
+        gap_type, target = (wanted.gap_type, wanted.target) if wanted else (None, None)
+        similarity, nearest = compare(measured.faces.get(picture.file))
+        evidence = Evidence(record, gap_type, target, similarity, nearest, most_alike(record.picture_hash, pool))
+        image = decided(evidence, measured.standard, args.allow_unverified, hash_of(picture, cache))
+        if image.verdict == Verdict.APPROVED:
+            pool += pool_of([picture], "this batch")
+        images.append(image)
+    return images
+
+
+def decided(evidence: Evidence, standard: Standard, allowed: tuple[str, ...], sha256: str | None) -> ValidatedImage:
+    """One line of the report."""
+    record, nearest, real = evidence.record, evidence.nearest, standard.sharpness
+    checks = judge(evidence, standard)
+    is_picture = record.size_wh is not None and not record.spoiled
+    return ValidatedImage(
+        file=record.file,
+        sha256=sha256,
+        verdict=verdict(checks, standard.types.get(evidence.gap_type), allowed),
+        gap_type=evidence.gap_type,
+        target=evidence.target,
+        quality=quality(evidence, standard),
+        relative_sharpness=round(record.sharpness / real, 3) if real and is_picture else None,
+        yaw_deg=record.yaw_deg,
+        similarity=evidence.similarity,
+        nearest_reference=nearest.file if nearest else None,
+        nearest_similarity=nearest.similarity if nearest else None,
+        checks=checks,
+    )
+
+
+def comparison(
+    references: References,
+) -> Callable[[FaceMeasurement | None], tuple[float | None, Nearest | None]]:
+    """A function from a measured face to its similarity to the person, and to the reference most like it."""
+    import numpy as np
+
+    if not references.faces:
+        return lambda face: (None, None)
+    known = np.stack([face.embedding for _, face in references.faces])
+
+    def compare(face: FaceMeasurement | None) -> tuple[float | None, Nearest | None]:
+        if face is None:
+            return None, None
+        row = face.embedding[None, :]
+        index, cosine = nearest(row, known)
+        file, other = references.faces[int(index[0])]
+        turn = max(abs(getattr(face, angle) - getattr(other, angle)) for angle in ("yaw_deg", "pitch_deg", "roll_deg"))
+        likeness = round(float(similarity_to_centroid(row, known)[0]), 4)
+        return likeness, Nearest(file, round(float(cosine[0]), 4), round(turn, 2))
+
+    return compare
+
+
+def most_alike(picture_hash: str | None, pool: list[tuple[str, int]]) -> Twin | None:
+    """The picture of `pool` (name, hash) that differs in the fewest bits; None where there is nothing to compare."""
+    if picture_hash is None or not pool:
+        return None
+    own = int(picture_hash, 16)
+    name, other = min(pool, key=lambda one: (own ^ one[1]).bit_count())
+    return Twin(name, (own ^ other).bit_count())

@@ -1,0 +1,141 @@
+"""The folders that mirror_metrics.py reads: what lies in them, group by group, and what was passed over."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE
+from mirror.faces.measurer import Picture
+from utils.console import UserError
+from utils.files import readable, reason_of
+from utils.images import holds_pictures, iter_subfolders, list_images
+from utils.simulation import said_of
+
+LOOSE = "(no folder)"  # group of pictures that lie beside the LoRA folders
+
+Listed = TypeVar("Listed")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where pictures are to be found."""
+
+    reference: Path
+    candidates: Path | None  # None: the default folder is not there, and references alone are a full run
+    asked_candidates: Path  # where candidates belong
+    holdout: Path | None
+    recursive: bool
+    extensions: tuple[str, ...]
+
+
+@dataclass
+class Inputs:
+    """Everything found in the folders."""
+
+    references: list[Picture]
+    candidates: list[Picture]
+    groups: list[tuple[str, str]]  # (type, name), empty folders included
+    held_out: list[Picture] = field(default_factory=list)  # real photos that no LoRA was trained on
+    ignored: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+
+
+def collect(folders: Folders) -> Inputs:
+    """List references and candidates. Raises UserError where there is nothing to do."""
+    reference = existing_folder(folders.reference, "--reference")
+    inputs = Inputs([], [], [(REFERENCE, REFERENCE)])
+    inputs.references = _pictures(inputs, REFERENCE, REFERENCE, reference, folders)
+    if folders.holdout is not None:
+        inputs.groups.append((REFERENCE, HELD_OUT))
+        inputs.held_out = _pictures(inputs, REFERENCE, HELD_OUT, existing_folder(folders.holdout, "--holdout"), folders)
+    root = folders.candidates
+    if root is not None:
+        loose = _pictures(inputs, CANDIDATE, LOOSE, root, folders)
+        names = {LOOSE} if loose else set()
+        inputs.groups += [(CANDIDATE, name) for name in names]
+        inputs.candidates += loose
+        for folder in _opened(root, lambda: list(iter_subfolders(root))):
+            name = _not_yet(readable(folder.name), names)
+            inputs.groups.append((CANDIDATE, name))
+            try:
+                found = _pictures(inputs, CANDIDATE, name, folder, folders)
+            except UserError as error:  # one group that cannot be opened must not stop the others
+                found = []
+                inputs.warnings.append(str(error))
+            else:
+                inputs.warnings += [] if found else [f"{folder} holds no pictures."]
+            inputs.candidates += found
+    inputs.warnings += _simulated(inputs)
+    inputs.warnings = [readable(warning) for warning in inputs.warnings]
+    if not inputs.references:
+        raise UserError(*_what_to_put_where(folders, bool(inputs.candidates)))
+    return inputs
+
+
+def _pictures(inputs: Inputs, kind: str, group: str, folder: Path, folders: Folders) -> list[Picture]:
+    """Pictures of one group; what was passed over goes into `inputs`. Raises UserError."""
+    listing = _opened(folder, lambda: list_images(folder, folders.recursive and group != LOOSE, folders.extensions))
+    inputs.ignored.update(listing.ignored)
+    inputs.warnings += listing.problems
+    left_out = [sub for sub in listing.subfolders if group != LOOSE and holds_pictures(sub, folders.extensions)]
+    if left_out:
+        sentence = f"{folder}: {len(left_out)} sub-folder(s) with pictures were left out; --recursive takes them in."
+        inputs.warnings.append(sentence)
+    names: set[str] = set()
+    return [
+        Picture(kind, group, _not_yet(readable(path.relative_to(folder).as_posix()), names), path)
+        for path in listing.images
+    ]
+
+
+def _simulated(inputs: Inputs) -> list[str]:
+    """What generators say of groups that they only simulated."""
+    folders = {picture.path.parent: picture.group for picture in inputs.candidates}
+    said = {group: words for folder, group in folders.items() if (words := said_of(folder))}
+    return [
+        f"The images of {', '.join(group for group in said if said[group] == words)} are {words}."
+        for words in dict.fromkeys(said.values())
+    ]
+
+
+def _opened(folder: Path, look: Callable[[], Listed]) -> Listed:
+    """`look()`, with a folder that cannot be opened told as a UserError."""
+    try:
+        return look()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be opened: {reason_of(error)}.") from error
+
+
+def _not_yet(name: str, names: set[str]) -> str:
+    """`name`, or with a number behind it where `names` has it already; added to `names`."""
+    unique, number = name, 1
+    while unique in names:
+        number += 1
+        unique = f"{name} ({number})"
+    names.add(unique)
+    return unique
+
+
+def existing_folder(path: Path, option: str) -> Path:
+    if path.is_dir():
+        return path
+    found = "is a file, not a folder" if path.exists() else "does not exist"
+    raise UserError(f"{path} {found}. {option} takes the folder that holds the pictures.")
+
+
+def _what_to_put_where(folders: Folders, has_candidates: bool) -> tuple[str, ...]:
+    suffixes = ", ".join(folders.extensions)
+    candidates = f"{folders.asked_candidates}{os.sep}<one folder for each LoRA>"
+    without_photos = "There are generated images, but no real photos to compare them with."
+    return (
+        without_photos if has_candidates else "There are no pictures yet.",
+        f"  Put real photos of the person ({suffixes}) into  {folders.reference}",
+        f"  and, if you have them, generated images into     {candidates}",
+        "  then run the same command again. Photos alone are enough for a check of the dataset before training.",
+        "  To see it at work without photos: --demo",
+    )

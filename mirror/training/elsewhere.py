@@ -1,0 +1,134 @@
+"""Training with a program that others made: its configuration is written, and it is started where its path is given."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from mirror.generation.families import find_family
+from mirror.generation.pipelines import family_of_hub, local_identity
+from mirror.training.base import TRAINED_HERE, look_at_base
+from mirror.training.files import OutputFolder, writing
+from mirror.training.presets import PRESETS, recommended_epochs
+from mirror.training.setup import new_log, options_of, read_pictures, show_pictures, show_settings
+from mirror.training.trainers import (
+    COMMAND,
+    Order,
+    plan_start,
+    refuse_overlap,
+    run_trainer,
+    settings_given,
+    shown,
+    write_files,
+)
+from utils.console import EXIT_OK, UserError, say, show
+from utils.files import write_bytes_atomic
+
+
+def train_elsewhere(args: argparse.Namespace) -> int:
+    """--trainer: write its configuration, start it where its path is given, and look at what it made."""
+    output = OutputFolder(args.output, args.name)
+    refuse_overlap(args.dataset, args.output)
+    order = order_of(args)
+    start = plan_start(order)
+    output.demand_place_for_trainer()
+    output.demand_free(False, args.overwrite)
+    for warning in order.dataset.warnings:
+        say(f"Note: {warning}")
+    if args.overwrite:
+        output.clear()
+    write_files(start, order.folder)
+    for file in start.texts:
+        show(f"written: {file}")
+    if args.trainer != COMMAND and order.place is None:
+        show(f"Nothing is trained yet. In the folder where {args.trainer} lies:", f"{shown(start.command)}")
+        return EXIT_OK
+    log = new_log(args, order.dataset, local_identity_of(args.base_model), order.settings)
+    layers = run_trainer(start, order.folder)
+    with writing(output.lora):
+        write_bytes_atomic(output.lora, start.lora.read_bytes())
+        log.finished, log.lora, log.trainer, log.steps = True, output.lora.name, args.trainer, order.settings["steps"]
+        output.write_log(log)
+    show(f"layers: {layers}", f"lora: {output.lora}", f"log: {output.log}")
+    return EXIT_OK
+
+
+def show_order(args: argparse.Namespace) -> int:
+    """--dry-run --trainer: what that trainer would be asked for, on stdout."""
+    refuse_overlap(args.dataset, args.output)
+    order = order_of(args)
+    start = plan_start(order)
+    settings = order.settings
+    show_pictures(order.dataset)
+    show_settings(settings)
+    show(f"images: {len(order.dataset.images)}", f"an epoch: {order.dataset.samples} pictures seen")
+    show(f"epochs: {settings['epochs']}{'' if args.epochs else ' (recommended)'}", f"steps: {settings['steps']}")
+    show(f"command: {shown(start.command)}")
+    return EXIT_OK
+
+
+def order_of(args: argparse.Namespace) -> Order:
+    """What the trainer is asked for. Raises UserError."""
+    if args.resume:
+        raise UserError("--resume belongs to train_lora.py's own training; other trainers resume in ways of their own.")
+    family = find_family(args.base_model, args.family) or family_of_hub(args.base_model)
+    refuse_options_not_passed(args, family.name in TRAINED_HERE)
+    preset = PRESETS[args.preset or ("sd15" if family.name == "sd15" else "sdxl")]
+    prediction, zero_snr = args.prediction or "epsilon", bool(args.zero_terminal_snr)
+    if family.name in TRAINED_HERE and Path(args.base_model).expanduser().exists():
+        facts = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr, args.base_config)
+        prediction, zero_snr = facts.prediction, facts.zero_snr
+    options = options_of(args, preset, zero_snr)
+    dataset = read_pictures(args)
+    epochs = args.epochs or recommended_epochs(len(dataset.images), dataset.samples)
+    steps = epochs * math.ceil(math.ceil(dataset.samples / options["batch"]) / options["accumulate"])
+    settings = options | {
+        "epochs": epochs,
+        "steps": steps,
+        "warmup_steps": round(options["warmup"] * steps),
+        "prediction": prediction,
+        "zero_terminal_snr": zero_snr,
+        "save_precision": args.save_precision,
+    }
+    return Order(
+        trainer=args.trainer,
+        dataset=dataset,
+        base_model=args.base_model,
+        family=family,
+        trigger=args.trigger,
+        folder=OutputFolder(args.output, args.name).trainer,
+        name=args.name,
+        settings=settings_given(args.trainer, family, settings),
+        place=args.trainer_path.resolve() if args.trainer_path else None,
+        command=args.trainer_command,
+        extra=dict(args.trainer_option or []),
+    )
+
+
+def refuse_options_not_passed(args: argparse.Namespace, diffusion: bool) -> None:
+    """Raise UserError for an option that the trainer would never hear of."""
+    names = list(NOT_FOR_TRAINERS)
+    names += [] if diffusion else NOT_FOR_FLOW
+    names += NOT_FOR_AI_TOOLKIT if args.trainer == "ai-toolkit" else []
+    for name in names:
+        if getattr(args, name) not in (None, "auto"):
+            raise UserError(
+                f"--{name.replace('_', '-')} is not passed on to --trainer {args.trainer}: leave it out, and set what "
+                "you need in the configuration that is written."
+            )
+
+
+def local_identity_of(model: str) -> str:
+    """name@hash of a model on this disk, else its name."""
+    return local_identity(model) or model
+
+
+# Options that another trainer does not get: of all, of those that learn by flow matching, of ai-toolkit.
+NOT_FOR_TRAINERS = ("optimizer", "precision", "device", "format", "sample_prompts", "validation")
+
+
+NOT_FOR_FLOW = ("min_snr_gamma", "noise_offset", "prediction", "zero_terminal_snr")
+
+
+NOT_FOR_AI_TOOLKIT = ("warmup",)
