@@ -39,8 +39,9 @@ from utils.files import reason_of
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.contract import Spread
     from mirror.contracts.gaps import Distribution, GapReport, ImageRecord, NearDuplicate, NotMeasured
+    from mirror.dataset.examiner import ExaminedPicture
     from mirror.dataset.gaps import GapType
-    from mirror.dataset.sensors import Looked, Sensors
+    from mirror.dataset.sensors import Sensors
 
 # Settings. Each is also an option of the command line, which wins.
 OUTPUT = Path("gaps.json")
@@ -48,7 +49,8 @@ OUTPUT = Path("gaps.json")
 
 def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
-    from mirror.dataset.sensors import Examiner, find_sensors, sensor_choice
+    from mirror.dataset.examiner import Examiner
+    from mirror.dataset.sensors import find_sensors, sensor_choice
     from mirror.faces.cache import kept_measurements
     from utils.files import readable
 
@@ -76,14 +78,14 @@ class Dataset:
     """What the folder holds."""
 
     folder: Path
-    pictures: list[Looked]
+    pictures: list[ExaminedPicture]
     ignored: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
 
 
 def collect(args: argparse.Namespace) -> Dataset:
     """List the pictures. Raises UserError where there are none."""
-    from mirror.dataset.sensors import Looked
+    from mirror.dataset.examiner import ExaminedPicture
     from utils.files import readable
     from utils.images import holds_pictures, list_images
 
@@ -96,7 +98,7 @@ def collect(args: argparse.Namespace) -> Dataset:
     except OSError as error:
         raise UserError(f"{folder} cannot be opened: {reason_of(error)}.") from error
     names = [readable(path.relative_to(folder).as_posix()) for path in listing.images]
-    dataset = Dataset(folder, [Looked(name, path) for name, path in zip(names, listing.images, strict=True)])
+    dataset = Dataset(folder, [ExaminedPicture(name, path) for name, path in zip(names, listing.images, strict=True)])
     dataset.ignored = listing.ignored
     dataset.warnings = [readable(problem) for problem in listing.problems]
     left_out = [] if args.recursive else [sub for sub in listing.subfolders if holds_pictures(sub)]
@@ -247,7 +249,7 @@ def doubts(report: GapReport) -> list[str]:
     return said
 
 
-def write_results(output: Path, report: GapReport, pictures: list[Looked]) -> Path:
+def write_results(output: Path, report: GapReport, pictures: list[ExaminedPicture]) -> Path:
     """Write page and gap file, the gap file last; path of the page. Raises UserError."""
     from mirror.contracts.contract import write_contract
     from mirror.report.gaps import build_gaps
@@ -318,7 +320,7 @@ def _check_output(output: Path) -> None:
         ) from error
 
 
-def _demand_a_picture(pictures: list[Looked]) -> None:
+def _demand_a_picture(pictures: list[ExaminedPicture]) -> None:
     if any(picture.record.size_wh is not None for picture in pictures):
         return
     lines = [f"  {one.file}: {one.record.status} ({one.record.reason})" for one in pictures[:20]]

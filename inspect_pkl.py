@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What would this model file do when it is loaded? Looked at without loading it.
+"""What would this model file do when it is loaded? Found out without loading it.
 
     python inspect_pkl.py                            # every .pkl, .pt, .pth, .bin and .ckpt in models/
     python inspect_pkl.py models/hand_yolov8n.pt
@@ -51,7 +51,7 @@ MOST_NAMES = 30  # of one kind, listed for one file
 
 def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
-    looked = [Looked(path, inspect_file(path)) for path in collect(args.files)]
+    looked = [InspectedFile(path, inspect_file(path)) for path in collect(args.files)]
     tell(looked, args.list)
     all_done = convert_all(looked) if args.convert else True
     worst = max(each.report.verdict for each in looked)
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 @dataclass
-class Looked:
+class InspectedFile:
     """A file and what is known of it."""
 
     path: Path
@@ -92,7 +92,7 @@ def _model_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
-def tell(looked: list[Looked], list_names: bool) -> None:
+def tell(looked: list[InspectedFile], list_names: bool) -> None:
     """The table, then for each file a sentence, and what it would import and call."""
     rows = [
         [str(each.path), each.report.kind, str(len(each.report.walk.imports)), each.report.verdict.name.lower()]
@@ -165,7 +165,7 @@ def _holds(target: Path, content: object, network: Network | None) -> bool:
     return described and equal(dict(sorted(found.tensors.items())), dict(sorted(network.tensors.items())))
 
 
-def convert_all(looked: list[Looked]) -> bool:
+def convert_all(looked: list[InspectedFile]) -> bool:
     """Convert the safe ones; whether all of these could be."""
     fit = []
     for each in looked:

@@ -77,7 +77,7 @@ class ImageRecord(Contract):
     size_wh: tuple[int, int] | None = None  # pixels
     faces: int | None = None
     face_box_xyxy: tuple[float, float, float, float] | None = None  # pixels, the largest face
-    face_confidence: float | None = None
+    det_score: float | None = None
     second_face_share: float | None = None  # its area by the largest's; null: no second face
     yaw_deg: float | None = None  # > 0: the nose points to the picture's right
     pitch_deg: float | None = None  # > 0: the face looks up

@@ -11,8 +11,8 @@ from typing import TypeVar
 from mirror.contracts.contract import Contract, ContractError, read_contract
 from mirror.contracts.gaps import GapReport, GapSensors
 from mirror.contracts.generation import GeneratedImage, GenerationMetadata
+from mirror.dataset.examiner import ExaminedPicture
 from mirror.dataset.gaps import GAP_TYPES
-from mirror.dataset.sensors import Looked
 from utils.console import UserError
 from utils.defaults import IMAGE_EXTENSIONS, METADATA
 from utils.files import readable, reason_of
@@ -27,7 +27,7 @@ class Batch:
     """Everything found in the folder, and where its metadata lead."""
 
     folder: Path
-    pictures: list[Looked]
+    pictures: list[ExaminedPicture]
     metadata: Path | None = None
     wanted: dict[str, GeneratedImage] = field(default_factory=dict)  # by file
     dataset: Path | None = None
@@ -75,7 +75,7 @@ def _left_out(folder: Path, own: Iterable[Path]) -> str:
     return f"{len(others)} sub-folder(s) of {folder} with pictures were left out." if others else ""
 
 
-def list_pictures(batch: Batch, folder: Path, recursive: bool = False) -> list[Looked]:
+def list_pictures(batch: Batch, folder: Path, recursive: bool = False) -> list[ExaminedPicture]:
     """Pictures of a folder; what was passed over in the batch's own goes into `batch`. Raises UserError."""
     try:
         listing = list_images(folder, recursive)
@@ -84,7 +84,7 @@ def list_pictures(batch: Batch, folder: Path, recursive: bool = False) -> list[L
     if folder == batch.folder:
         batch.ignored.update(listing.ignored)
     batch.warnings += [readable(problem) for problem in listing.problems]
-    return [Looked(readable(path.relative_to(folder).as_posix()), path) for path in listing.images]
+    return [ExaminedPicture(readable(path.relative_to(folder).as_posix()), path) for path in listing.images]
 
 
 def _follow(batch: Batch, path: Path) -> None:

@@ -152,8 +152,8 @@ def quality(evidence: Evidence, standard: Standard) -> float | None:
     if record.size_wh is None or record.spoiled:
         return None
     shares = [_clipped(record.sharpness / (standard.sharpness or 2 * SHARPNESS_LIMIT)), _exposure(record.brightness)]
-    if record.face_confidence is not None:
-        shares.append(_clipped((record.face_confidence - CONFIDENCE) / (1 - CONFIDENCE)))
+    if record.det_score is not None:
+        shares.append(_clipped((record.det_score - CONFIDENCE) / (1 - CONFIDENCE)))
     if None not in (evidence.similarity, standard.level, record.yaw_deg):
         shares.append(_likeness(evidence.similarity, record.yaw_deg, standard.level))
     return round(sum(shares) / len(shares), 4)
@@ -211,7 +211,7 @@ def _duplicate(evidence: Evidence, standard: Standard) -> Check:
 
 
 def _face(evidence: Evidence, standard: Standard) -> Check:
-    value = evidence.record.face_confidence
+    value = evidence.record.det_score
     if value is None:
         return _failed(FACE, None, CONFIDENCE, "no face was found")
     return _measured(FACE, value, CONFIDENCE, value > CONFIDENCE, "the face is hard to recognise as one")

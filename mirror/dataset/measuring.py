@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mirror.contracts.summary import CANDIDATE
+from mirror.dataset.angles import PackAngles
 from mirror.dataset.batch import Batch, list_pictures
 from mirror.dataset.checks import IDENTITY, REFERENCES, Standard
+from mirror.dataset.examiner import ExaminedPicture, Examiner
 from mirror.dataset.gaps import ANGLE, EYES, GAP_TYPES, HANDS
-from mirror.dataset.sensors import Examiner, Looked, PackAngles, SensorChoice, Sensors, find_measurer, find_sensors
+from mirror.dataset.sensors import SensorChoice, Sensors, find_measurer, find_sensors
 from mirror.dataset.sorting import folders_of, hash_of
 from mirror.detectors.detectors import EYE, HAND
 from mirror.faces.cache import FaceCache
@@ -32,7 +34,7 @@ class References:
     """The real photos: all `pictures` of the dataset, and (file, face) of those that show the person."""
 
     folder: Path | None
-    pictures: list[Looked]
+    pictures: list[ExaminedPicture]
     faces: list[tuple[str, FaceMeasurement]]
 
 
@@ -97,7 +99,7 @@ def measure(args: argparse.Namespace, batch: Batch, cache: FaceCache) -> Measure
     return Measured(choice, sensors, measurer, references, standard, measure_faces(measurer, batch.pictures), pool)
 
 
-def measure_faces(measurer: Measurer | None, pictures: list[Looked]) -> dict[str, FaceMeasurement]:
+def measure_faces(measurer: Measurer | None, pictures: list[ExaminedPicture]) -> dict[str, FaceMeasurement]:
     """The largest face by file, of the pictures that have one; what was measured already comes from the cache."""
     if measurer is None:
         return {}
@@ -142,12 +144,12 @@ def sensor_choice_of(args: argparse.Namespace, batch: Batch) -> SensorChoice:
     return SensorChoice(**values | {"models_dir": Path(values.get("models_dir", MODELS_FOLDER))})
 
 
-def pool_of(pictures: list[Looked], whose: str) -> list[tuple[str, int]]:
+def pool_of(pictures: list[ExaminedPicture], whose: str) -> list[tuple[str, int]]:
     """Name and hash of every picture that could be read."""
     return [(f"{one.file} of {whose}", int(one.record.picture_hash, 16)) for one in pictures if one.record.picture_hash]
 
 
-def approved_before(args: argparse.Namespace, batch: Batch) -> list[Looked]:
+def approved_before(args: argparse.Namespace, batch: Batch) -> list[ExaminedPicture]:
     """Pictures in the folder of approved ones that are no copies of this batch: an earlier run must not reject it."""
     folder = folders_of(args)["approved"]
     if not folder.is_dir():

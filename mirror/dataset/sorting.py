@@ -10,7 +10,7 @@ from pathlib import Path
 from mirror.contracts.contract import ContractError, read_contract
 from mirror.contracts.validation import ValidationReport
 from mirror.dataset.batch import Batch
-from mirror.dataset.sensors import Looked
+from mirror.dataset.examiner import ExaminedPicture
 from mirror.faces.cache import FaceCache
 from utils.console import UserError, say
 from utils.files import copy_with_caption, is_copy_of, readable, reason_of, take_back_copy
@@ -22,7 +22,7 @@ def folders_of(args: argparse.Namespace) -> dict[str, Path]:
     return {verdict: folder or args.folder / verdict for verdict, folder in given.items()}
 
 
-def hash_of(picture: Looked, cache: FaceCache) -> str | None:
+def hash_of(picture: ExaminedPicture, cache: FaceCache) -> str | None:
     """SHA-256 of the file; None where it cannot be read."""
     try:
         return cache.hash_file(picture.path)

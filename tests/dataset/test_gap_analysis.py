@@ -27,7 +27,7 @@ from demo.scene import draw_scene
 from demo.sets import nudged, spread_yaws
 from mirror.contracts.contract import read_contract
 from mirror.contracts.gaps import GapReport
-from mirror.dataset.sensors import classes_of
+from mirror.dataset.boxes import classes_of
 from mirror.faces.pose import BIN_LIMITS_DEG, angle_bin
 from utils.console import UserError
 from utils.files import Status
@@ -119,7 +119,7 @@ def test_faces_duplicates_and_shares_are_those_of_the_world(measured_heads, head
     report, records = measured_heads.report, measured_heads.records
     for name, one in heads[1].items():
         record = records[name]
-        assert record.status == Status.OK and record.face_confidence > 0.5 and record.size_wh == (PIXELS, PIXELS)
+        assert record.status == Status.OK and record.det_score > 0.5 and record.size_wh == (PIXELS, PIXELS)
         box, true = np.array(record.face_box_xyxy), np.array(one.truth.face_box_xyxy)
         overlap = np.minimum(box, true)[2:] - np.maximum(box, true)[:2]
         assert (overlap > 0.5 * (true[2:] - true[:2])).all(), name
@@ -341,8 +341,10 @@ def test_a_picture_on_which_a_network_chokes_is_one_bad_row(gaps, heads, truth_m
 
 
 def test_a_face_that_overflows_the_picture_is_seen_with_a_border():
-    from mirror.dataset.sensors import NO_FACE, Boxes, DetectorAngles
+    from mirror.dataset.angles import DetectorAngles
+    from mirror.dataset.boxes import Boxes
     from mirror.faces.engine import RESCUED
+    from mirror.faces.measurer import NO_FACE
 
     points = np.float32([[90, 60], [160, 60], [125, 100], [95, 140], [155, 140]])
 
@@ -362,7 +364,7 @@ def test_a_face_that_overflows_the_picture_is_seen_with_a_border():
 
     picture = np.full((200, 250, 3), 90, np.uint8)
     (face,) = DetectorAngles(SeesWithBorder()).faces(["a"], [picture])
-    assert (face.status, face.count, face.box_xyxy) == (Status.RESCUED, 1, (0, 0, 250, 200))
+    assert (face.status, face.faces, face.box_xyxy) == (Status.RESCUED, 1, (0, 0, 250, 200))
     large = np.full((2000, 2500, 3), 90, np.uint8)
     (face,) = DetectorAngles(SeesWithBorder()).faces(["a"], [large])
     assert face.box_xyxy == pytest.approx((0, 0, 250 / 0.512, 200 / 0.512), abs=3), "back in the picture's own pixels"

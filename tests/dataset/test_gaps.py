@@ -360,7 +360,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)> ä 'x' \N{GRINNING FACE}" + "lo
 def hostile_report():
     records = [record(f"{i}.jpg") for i in range(20)]
     records += [record(HOSTILE, "profile", -71.4), record("none.png", None, None, status=Status.NO_FACE, reason="<i>")]
-    records += [record("dark.png", "three_quarter", 40.0, exposure="under", sharpness=3.0, face_confidence=0.7)]
+    records += [record("dark.png", "three_quarter", 40.0, exposure="under", sharpness=3.0, det_score=0.7)]
     lost = ["size_wh", "faces", "yaw_deg", "pitch_deg", "sharpness", "brightness", "exposure", "picture_hash"]
     empty = dict.fromkeys(lost) | {"values": {}, "status": Status.UNREADABLE, "reason": "is <b>empty</b>"}
     return report_of([*records, record("broken.png", **empty)], warnings=("<b>look</b> here",))

@@ -414,7 +414,7 @@ def test_the_contact_sheet(world, tmp_path, width):
 
 
 def record(**fields: object) -> ImageRecord:
-    plain = {"size_wh": (512, 512), "faces": 1, "face_confidence": 0.9, "yaw_deg": 0.0, "sharpness": 300.0}
+    plain = {"size_wh": (512, 512), "faces": 1, "det_score": 0.9, "yaw_deg": 0.0, "sharpness": 300.0}
     plain |= {"brightness": 120.0, "values": {"face_angle": "front", "hands": None}}
     return ImageRecord(**{"file": "a.png", "status": Status.OK} | plain | fields)
 
@@ -454,7 +454,7 @@ def test_photos_in_profile_do_not_lower_the_level():
 
 
 def test_what_follows_from_a_failed_check_is_not_judged():
-    checks = judge(Evidence(record(brightness=10.0, face_confidence=None), None, None), STANDARD)
+    checks = judge(Evidence(record(brightness=10.0, det_score=None), None, None), STANDARD)
     outcomes = {check.check: check.outcome for check in checks}
     assert [check for check, outcome in outcomes.items() if outcome == Outcome.FAILED] == ["brightness"]
     assert outcomes[FACE] == outcomes[IDENTITY] == Outcome.NOT_MEASURED
@@ -488,11 +488,11 @@ def test_only_the_named_sensor_may_be_missing(allowed):
 
 
 def test_quality_in_closed_form():
-    best = Evidence(record(face_confidence=1.0), None, None, usual_similarity(0, 0.85))
+    best = Evidence(record(det_score=1.0), None, None, usual_similarity(0, 0.85))
     assert quality(best, STANDARD) == 1.0
-    half = Evidence(record(face_confidence=0.75, sharpness=150.0, brightness=55.0), None, None, None)
+    half = Evidence(record(det_score=0.75, sharpness=150.0, brightness=55.0), None, None, None)
     assert quality(half, STANDARD) == 0.5
-    at_limit = Evidence(record(face_confidence=1.0, yaw_deg=60.0), None, None, identity_limit(60, 0.85))
+    at_limit = Evidence(record(det_score=1.0, yaw_deg=60.0), None, None, identity_limit(60, 0.85))
     assert quality(at_limit, STANDARD) == 0.75
     assert quality(Evidence(record(spoiled="black"), None, None), STANDARD) is None
 
