@@ -65,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
         Examiner(sensors, types, cache, args.max_megapixels).examine(dataset.pictures)
     _demand_a_picture(dataset.pictures)
     report = analyse(args, dataset, types, sensors)
-    for doubt in doubts(report):
-        say(f"Warning: {doubt}")
-        report.warnings.append(doubt)
+    for warning in warnings_about(report):
+        say(f"Warning: {warning}")
+        report.warnings.append(warning)
     page = write_results(args.output, report, dataset.pictures)
     tell(args, report, page)
     return EXIT_OK
@@ -217,7 +217,7 @@ def _near_duplicates(seen: list[ImageRecord]) -> list[NearDuplicate]:
     return [NearDuplicate(first=seen[i].file, second=seen[j].file, differing_bits=bits) for i, j, bits in pairs]
 
 
-def doubts(report: GapReport) -> list[str]:
+def warnings_about(report: GapReport) -> list[str]:
     """What makes the shares mean less, or the dataset worse, than it seems."""
     from mirror.dataset.gaps import FEWEST_IMAGES, GOOD_MINIMUM, IDEAL_IMAGES
     from mirror.dataset.pixels import SHARPNESS_LIMIT, SHARPNESS_SIDE

@@ -36,8 +36,8 @@ from utils.files import reason_of
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.generation import GenerationMetadata
     from mirror.generation.loras import LoraFacts
-    from mirror.generation.making import Studio
-    from mirror.generation.pipelines import Drawing, Loaded
+    from mirror.generation.making import ImagePipeline
+    from mirror.generation.pipelines import Loaded, SamplingParameters
     from mirror.generation.planning import Plan
 
 # Settings. Each is also an option of the command line, which wins.
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     plan = make_plan(args)
     for sentence in plan.passed_over:
         say(f"Note: no image for {sentence}")
-    if not plan.shots:
+    if not plan.planned_images:
         tell_nothing(args, plan)
     elif args.dry_run:
         print_plan(plan, args.json)
@@ -78,24 +78,30 @@ def fill_folder(args: argparse.Namespace, plan: Plan) -> GenerationMetadata:
         if is_complete(args, plan, earlier):
             say("All images of this plan are there already.")
             return earlier
-    studio = open_studio(args, plan)
-    metadata = metadata_of(args, plan, studio)
+    pipeline = open_pipeline(args, plan)
+    metadata = metadata_of(args, plan, pipeline)
     if earlier:
-        demand_same_run(earlier, args, studio.loaded.family, studio.loaded.identity)
+        demand_same_run(earlier, args, pipeline.loaded.family, pipeline.loaded.identity)
         metadata.created, metadata.failed = earlier.created, earlier.failed
     metadata.images = take_over(args.output, plan, earlier)
     if metadata.images or metadata.failed:
-        say(f"{len(metadata.images) + len(metadata.failed)} of {len(plan.shots)} images are there from an earlier run.")
-    _make(args, plan, studio, metadata)
+        say(
+            f"{len(metadata.images) + len(metadata.failed)} of {len(plan.planned_images)} images are there from an "
+            "earlier run."
+        )
+    _make(args, plan, pipeline, metadata)
     return metadata
 
 
 def print_plan(plan: Plan, as_json: bool) -> None:
     """The plan on stdout: a table, or JSON."""
     if as_json:
-        show_json(json.dumps({"images": [asdict(shot) for shot in plan.shots]}, indent=2))
+        show_json(json.dumps({"images": [asdict(planned) for planned in plan.planned_images]}, indent=2))
         return
-    rows = [[shot.gap_type or "-", shot.target or "-", shot.prompt, str(shot.seed)] for shot in plan.shots]
+    rows = [
+        [planned.gap_type or "-", planned.target or "-", planned.prompt, str(planned.seed)]
+        for planned in plan.planned_images
+    ]
     print_table(f"{len(rows)} image(s) to generate", ["Gap", "Target", "Prompt", "Seed"], rows, numbers=False)
 
 
@@ -115,48 +121,50 @@ def tell_nothing(args: argparse.Namespace, plan: Plan) -> None:
         )
 
 
-def open_studio(args: argparse.Namespace, plan: Plan) -> Studio:
+def open_pipeline(args: argparse.Namespace, plan: Plan) -> ImagePipeline:
     """Load model and LoRA, prove that the LoRA acts, and bring both to the device. Raises UserError."""
     from mirror.generation import pipelines
     from mirror.generation.devices import choose_device
     from mirror.generation.loras import load_lora
-    from mirror.generation.making import Studio
-    from mirror.generation.settings import drawing_of
+    from mirror.generation.making import ImagePipeline
+    from mirror.generation.settings import sampling_of
 
     device = choose_device(args.device)
     say(f"Loading {args.base_model} ...")
     loaded = pipelines.load(args.base_model, args.family, args.base_config, device, args.dtype)
-    drawing = drawing_of(args, loaded.family)
-    if drawing.negative is None and (args.negative or any(shot.negative for shot in plan.shots)):
-        reason = f"at guidance {drawing.guidance:g}" if loaded.family.takes_negative else "at all"
+    sampling = sampling_of(args, loaded.family)
+    if sampling.negative is None and (args.negative or any(planned.negative for planned in plan.planned_images)):
+        reason = f"at guidance {sampling.guidance:g}" if loaded.family.takes_negative else "at all"
         given = "--negative is" if args.negative else "those of the plan are"
         say(f"Note: {loaded.family.title} uses no negative prompt {reason}; {given} left out.")
     lora = None if args.lora is None else load_lora(loaded, args.lora, args.lora_scale)
     free, weights = pipelines.free_bytes(device), pipelines.weight_bytes(loaded.pipeline)
     low_vram = args.low_vram
     if not low_vram and free is not None:
-        low_vram = pipelines.needs_low_vram(free, weights, loaded.family, drawing, args.batch)
+        low_vram = pipelines.needs_low_vram(free, weights, loaded.family, sampling, args.batch)
         if low_vram:
             gib = f"{free / pipelines.GIB:.1f} GiB are free, the weights take {weights / pipelines.GIB:.1f}"
             say(f"Low-memory mode, as with --low-vram: {gib}.")
-    settle(loaded, lora, device, low_vram, plan.shots[0].prompt, drawing)
+    warm_up(loaded, lora, device, low_vram, plan.planned_images[0].prompt, sampling)
     if lora is not None:
         tell_lora(lora)
-    tell_studio(loaded, drawing, plan)
-    return Studio(loaded, lora, drawing, args.batch, args.allow_smaller)
+    tell_pipeline(loaded, sampling, plan)
+    return ImagePipeline(loaded, lora, sampling, args.batch, args.allow_smaller)
 
 
-def settle(loaded: Loaded, lora: LoraFacts | None, device: str, low_vram: bool, prompt: str, drawing: Drawing) -> None:
+def warm_up(
+    loaded: Loaded, lora: LoraFacts | None, device: str, low_vram: bool, prompt: str, sampling: SamplingParameters
+) -> None:
     """Bring everything to the device and let the denoiser work once; in low-memory mode if needed. Raises UserError."""
     from mirror.generation.loras import demand_difference
     from mirror.generation.making import memory_name
-    from mirror.generation.pipelines import is_out_of_memory, place
+    from mirror.generation.pipelines import is_out_of_memory, move_to_device
 
     for saving in (True,) if low_vram else (False, True):
         try:
-            place(loaded, device, saving)
+            move_to_device(loaded, device, saving)
             if lora is not None:
-                demand_difference(loaded, lora, prompt, drawing)
+                demand_difference(loaded, lora, prompt, sampling)
             return
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -182,18 +190,22 @@ def tell_lora(lora: LoraFacts) -> None:
         say(f"Not matched, and left out: {first}{' ... (all in the metadata)' if lora.unmatched[SHOWN_KEYS:] else ''}")
 
 
-def tell_studio(loaded: Loaded, drawing: Drawing, plan: Plan) -> None:
+def tell_pipeline(loaded: Loaded, sampling: SamplingParameters, plan: Plan) -> None:
     """What is really used."""
     from mirror.generation.pipelines import prompt_is_cut
 
     where = "the CPU, slowly" if loaded.device == "cpu" else _gpu_name()
     say(
-        f"{loaded.family.title}: {loaded.identity}, {loaded.dtype} on {where}; {drawing.steps} steps, guidance "
-        f"{drawing.guidance:g}, {drawing.width} x {drawing.height} pixels{', low memory' if loaded.low_vram else ''}."
+        f"{loaded.family.title}: {loaded.identity}, {loaded.dtype} on {where}; {sampling.steps} steps, guidance "
+        f"{sampling.guidance:g}, {sampling.width} x {sampling.height} pixels"
+        f"{', low memory' if loaded.low_vram else ''}."
     )
-    cut = sum(prompt_is_cut(loaded, shot.prompt) for shot in plan.shots)
+    cut = sum(prompt_is_cut(loaded, planned.prompt) for planned in plan.planned_images)
     if cut:
-        say(f"Note: {cut} of {len(plan.shots)} prompts are longer than this model reads; their ends do not count.")
+        say(
+            f"Note: {cut} of {len(plan.planned_images)} prompts are longer than this model reads; their ends do not "
+            "count."
+        )
 
 
 def _gpu_name() -> str:
@@ -202,7 +214,7 @@ def _gpu_name() -> str:
     return torch.cuda.get_device_name()
 
 
-def metadata_of(args: argparse.Namespace, plan: Plan, studio: Studio) -> GenerationMetadata:
+def metadata_of(args: argparse.Namespace, plan: Plan, pipeline: ImagePipeline) -> GenerationMetadata:
     """What the run will be, without images yet."""
     import diffusers
     import torch
@@ -214,7 +226,7 @@ def metadata_of(args: argparse.Namespace, plan: Plan, studio: Studio) -> Generat
     from mirror.generation.settings import effective_settings
     from utils.files import readable
 
-    loaded, lora, gaps = studio.loaded, studio.lora, plan.gaps
+    loaded, lora, gaps = pipeline.loaded, pipeline.lora, plan.gaps
     effective = effective_settings(args, loaded.family, loaded.identity)
     asked = {} if plan.is_fixed else {"person": args.person, "seed": args.seed}
     return GenerationMetadata(
@@ -227,7 +239,7 @@ def metadata_of(args: argparse.Namespace, plan: Plan, studio: Studio) -> Generat
         lora_unmatched=lora.unmatched if lora else [],
         settings={name: value for name, value in effective.items() if name not in OUTSIDE_SETTINGS}
         | asked
-        | used(studio),
+        | used(pipeline),
         versions={
             "generate_synthetic": VERSION,
             "python": sys.version.split()[0],
@@ -237,7 +249,7 @@ def metadata_of(args: argparse.Namespace, plan: Plan, studio: Studio) -> Generat
             "device": loaded.device if loaded.device == "cpu" else _gpu_name(),
         },
         plan=plan.hash,
-        planned=len(plan.shots),
+        planned=len(plan.planned_images),
         images=[],
     )
 
@@ -254,16 +266,16 @@ def tell(args: argparse.Namespace, metadata: GenerationMetadata) -> None:
             show(f"Not generated: {one.name} ({one.reason}, with seeds {', '.join(map(str, one.seeds))}).")
         show(f"{len(metadata.images)} of {metadata.planned} image(s)", f"metadata: {args.output / METADATA}")
     if not metadata.images:
-        raise UserError("Every image came out spoiled; try --dtype float32, and look whether the base model is whole.")
+        raise UserError("Every image came out unusable; try --dtype float32, and look whether the base model is whole.")
 
 
-def _make(args: argparse.Namespace, plan: Plan, studio: Studio, metadata: GenerationMetadata) -> None:
+def _make(args: argparse.Namespace, plan: Plan, pipeline: ImagePipeline, metadata: GenerationMetadata) -> None:
     from mirror.contracts.contract import write_contract
     from mirror.generation.making import generate
 
     try:
         write_contract(args.output / METADATA, metadata)
-        generate(args, plan, studio, metadata)
+        generate(args, plan, pipeline, metadata)
     except OSError as error:
         raise UserError(f"Images cannot be written to {args.output}: {reason_of(error)}.") from error
     except KeyboardInterrupt:

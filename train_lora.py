@@ -98,9 +98,9 @@ def train_here(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def place_pictures(args: argparse.Namespace, dataset: TrainingSet, resolution: int) -> TrainingSet:
+def assign_buckets_by_faces(args: argparse.Namespace, dataset: TrainingSet, resolution: int) -> TrainingSet:
     """Every picture in its bucket, so that no face is cut where a pack can find it. Raises UserError."""
-    from mirror.training.data import find_faces, place_all
+    from mirror.training.data import assign_buckets, find_faces
 
     with _measurer(args) as measurer:
         faces = find_faces(dataset, measurer) if measurer else None
@@ -109,7 +109,7 @@ def place_pictures(args: argparse.Namespace, dataset: TrainingSet, resolution: i
             f"The model pack {args.pack or PACK} is not here, so faces were not looked for: what overhangs a picture's "
             "bucket is cut evenly from both sides."
         )
-    return place_all(dataset, faces, resolution)
+    return assign_buckets(dataset, faces, resolution)
 
 
 @contextmanager
@@ -126,17 +126,17 @@ def _measurer(args: argparse.Namespace) -> Iterator[Any]:
 def show_plan(args: argparse.Namespace) -> int:
     """--dry-run: what would be trained, on stdout. No network is loaded."""
     from mirror.training.base import look_at_base
-    from mirror.training.data import place_all, steps_an_epoch
-    from mirror.training.elsewhere import show_order
+    from mirror.training.data import assign_buckets, steps_an_epoch
+    from mirror.training.elsewhere import show_trainer_job
     from mirror.training.setup import options_of, preset_of, read_pictures, show_pictures, show_settings
 
     if args.trainer:
-        return show_order(args)
+        return show_trainer_job(args)
     facts = None
     if args.preset is None or Path(args.base_model).expanduser().exists():
         facts = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr, args.base_config)
     options = options_of(args, preset_of(args, facts and facts.family.name), bool(facts and facts.zero_snr))
-    dataset = place_all(read_pictures(args), None, options["resolution"])
+    dataset = assign_buckets(read_pictures(args), None, options["resolution"])
     epochs = args.epochs or recommended_epochs(len(dataset.images), dataset.samples)
     an_epoch = steps_an_epoch(dataset, options["batch"], args.accumulate)
     show_pictures(dataset)
@@ -156,7 +156,7 @@ def show_plan(args: argparse.Namespace) -> int:
 
 def make_plan(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFacts, found: TrainingSet) -> Plan:
     """Every picture in its bucket, all settings, and what --resume finds. Raises UserError."""
-    from mirror.training.data import place_all, read_dataset, refuse_shared
+    from mirror.training.data import assign_buckets, read_dataset, refuse_shared
     from mirror.training.elsewhere import local_identity_of
     from mirror.training.files import OutputFolder
     from mirror.training.samples import read_prompts
@@ -172,11 +172,11 @@ def make_plan(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
     options = options_of(args, preset_of(args, facts.family.name), facts.zero_snr)
     held_out = None
     if args.validation is not None:
-        held_out = place_all(
+        held_out = assign_buckets(
             read_dataset(args.validation, args.trigger, 1, args.max_megapixels), None, options["resolution"]
         )
         refuse_shared(found, held_out)
-    dataset = place_pictures(args, found, options["resolution"])
+    dataset = assign_buckets_by_faces(args, found, options["resolution"])
     for warning in dataset.warnings:
         say(f"Note: {warning}")
     for warning in held_out.warnings if held_out else []:

@@ -40,7 +40,7 @@ from utils.defaults import (
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.validation import ReferenceFacts, ValidatedImage, ValidationReport
     from mirror.dataset.batch import Batch
-    from mirror.dataset.checks import Standard
+    from mirror.dataset.checks import Thresholds
     from mirror.dataset.measuring import Measured, References
 
 REPORT = "validation_report.json"
@@ -95,7 +95,7 @@ def report_of(
         created=time.strftime("%Y-%m-%dT%H:%M:%S"),
         folder=readable(str(batch.folder.resolve())),
         metadata=readable(str(batch.metadata.resolve())) if batch.metadata else None,
-        references=_reference_facts(measured.references, measured.standard),
+        references=_reference_facts(measured.references, measured.thresholds),
         sensors=measured.sensors.info,
         identity_pack=measured.measurer.identity if measured.measurer else None,
         settings=measured.choice.settings() | _limits() | {"allow_unverified": ",".join(args.allow_unverified)},
@@ -117,7 +117,7 @@ def report_of(
     )
 
 
-def _reference_facts(references: References, standard: Standard) -> ReferenceFacts | None:
+def _reference_facts(references: References, thresholds: Thresholds) -> ReferenceFacts | None:
     from mirror.contracts.validation import ReferenceFacts
     from utils.files import readable
 
@@ -127,8 +127,8 @@ def _reference_facts(references: References, standard: Standard) -> ReferenceFac
         folder=readable(str(references.folder.resolve())),
         images=len(references.pictures),
         faces=len(references.faces),
-        level=None if standard.level is None else round(standard.level, 4),
-        sharpness=standard.sharpness,
+        level=None if thresholds.level is None else round(thresholds.level, 4),
+        sharpness=thresholds.sharpness,
     )
 
 
@@ -169,7 +169,7 @@ def write_results(args: argparse.Namespace, batch: Batch, references: References
 def tell(args: argparse.Namespace, report: ValidationReport, page: Path) -> None:
     """The end of a run: table and summary on stdout, or the report alone with --json."""
     from mirror.contracts.validation import Outcome, Verdict
-    from mirror.dataset.checks import SAID
+    from mirror.dataset.checks import CHECK_NAMES
 
     if report.ignored_files:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in report.ignored_files.items())
@@ -179,7 +179,7 @@ def tell(args: argparse.Namespace, report: ValidationReport, page: Path) -> None
         return
     wrong = {Verdict.REJECTED: Outcome.FAILED, Verdict.UNVERIFIED: Outcome.NOT_MEASURED}
     rows = [
-        [image.file, str(image.verdict), "; ".join(f"{SAID[one.check]}: {one.reason}" for one in found)]
+        [image.file, str(image.verdict), "; ".join(f"{CHECK_NAMES[one.check]}: {one.reason}" for one in found)]
         for image in report.images
         if (found := [one for one in image.checks if one.outcome == wrong.get(image.verdict)])
     ]

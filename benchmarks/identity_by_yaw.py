@@ -30,7 +30,7 @@ from utils.console import EXIT_OK, UserError, run_script, say
 
 YAWS_DEG = (0, 15, 30, 45, 60, 75)
 REFERENCES, PICTURES = 10, 4  # of each person; pictures at each angle, half of them to either side
-REFERENCE_YAW_DEG = 15.0  # standard deviation: an everyday set of photos, mostly frontal
+REFERENCE_YAW_DEG = 15.0  # thresholds deviation: an everyday set of photos, mostly frontal
 GOAL_YAWS_DEG = (-5, 3, -12, 8, 20, 35, -40, 45, 65, -72)
 FRONTAL, GOALS = "frontal", "goals"
 HEADING = (

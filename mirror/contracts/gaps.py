@@ -88,7 +88,7 @@ class ImageRecord(Contract):
     sharpness: float | None = None  # variance of the Laplacian at mirror.dataset.pixels.SHARPNESS_SIDE
     brightness: float | None = None  # mean grey level, 0-255
     exposure: Literal["under", "normal", "over"] | None = None
-    spoiled: str | None = None  # black, one grey, blown: a picture that shows nothing, see mirror/dataset/pixels.py
+    unusable: str | None = None  # black, one grey, blown: a picture that shows nothing, see mirror/dataset/pixels.py
     picture_hash: str | None = None  # 32 hexadecimal digits, see mirror/dataset/pixels.py
     values: dict[str, str | None] = {}
 

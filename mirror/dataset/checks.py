@@ -1,5 +1,5 @@
 """Which generated image may enter a dataset: the checks, their limits, and what follows from them. Nothing is measured
-here; an image comes as `Evidence`, the real photos as `Standard`.
+here; an image comes as `Measurements`, the real photos as `Thresholds`.
 
 Checks run in stages. Where one stage fails the later ones are not judged: what a network says of a picture that is
 black, blurred or without a face means nothing, and a rejection must name its cause, not its consequences.
@@ -27,7 +27,7 @@ from utils.files import Status
 
 INTACT, SHARPNESS, BRIGHTNESS, DUPLICATE = "intact", "sharpness", "brightness", "near_duplicate"
 FACE, ONE_FACE, TARGET, IDENTITY, COPY = "face_confidence", "one_face", "target", "identity", "copy"
-SAID = {  # in the order in which they are judged, as people read them
+CHECK_NAMES = {  # in the order in which they are judged, as people read them
     INTACT: "picture",
     BRIGHTNESS: "brightness",
     DUPLICATE: "near duplicate",
@@ -64,7 +64,7 @@ class Nearest:
 
 
 @dataclass(frozen=True)
-class Twin:
+class Duplicate:
     """The picture that looks most alike as a whole."""
 
     name: str
@@ -72,7 +72,7 @@ class Twin:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Measurements:
     """One image as it was measured. `similarity` is to the centroid of the references."""
 
     record: ImageRecord
@@ -80,11 +80,11 @@ class Evidence:
     target: str | None
     similarity: float | None = None
     nearest: Nearest | None = None
-    twin: Twin | None = None
+    duplicate: Duplicate | None = None
 
 
 @dataclass(frozen=True)
-class Standard:
+class Thresholds:
     """What the images are held against.
 
     `level` is `metrics.reference_level`, `sharpness` the median, of the real photos; None where there are none. What
@@ -97,12 +97,12 @@ class Standard:
     missing: Mapping[str, str] = field(default_factory=dict)  # what a gap type needs, IDENTITY or REFERENCES
 
 
-def judge(evidence: Evidence, standard: Standard) -> list[Check]:
-    """Every check of one image, in the order of SAID."""
+def judge(measurements: Measurements, thresholds: Thresholds) -> list[Check]:
+    """Every check of one image, in the order of CHECK_NAMES."""
     checks: list[Check] = []
     barrier = ""
     for stage in _STAGES:
-        found = [one for one in (check(evidence, standard) for check in stage) if one is not None]
+        found = [one for one in (check(measurements, thresholds) for check in stage) if one is not None]
         if barrier:
             found = [_unknown(one.check, one.limit, f"not judged, because {barrier}") for one in found]
         checks += found
@@ -113,7 +113,7 @@ def judge(evidence: Evidence, standard: Standard) -> list[Check]:
 def _barrier(check: Check) -> str:
     """Why nothing after this check is judged; empty where it goes on."""
     if check.outcome == Outcome.FAILED:
-        return f"{SAID[check.check]} failed"
+        return f"{CHECK_NAMES[check.check]} failed"
     return "nothing was measured" if (check.check, check.outcome) == (INTACT, Outcome.NOT_MEASURED) else ""
 
 
@@ -137,7 +137,7 @@ def _word(check: Check, gap: GapType | None) -> str | None:
     return gap.needs if check.check == TARGET and gap is not None else None
 
 
-def quality(evidence: Evidence, standard: Standard) -> float | None:
+def quality(measurements: Measurements, thresholds: Thresholds) -> float | None:
     """0 to 1, the mean of what could be measured of four shares, each clipped to 0..1; None where none could.
 
         sharpness    sharpness / median sharpness of the real photos (without them: / twice the limit of 100)
@@ -148,14 +148,14 @@ def quality(evidence: Evidence, standard: Standard) -> float | None:
 
     Our choice. It orders images, worst first; it decides nothing.
     """
-    record = evidence.record
-    if record.size_wh is None or record.spoiled:
+    record = measurements.record
+    if record.size_wh is None or record.unusable:
         return None
-    shares = [_clipped(record.sharpness / (standard.sharpness or 2 * SHARPNESS_LIMIT)), _exposure(record.brightness)]
+    shares = [_clipped(record.sharpness / (thresholds.sharpness or 2 * SHARPNESS_LIMIT)), _exposure(record.brightness)]
     if record.det_score is not None:
         shares.append(_clipped((record.det_score - CONFIDENCE) / (1 - CONFIDENCE)))
-    if None not in (evidence.similarity, standard.level, record.yaw_deg):
-        shares.append(_likeness(evidence.similarity, record.yaw_deg, standard.level))
+    if None not in (measurements.similarity, thresholds.level, record.yaw_deg):
+        shares.append(_likeness(measurements.similarity, record.yaw_deg, thresholds.level))
     return round(sum(shares) / len(shares), 4)
 
 
@@ -174,90 +174,90 @@ def _clipped(share: float) -> float:
     return min(1.0, max(0.0, share))
 
 
-def _intact(evidence: Evidence, standard: Standard) -> Check:
-    record = evidence.record
+def _intact(measurements: Measurements, thresholds: Thresholds) -> Check:
+    record = measurements.record
     if record.status == Status.ERROR:  # our networks' fault, which says nothing about the picture
         return _unknown(INTACT, None, record.reason)
     if record.size_wh is None:
         return _failed(INTACT, str(record.status), None, f"the picture could not be measured: {record.reason}")
-    if record.spoiled:
-        what = {"black": "all black", "blown": "all white"}.get(record.spoiled, "one grey")
-        return _failed(INTACT, record.spoiled, None, f"the picture is {what}: the decoder of the model spoiled it")
+    if record.unusable:
+        what = {"black": "all black", "blown": "all white"}.get(record.unusable, "one grey")
+        return _failed(INTACT, record.unusable, None, f"the picture is {what}: the decoder of the model unusable it")
     return _passed(INTACT, "a picture", None)
 
 
-def _sharpness(evidence: Evidence, standard: Standard) -> Check:
+def _sharpness(measurements: Measurements, thresholds: Thresholds) -> Check:
     reason = f"blurred: variance of the Laplacian at {SHARPNESS_SIDE} pixels not above {SHARPNESS_LIMIT:g}"
-    sharpness = evidence.record.sharpness
+    sharpness = measurements.record.sharpness
     good = sharpness is not None and sharpness > SHARPNESS_LIMIT
     return _measured(SHARPNESS, sharpness, SHARPNESS_LIMIT, good, reason)
 
 
-def _brightness(evidence: Evidence, standard: Standard) -> Check:
-    value, (darkest, brightest) = evidence.record.brightness, BRIGHTNESS_LIMITS
+def _brightness(measurements: Measurements, thresholds: Thresholds) -> Check:
+    value, (darkest, brightest) = measurements.record.brightness, BRIGHTNESS_LIMITS
     good = value is not None and darkest <= value <= brightest
     reason = "too dark" if value is not None and value < darkest else "too bright"
     return _measured(BRIGHTNESS, value, BRIGHTNESS_LIMITS, good, f"{reason}: mean grey level")
 
 
-def _duplicate(evidence: Evidence, standard: Standard) -> Check:
-    twin, limit = evidence.twin, float(DUPLICATE_BITS + 1)
-    value = None if twin is None else float(twin.differing_bits)
-    if twin is not None and twin.differing_bits <= DUPLICATE_BITS:
-        return _failed(DUPLICATE, value, limit, f"nearly the same picture as {twin.name}")
-    if REFERENCES in standard.missing:
-        return _unknown(DUPLICATE, limit, standard.missing[REFERENCES])
+def _duplicate(measurements: Measurements, thresholds: Thresholds) -> Check:
+    duplicate, limit = measurements.duplicate, float(DUPLICATE_BITS + 1)
+    value = None if duplicate is None else float(duplicate.differing_bits)
+    if duplicate is not None and duplicate.differing_bits <= DUPLICATE_BITS:
+        return _failed(DUPLICATE, value, limit, f"nearly the same picture as {duplicate.name}")
+    if REFERENCES in thresholds.missing:
+        return _unknown(DUPLICATE, limit, thresholds.missing[REFERENCES])
     return _passed(DUPLICATE, value, limit)
 
 
-def _face(evidence: Evidence, standard: Standard) -> Check:
-    value = evidence.record.det_score
+def _face(measurements: Measurements, thresholds: Thresholds) -> Check:
+    value = measurements.record.det_score
     if value is None:
         return _failed(FACE, None, CONFIDENCE, "no face was found")
     return _measured(FACE, value, CONFIDENCE, value > CONFIDENCE, "the face is hard to recognise as one")
 
 
-def _one_face(evidence: Evidence, standard: Standard) -> Check:
-    share, limit = evidence.record.second_face_share, round(SECOND_FACE_SHARE, 4)
+def _one_face(measurements: Measurements, thresholds: Thresholds) -> Check:
+    share, limit = measurements.record.second_face_share, round(SECOND_FACE_SHARE, 4)
     if share is None or share < SECOND_FACE_SHARE:
         return _passed(ONE_FACE, share, limit)
     return _failed(ONE_FACE, share, limit, f"a second face has {share:.0%} of the main face's area")
 
 
-def _target(evidence: Evidence, standard: Standard) -> Check | None:
+def _target(measurements: Measurements, thresholds: Thresholds) -> Check | None:
     """None where the image was made for no gap."""
-    if evidence.gap_type is None or evidence.target is None:
+    if measurements.gap_type is None or measurements.target is None:
         return None
-    gap = standard.types[evidence.gap_type]
-    seen = evidence.record.values.get(gap.name)
-    if gap.needs in standard.missing:
-        return _unknown(TARGET, evidence.target, standard.missing[gap.needs])
+    gap = thresholds.types[measurements.gap_type]
+    seen = measurements.record.values.get(gap.name)
+    if gap.needs in thresholds.missing:
+        return _unknown(TARGET, measurements.target, thresholds.missing[gap.needs])
     if seen is None:
-        return _unknown(TARGET, evidence.target, f"{gap.title} could not be measured")
+        return _unknown(TARGET, measurements.target, f"{gap.title} could not be measured")
     return _measured(
         TARGET,
         seen,
-        evidence.target,
-        seen == evidence.target,
-        f"{gap.target(evidence.target).label} were asked for, not {seen}",
+        measurements.target,
+        seen == measurements.target,
+        f"{gap.target(measurements.target).label} were asked for, not {seen}",
     )
 
 
-def _identity(evidence: Evidence, standard: Standard) -> Check:
-    if IDENTITY in standard.missing:
-        return _unknown(IDENTITY, None, standard.missing[IDENTITY])
-    yaw, value = evidence.record.yaw_deg, evidence.similarity
+def _identity(measurements: Measurements, thresholds: Thresholds) -> Check:
+    if IDENTITY in thresholds.missing:
+        return _unknown(IDENTITY, None, thresholds.missing[IDENTITY])
+    yaw, value = measurements.record.yaw_deg, measurements.similarity
     if value is None or yaw is None:
         return _unknown(IDENTITY, None, "the pack that compares faces found none")
-    limit = round(identity_limit(yaw, standard.level), 4)
+    limit = round(identity_limit(yaw, thresholds.level), 4)
     reason = f"not like the person, for a head turned by {abs(yaw):.0f}°"
     return _measured(IDENTITY, value, limit, value >= limit, reason)
 
 
-def _copy(evidence: Evidence, standard: Standard) -> Check:
-    if IDENTITY in standard.missing:
-        return _unknown(COPY, COPY_SIMILARITY, standard.missing[IDENTITY])
-    nearest = evidence.nearest
+def _copy(measurements: Measurements, thresholds: Thresholds) -> Check:
+    if IDENTITY in thresholds.missing:
+        return _unknown(COPY, COPY_SIMILARITY, thresholds.missing[IDENTITY])
+    nearest = measurements.nearest
     if nearest is None:
         return _unknown(COPY, COPY_SIMILARITY, "the pack that compares faces found none")
     is_copy = nearest.similarity > COPY_SIMILARITY and nearest.turn_deg <= COPY_ANGLES_DEG

@@ -197,7 +197,7 @@ def _decoded(
         "sharpness": round(pixels.sharpness(grey), 2),
         "brightness": round(brightness, 2),
         "exposure": pixels.exposure(brightness),
-        "spoiled": pixels.spoiled(histogram),
+        "unusable": pixels.unusable(histogram),
         "picture_hash": f"{pixels.picture_hash(grey):032x}",
     }
     look = Look(image, grey, histogram, None, None, None, None, None)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from mirror.contracts.validation import ValidatedImage, Verdict
 from mirror.dataset.batch import Batch
-from mirror.dataset.checks import Evidence, Nearest, Standard, Twin, judge, quality, verdict
+from mirror.dataset.checks import Duplicate, Measurements, Nearest, Thresholds, judge, quality, verdict
 from mirror.dataset.measuring import Measured, References, pool_of
 from mirror.dataset.sorting import hash_of
 from mirror.faces.cache import FaceCache
@@ -23,29 +23,33 @@ def judge_all(args: argparse.Namespace, batch: Batch, measured: Measured, cache:
         record, wanted = picture.record, batch.wanted.get(picture.file)
         gap_type, target = (wanted.gap_type, wanted.target) if wanted else (None, None)
         similarity, nearest = compare(measured.faces.get(picture.file))
-        evidence = Evidence(record, gap_type, target, similarity, nearest, most_alike(record.picture_hash, pool))
-        image = decided(evidence, measured.standard, args.allow_unverified, hash_of(picture, cache))
+        measurements = Measurements(
+            record, gap_type, target, similarity, nearest, most_alike(record.picture_hash, pool)
+        )
+        image = decided(measurements, measured.thresholds, args.allow_unverified, hash_of(picture, cache))
         if image.verdict == Verdict.APPROVED:
             pool += pool_of([picture], "this batch")
         images.append(image)
     return images
 
 
-def decided(evidence: Evidence, standard: Standard, allowed: tuple[str, ...], sha256: str | None) -> ValidatedImage:
+def decided(
+    measurements: Measurements, thresholds: Thresholds, allowed: tuple[str, ...], sha256: str | None
+) -> ValidatedImage:
     """One line of the report."""
-    record, nearest, real = evidence.record, evidence.nearest, standard.sharpness
-    checks = judge(evidence, standard)
-    is_picture = record.size_wh is not None and not record.spoiled
+    record, nearest, real = measurements.record, measurements.nearest, thresholds.sharpness
+    checks = judge(measurements, thresholds)
+    is_picture = record.size_wh is not None and not record.unusable
     return ValidatedImage(
         file=record.file,
         sha256=sha256,
-        verdict=verdict(checks, standard.types.get(evidence.gap_type), allowed),
-        gap_type=evidence.gap_type,
-        target=evidence.target,
-        quality=quality(evidence, standard),
+        verdict=verdict(checks, thresholds.types.get(measurements.gap_type), allowed),
+        gap_type=measurements.gap_type,
+        target=measurements.target,
+        quality=quality(measurements, thresholds),
         relative_sharpness=round(record.sharpness / real, 3) if real and is_picture else None,
         yaw_deg=record.yaw_deg,
-        similarity=evidence.similarity,
+        similarity=measurements.similarity,
         nearest_reference=nearest.file if nearest else None,
         nearest_similarity=nearest.similarity if nearest else None,
         checks=checks,
@@ -75,10 +79,10 @@ def comparison(
     return compare
 
 
-def most_alike(picture_hash: str | None, pool: list[tuple[str, int]]) -> Twin | None:
+def most_alike(picture_hash: str | None, pool: list[tuple[str, int]]) -> Duplicate | None:
     """The picture of `pool` (name, hash) that differs in the fewest bits; None where there is nothing to compare."""
     if picture_hash is None or not pool:
         return None
     own = int(picture_hash, 16)
     name, other = min(pool, key=lambda one: (own ^ one[1]).bit_count())
-    return Twin(name, (own ^ other).bit_count())
+    return Duplicate(name, (own ^ other).bit_count())

@@ -9,7 +9,7 @@ from pathlib import Path
 from mirror.contracts.summary import CANDIDATE
 from mirror.dataset.angles import PackAngles
 from mirror.dataset.batch import Batch, list_pictures
-from mirror.dataset.checks import IDENTITY, REFERENCES, Standard
+from mirror.dataset.checks import IDENTITY, REFERENCES, Thresholds
 from mirror.dataset.examiner import ExaminedPicture, Examiner
 from mirror.dataset.gaps import ANGLE, EYES, GAP_TYPES, HANDS
 from mirror.dataset.sensors import SensorChoice, Sensors, find_measurer, find_sensors
@@ -46,7 +46,7 @@ class Measured:
     sensors: Sensors
     measurer: Measurer | None  # None: no pack, so faces cannot be compared
     references: References
-    standard: Standard
+    thresholds: Thresholds
     faces: dict[str, FaceMeasurement]  # of the images, by file
     pool: list[tuple[str, int]]
 
@@ -92,11 +92,11 @@ def measure(args: argparse.Namespace, batch: Batch, cache: FaceCache) -> Measure
     Examiner(sensors, GAP_TYPES, cache, choice.max_megapixels, comparing).examine(real + before + batch.pictures)
     known = measure_faces(measurer, [one for one in real if is_of_person(one.file)])
     references = References(batch.dataset, real, list(known.items()))
-    standard = standard_of(references, missing)
+    thresholds = thresholds_of(references, missing)
     own = {hash_of(one, cache) for one in batch.pictures}
     others = [one for one in real if hash_of(one, cache) not in own]  # this batch may be merged already
     pool = pool_of(others, "the dataset") + pool_of(before, "the approved images")
-    return Measured(choice, sensors, measurer, references, standard, measure_faces(measurer, batch.pictures), pool)
+    return Measured(choice, sensors, measurer, references, thresholds, measure_faces(measurer, batch.pictures), pool)
 
 
 def measure_faces(measurer: Measurer | None, pictures: list[ExaminedPicture]) -> dict[str, FaceMeasurement]:
@@ -113,7 +113,7 @@ def is_of_person(file: str) -> bool:
     return not file.rpartition("/")[2].startswith(SYNTHETIC_PREFIX)
 
 
-def standard_of(references: References, missing: dict[str, str]) -> Standard:
+def thresholds_of(references: References, missing: dict[str, str]) -> Thresholds:
     """What the images are held against; adds to `missing` what cannot be known without photos of the person."""
     import numpy as np
 
@@ -128,7 +128,7 @@ def standard_of(references: References, missing: dict[str, str]) -> Standard:
             f"faces were found in {len(embeddings)} real photo(s) of the person, and {FEWEST_REFERENCES} are needed"
         )
     real = [one.record.sharpness for one in references.pictures if one.record.size_wh and is_of_person(one.file)]
-    return Standard(GAP_TYPES, level, float(np.median(real)) if real else None, missing)
+    return Thresholds(GAP_TYPES, level, float(np.median(real)) if real else None, missing)
 
 
 def sensor_choice_of(args: argparse.Namespace, batch: Batch) -> SensorChoice:

@@ -11,7 +11,7 @@ from mirror.contracts.generation import GeneratedImage, GenerationMetadata, retr
 from mirror.generation.a1111 import read_ours
 from mirror.generation.families import Family
 from mirror.generation.planning import Plan
-from mirror.generation.prompts import Shot
+from mirror.generation.prompts import PlannedImage
 from mirror.generation.settings import effective_settings
 from utils.console import UserError
 from utils.defaults import METADATA, SYNTHETIC_PREFIX
@@ -22,7 +22,10 @@ def read_earlier(args: argparse.Namespace, plan: Plan) -> GenerationMetadata | N
     path = args.output / METADATA
     if not path.exists():
         stray = [
-            file.name for shot in plan.shots for file in args.output.glob(f"{shot.name}*") if is_file_of(file, shot)
+            file.name
+            for planned in plan.planned_images
+            for file in args.output.glob(f"{planned.name}*")
+            if is_file_of(file, planned)
         ]
         if stray:
             raise UserError(
@@ -60,46 +63,48 @@ def take_over(folder: Path, plan: Plan, earlier: GenerationMetadata | None) -> l
     """Images of the plan that lie in the folder already, also one that was written just before a run was killed."""
     known = {image.file: image for image in earlier.images} if earlier else {}
     images = []
-    for shot in plan.shots:
-        for path in sorted(folder.glob(f"{shot.name}*.png")):
-            if not is_file_of(path, shot):
+    for planned in plan.planned_images:
+        for path in sorted(folder.glob(f"{planned.name}*.png")):
+            if not is_file_of(path, planned):
                 continue
             written = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(path.stat().st_mtime))
             image = known.get(path.name) or read_ours(path.read_bytes(), path.name, written)
-            if image and image.prompt == shot.prompt and image.seed in (shot.seed, retry_seed(shot.seed)):
+            if image and image.prompt == planned.prompt and image.seed in (planned.seed, retry_seed(planned.seed)):
                 images.append(image)
                 break
     return images
 
 
-def is_file_of(path: Path, shot: Shot) -> bool:
-    """Whether a file has the name of a shot: with a time stamp, or, of a fixed plan, as it is."""
+def is_file_of(path: Path, planned: PlannedImage) -> bool:
+    """Whether a file has the name of a planned image: with a time stamp, or, of a fixed plan, as it is."""
     import re
 
-    stamp = r"_\d{8}_\d{6}" if shot.gap_type else ""
-    return re.fullmatch(re.escape(shot.name) + stamp, path.stem) is not None
+    stamp = r"_\d{8}_\d{6}" if planned.gap_type else ""
+    return re.fullmatch(re.escape(planned.name) + stamp, path.stem) is not None
 
 
-def file_name(shot: Shot) -> str:
-    return f"{shot.name}{time.strftime('_%Y%m%d_%H%M%S') if shot.gap_type else ''}.png"
+def file_name(planned: PlannedImage) -> str:
+    return f"{planned.name}{time.strftime('_%Y%m%d_%H%M%S') if planned.gap_type else ''}.png"
 
 
-def shots_done(plan: Plan, metadata: GenerationMetadata) -> set[str]:
-    """Names of the shots that need no work: made, or failed twice."""
+def images_done(plan: Plan, metadata: GenerationMetadata) -> set[str]:
+    """Names of the planned images that need no work: made, or failed twice."""
     files = [Path(image.file) for image in metadata.images]
-    made = {shot.name for shot in plan.shots for file in files if is_file_of(file, shot)}
+    made = {planned.name for planned in plan.planned_images for file in files if is_file_of(file, planned)}
     return made | {one.name for one in metadata.failed}
 
 
 def is_complete(args: argparse.Namespace, plan: Plan, earlier: GenerationMetadata) -> bool:
     """Whether an earlier run with the same settings left nothing to do."""
     there = all((args.output / image.file).is_file() for image in earlier.images)
-    return there and {shot.name for shot in plan.shots} == shots_done(plan, earlier)
+    return there and {planned.name for planned in plan.planned_images} == images_done(plan, earlier)
 
 
 def remove_rests(folder: Path, plan: Plan) -> None:
     """Files that a killed run left half-written. Raises OSError."""
-    ours = tuple(f".{name}" for name in (SYNTHETIC_PREFIX, METADATA, *(f"{shot.name}.png" for shot in plan.shots)))
+    ours = tuple(
+        f".{name}" for name in (SYNTHETIC_PREFIX, METADATA, *(f"{planned.name}.png" for planned in plan.planned_images))
+    )
     for rest in folder.glob(".*.tmp"):
         if rest.name.startswith(ours):
             rest.unlink(missing_ok=True)

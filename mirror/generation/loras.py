@@ -17,7 +17,16 @@ from typing import Any
 
 from mirror.generation.a1111 import lora_hash
 from mirror.generation.families import read_header
-from mirror.generation.pipelines import UNFIT, Drawing, Loaded, call_arguments, file_hash, first_clause, networks, quiet
+from mirror.generation.pipelines import (
+    UNFIT,
+    Loaded,
+    SamplingParameters,
+    call_arguments,
+    file_hash,
+    first_clause,
+    networks,
+    quiet,
+)
 from utils.console import UserError
 
 ADAPTER, TRACER = "lora", "tracer"
@@ -351,9 +360,9 @@ class _SeenError(Exception):
     """Thrown out of a pipeline once its denoiser has worked for the first time."""
 
 
-def demand_difference(loaded: Loaded, lora: LoraFacts, prompt: str, drawing: Drawing) -> None:
+def demand_difference(loaded: Loaded, lora: LoraFacts, prompt: str, sampling: SamplingParameters) -> None:
     """Hold the denoiser's first output at scale 0 against that at the chosen scale. Raises UserError for no change."""
-    without, with_it = (_first_output(loaded, scale, prompt, drawing) for scale in (0.0, lora.scale))
+    without, with_it = (_first_output(loaded, scale, prompt, sampling) for scale in (0.0, lora.scale))
     set_scale(loaded, lora.scale)
     lora.difference = float((with_it - without).norm() / without.norm().clamp_min(1e-12))
     if not lora.difference > 0:
@@ -366,7 +375,7 @@ def demand_difference(loaded: Loaded, lora: LoraFacts, prompt: str, drawing: Dra
         )
 
 
-def _first_output(loaded: Loaded, scale: float, prompt: str, drawing: Drawing) -> Any:
+def _first_output(loaded: Loaded, scale: float, prompt: str, sampling: SamplingParameters) -> Any:
     """Output of the denoiser's first call, at a fixed seed. (B, C, H, W) or (B, N, C) float32 on the CPU"""
     import torch
 
@@ -381,7 +390,7 @@ def _first_output(loaded: Loaded, scale: float, prompt: str, drawing: Drawing) -
     set_scale(loaded, scale)
     hook = loaded.denoiser.register_forward_hook(catch)
     try:
-        small = replace(drawing, width=min(drawing.width, PROBE_SIDE), height=min(drawing.height, PROBE_SIDE))
+        small = replace(sampling, width=min(sampling.width, PROBE_SIDE), height=min(sampling.height, PROBE_SIDE))
         arguments = call_arguments(loaded, [prompt], None, small)
         generator = torch.Generator("cpu").manual_seed(PROBE_SEED)
         with quiet(), torch.inference_mode():

@@ -11,15 +11,15 @@ import numpy as np
 
 from mirror.contracts.contract import write_contract
 from mirror.contracts.generation import FailedImage, GeneratedImage, GenerationMetadata, retry_seed
-from mirror.dataset.pixels import grey_of, histogram, spoiled
+from mirror.dataset.pixels import grey_of, histogram, unusable
 from mirror.generation import pipelines
 from mirror.generation.a1111 import parameters, png
-from mirror.generation.earlier import file_name, shots_done
+from mirror.generation.earlier import file_name, images_done
 from mirror.generation.families import SIZE_STEP
 from mirror.generation.loras import LoraFacts
-from mirror.generation.pipelines import Drawing, Loaded
+from mirror.generation.pipelines import Loaded, SamplingParameters
 from mirror.generation.planning import Plan
-from mirror.generation.prompts import Shot
+from mirror.generation.prompts import PlannedImage
 from utils.console import UserError, say
 from utils.defaults import METADATA
 from utils.files import write_bytes_atomic
@@ -32,12 +32,12 @@ SMALLER = 0.75  # of width and height, each time that the memory ends
 
 
 @dataclass
-class Studio:
+class ImagePipeline:
     """Everything that images are made with. Batch, memory and size give way where the GPU's memory ends."""
 
     loaded: Loaded
     lora: LoraFacts | None
-    drawing: Drawing
+    sampling: SamplingParameters
     batch: int
     allow_smaller: bool
 
@@ -46,77 +46,85 @@ def memory_name(device: str) -> str:
     return "memory" if device == "cpu" else "GPU memory"
 
 
-def used(studio: Studio) -> dict[str, int | bool | None]:
+def used(pipeline: ImagePipeline) -> dict[str, int | bool | None]:
     """What the memory left of the options so far; images have their own size in the metadata."""
     import torch
 
-    on_cpu = studio.loaded.device == "cpu"
+    on_cpu = pipeline.loaded.device == "cpu"
     return {
-        "batch_used": studio.batch,
-        "width_used": studio.drawing.width,
-        "height_used": studio.drawing.height,
-        "low_vram": studio.loaded.low_vram,
+        "batch_used": pipeline.batch,
+        "width_used": pipeline.sampling.width,
+        "height_used": pipeline.sampling.height,
+        "low_vram": pipeline.loaded.low_vram,
         "gpu_memory_bytes": None if on_cpu else torch.cuda.max_memory_reserved(),  # the most so far
     }
 
 
-def generate(args: argparse.Namespace, plan: Plan, studio: Studio, metadata: GenerationMetadata) -> None:
+def generate(args: argparse.Namespace, plan: Plan, pipeline: ImagePipeline, metadata: GenerationMetadata) -> None:
     """Make what is not there yet, chunk by chunk; a chunk has the same images in every run, so that they come out
     the same after an interruption."""
-    done = shots_done(plan, metadata)
-    chunks = [plan.shots[i : i + args.batch] for i in range(0, len(plan.shots), args.batch)]
-    with ImageProgress(sum(shot.name not in done for shot in plan.shots), studio.drawing.steps) as progress:
+    done = images_done(plan, metadata)
+    chunks = [plan.planned_images[i : i + args.batch] for i in range(0, len(plan.planned_images), args.batch)]
+    with ImageProgress(
+        sum(planned.name not in done for planned in plan.planned_images), pipeline.sampling.steps
+    ) as progress:
         for chunk in chunks:
-            if all(shot.name in done for shot in chunk):
+            if all(planned.name in done for planned in chunk):
                 continue
-            pictures = draw_chunk(studio, chunk, [shot.seed for shot in chunk], progress)
-            for shot, picture in zip(chunk, pictures, strict=True):
-                if shot.name not in done:
-                    finish(args.output, shot, picture, studio, metadata, progress)
+            pictures = sample_chunk(pipeline, chunk, [planned.seed for planned in chunk], progress)
+            for planned, picture in zip(chunk, pictures, strict=True):
+                if planned.name not in done:
+                    finish(args.output, planned, picture, pipeline, metadata, progress)
 
 
-def draw_chunk(studio: Studio, shots: list[Shot], seeds: list[int], progress: ImageProgress) -> list[np.ndarray | None]:
-    """Pictures of some shots at once, or in as many goes as memory asks for. Raises UserError where none is enough."""
+def sample_chunk(
+    pipeline: ImagePipeline, planned_images: list[PlannedImage], seeds: list[int], progress: ImageProgress
+) -> list[np.ndarray | None]:
+    """Pictures of some planned images at once, or in as many goes as memory asks for. Raises UserError."""
     pictures: list[np.ndarray | None] = []
-    while len(pictures) < len(shots):
-        here = slice(len(pictures), len(pictures) + studio.batch)
-        part = shots[here]
+    while len(pictures) < len(planned_images):
+        here = slice(len(pictures), len(pictures) + pipeline.batch)
+        part = planned_images[here]
         negatives = None
-        if studio.drawing.negative is not None:
-            negatives = [studio.drawing.negative if shot.negative is None else shot.negative for shot in part]
+        if pipeline.sampling.negative is not None:
+            negatives = [
+                pipeline.sampling.negative if planned.negative is None else planned.negative for planned in part
+            ]
         progress.begin()
         try:
-            prompts = [shot.prompt for shot in part]
-            pictures += pipelines.draw(studio.loaded, prompts, negatives, seeds[here], studio.drawing, progress.step)
+            prompts = [planned.prompt for planned in part]
+            pictures += pipelines.sample(
+                pipeline.loaded, prompts, negatives, seeds[here], pipeline.sampling, progress.step
+            )
             continue
         except (RuntimeError, MemoryError) as error:
             if not pipelines.is_out_of_memory(error):
                 raise
-        step_down(studio)  # outside, where no traceback holds what filled the memory
+        step_down(pipeline)  # outside, where no traceback holds what filled the memory
     return pictures
 
 
-def step_down(studio: Studio) -> None:
+def step_down(pipeline: ImagePipeline) -> None:
     """After the memory ended: a smaller batch, then low-memory mode, then, if allowed, a smaller size; said aloud."""
     import torch
 
-    drawing, memory = studio.drawing, memory_name(studio.loaded.device)
-    smaller = smaller_size(drawing.width, drawing.height) if studio.allow_smaller else None
+    sampling, memory = pipeline.sampling, memory_name(pipeline.loaded.device)
+    smaller = smaller_size(sampling.width, sampling.height) if pipeline.allow_smaller else None
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if studio.batch > 1:
-        studio.batch //= 2
-        say(f"Out of {memory}: going on with {studio.batch} image(s) at once.")
-    elif not studio.loaded.low_vram:
-        pipelines.place(studio.loaded, studio.loaded.device, low_vram=True)
+    if pipeline.batch > 1:
+        pipeline.batch //= 2
+        say(f"Out of {memory}: going on with {pipeline.batch} image(s) at once.")
+    elif not pipeline.loaded.low_vram:
+        pipelines.move_to_device(pipeline.loaded, pipeline.loaded.device, low_vram=True)
         say(f"Out of {memory}: going on with --low-vram.")
     elif smaller is not None:
-        studio.drawing = replace(drawing, width=smaller[0], height=smaller[1])
+        pipeline.sampling = replace(sampling, width=smaller[0], height=smaller[1])
         say(f"Out of {memory}: going on with {smaller[0]} x {smaller[1]} pixels.")
     else:
-        hint = "" if studio.allow_smaller else "; --allow-smaller lets it go on with smaller images"
+        hint = "" if pipeline.allow_smaller else "; --allow-smaller lets it go on with smaller images"
         raise UserError(
-            f"The {memory} is not enough for {drawing.width} x {drawing.height} pixels, even in low-memory mode: "
+            f"The {memory} is not enough for {sampling.width} x {sampling.height} pixels, even in low-memory mode: "
             f"close other programs, or take a smaller --width and --height{hint}."
         )
 
@@ -130,36 +138,36 @@ def smaller_size(width: int, height: int) -> tuple[int, int] | None:
 
 def finish(
     folder: Path,
-    shot: Shot,
+    planned: PlannedImage,
     picture: np.ndarray | None,
-    studio: Studio,
+    pipeline: ImagePipeline,
     metadata: GenerationMetadata,
     progress: ImageProgress,
 ) -> None:
     """Write one image and the metadata; a black one gets a second try, and is reported if that is black too."""
-    seeds, reason = [shot.seed], fault(picture)
+    seeds, reason = [planned.seed], fault(picture)
     if reason:
-        progress.print(f"{shot.name} came out as {reason}: trying once more with another seed.")
-        seeds.append(retry_seed(shot.seed))
-        (picture,) = draw_chunk(studio, [shot], seeds[-1:], progress)
+        progress.print(f"{planned.name} came out as {reason}: trying once more with another seed.")
+        seeds.append(retry_seed(planned.seed))
+        (picture,) = sample_chunk(pipeline, [planned], seeds[-1:], progress)
         reason = fault(picture)
     if reason:
         metadata.failed.append(
             FailedImage(
-                name=shot.name,
-                gap_type=shot.gap_type,
-                target=shot.target,
-                prompt=shot.prompt,
+                name=planned.name,
+                gap_type=planned.gap_type,
+                target=planned.target,
+                prompt=planned.prompt,
                 seeds=seeds,
                 reason=reason,
             )
         )
-        progress.done(f"{shot.name}: {reason} twice, not written")
+        progress.done(f"{planned.name}: {reason} twice, not written")
     else:
-        image = write_image(folder, shot, seeds[-1], picture, studio)
+        image = write_image(folder, planned, seeds[-1], picture, pipeline)
         metadata.images.append(image)
         progress.done(image.file)
-    metadata.settings |= used(studio)
+    metadata.settings |= used(pipeline)
     write_contract(folder / METADATA, metadata)
 
 
@@ -167,22 +175,24 @@ def fault(picture: np.ndarray | None) -> str | None:
     """What is wrong with a picture (H, W, 3) uint8 RGB that shows nothing; None for a good one."""
     if picture is None:
         return "not a number"
-    return spoiled(histogram(grey_of(picture[:, :, ::-1].copy())))
+    return unusable(histogram(grey_of(picture[:, :, ::-1].copy())))
 
 
-def write_image(folder: Path, shot: Shot, seed: int, picture: np.ndarray, studio: Studio) -> GeneratedImage:
+def write_image(
+    folder: Path, planned: PlannedImage, seed: int, picture: np.ndarray, pipeline: ImagePipeline
+) -> GeneratedImage:
     """One PNG, whole or not at all, and its line for the metadata."""
-    loaded, lora, drawing = studio.loaded, studio.lora, studio.drawing
-    negative = drawing.negative if shot.negative is None or drawing.negative is None else shot.negative
+    loaded, lora, sampling = pipeline.loaded, pipeline.lora, pipeline.sampling
+    negative = sampling.negative if planned.negative is None or sampling.negative is None else planned.negative
     image = GeneratedImage(
-        file=file_name(shot),
-        gap_type=shot.gap_type,
-        target=shot.target,
-        prompt=shot.prompt,
+        file=file_name(planned),
+        gap_type=planned.gap_type,
+        target=planned.target,
+        prompt=planned.prompt,
         negative_prompt=negative,
         seed=seed,
-        steps=drawing.steps,
-        guidance=drawing.guidance,
+        steps=sampling.steps,
+        guidance=sampling.guidance,
         size_wh=(picture.shape[1], picture.shape[0]),
         created=timestamp(),
     )

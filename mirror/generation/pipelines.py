@@ -71,7 +71,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class SamplingParameters:
     """How all images of a run are drawn."""
 
     steps: int
@@ -318,9 +318,9 @@ def weight_bytes(pipeline: Any) -> int:
     return sum(one.numel() * one.element_size() for part in networks(pipeline).values() for one in part.parameters())
 
 
-def needs_low_vram(free: int, weights: int, family: Family, drawing: Drawing, batch: int) -> bool:
+def needs_low_vram(free: int, weights: int, family: Family, sampling: SamplingParameters, batch: int) -> bool:
     """Whether weights and `batch` images at once do not fit into `free` bytes."""
-    pixels = drawing.width * drawing.height / family.size**2
+    pixels = sampling.width * sampling.height / family.size**2
     return weights + batch * pixels * family.working_gib * GIB > free
 
 
@@ -331,7 +331,7 @@ def free_bytes(device: str) -> int | None:
     return torch.cuda.mem_get_info()[0] if device == "cuda" else None
 
 
-def place(loaded: Loaded, device: str, low_vram: bool) -> None:
+def move_to_device(loaded: Loaded, device: str, low_vram: bool) -> None:
     """Bring the pipeline to the device. `low_vram`: each network only while it works, and the VAE in pieces."""
     if low_vram:
         for saving in ("enable_slicing", "enable_tiling"):
@@ -352,27 +352,29 @@ def taken_arguments(pipeline: Any, wanted: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if name in known and value is not None}
 
 
-def call_arguments(loaded: Loaded, prompts: list[str], negatives: list[str] | None, drawing: Drawing) -> dict:
+def call_arguments(
+    loaded: Loaded, prompts: list[str], negatives: list[str] | None, sampling: SamplingParameters
+) -> dict:
     """Everything but the random numbers and what is done with the result."""
     return taken_arguments(
         loaded.pipeline,
         {
             "prompt": prompts,
             "negative_prompt": negatives,
-            "num_inference_steps": drawing.steps,
-            loaded.family.guidance_argument: drawing.guidance,
-            "width": drawing.width,
-            "height": drawing.height,
+            "num_inference_steps": sampling.steps,
+            loaded.family.guidance_argument: sampling.guidance,
+            "width": sampling.width,
+            "height": sampling.height,
         },
     )
 
 
-def draw(
+def sample(
     loaded: Loaded,
     prompts: list[str],
     negatives: list[str] | None,
     seeds: list[int],
-    drawing: Drawing,
+    sampling: SamplingParameters,
     on_step: Callable[[], None] = lambda: None,
 ) -> list[np.ndarray | None]:
     """A picture (H, W, 3) uint8 RGB for each prompt; None where it is not a number.
@@ -385,7 +387,7 @@ def draw(
         on_step()
         return tensors
 
-    arguments = call_arguments(loaded, prompts, negatives, drawing)
+    arguments = call_arguments(loaded, prompts, negatives, sampling)
     arguments |= taken_arguments(
         loaded.pipeline,
         {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mirror.contracts.contract import ContractError, read_contract
 from mirror.contracts.gaps import GapReport
-from mirror.generation.prompts import Shot, plan_gaps, read_prompts
+from mirror.generation.prompts import PlannedImage, plan_gaps, read_prompts
 from utils.console import UserError
 
 
@@ -18,14 +18,16 @@ from utils.console import UserError
 class Plan:
     """What to make, and where it comes from."""
 
-    shots: list[Shot]
+    planned_images: list[PlannedImage]
     passed_over: list[str]  # sentences about gaps that get no image
     gaps: GapReport | None = None
     is_fixed: bool = False  # a plan of the user's own: neither --person nor --seed act
 
     @property
     def hash(self) -> str:
-        return hashlib.sha256(json.dumps([asdict(shot) for shot in self.shots]).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps([asdict(planned) for planned in self.planned_images]).encode()).hexdigest()[
+            :12
+        ]
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
@@ -38,8 +40,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
         raise UserError("A gap file is needed, or a plan: --prompts-file plan.json. gap_analysis.py writes a gap file.")
     if not (args.person or "").strip():
         raise UserError('--person says who is to be seen, in the words that the LoRA was trained with: "ohwx person".')
-    shots, passed_over = plan_gaps(gaps.recommendations, args.person, args.num_per_gap, args.seed, prompts)
-    return Plan(shots, passed_over, gaps)
+    planned_images, passed_over = plan_gaps(gaps.recommendations, args.person, args.num_per_gap, args.seed, prompts)
+    return Plan(planned_images, passed_over, gaps)
 
 
 def read_gaps(path: Path | None) -> GapReport | None:

@@ -32,7 +32,7 @@ EXPRESSIONS = (
     "relaxed expression",
 )
 SETTINGS = (
-    "plain studio background",
+    "plain pipeline background",
     "in a park",
     "in a cafe",
     "on a city street",
@@ -55,7 +55,7 @@ PLACEHOLDERS = ("{person}", "{target}")
 
 
 @dataclass(frozen=True)
-class Shot:
+class PlannedImage:
     """One image to make. `name` is its file name without time stamp and suffix."""
 
     name: str
@@ -72,9 +72,9 @@ def plan_gaps(
     num_per_gap: int,
     seed: int,
     templates: tuple[str, ...] = (),
-) -> tuple[list[Shot], list[str]]:
+) -> tuple[list[PlannedImage], list[str]]:
     """(the images of all gaps, sentences about gaps that get none). At most `num_per_gap` images a gap."""
-    shots, passed_over, taken = [], [], set()
+    planned_images, passed_over, taken = [], [], set()
     names: dict[str, tuple[str, str]] = {}  # beginning of file names, folded -> the gap that has it
     for gap in recommendations:
         why_not = _why_not(gap)
@@ -82,7 +82,7 @@ def plan_gaps(
             passed_over.append(why_not)
             continue
         texts = GAP_TYPES[gap.type].target(gap.target).prompts
-        first = sum(shot.gap_type == gap.type and shot.target == gap.target for shot in shots)
+        first = sum(planned.gap_type == gap.type and planned.target == gap.target for planned in planned_images)
         for index in range(first, first + min(gap.count, num_per_gap)):
             source = random.Random(f"{seed}/{gap.type}/{gap.target}/{index}")  # of its own: no image shifts another's
             text = texts[index % len(texts)]
@@ -90,8 +90,8 @@ def plan_gaps(
             prompt = filled(template, person, text) if template else composed(person, gap.type, text, source)
             own_seed = _free_seed(source, taken)
             name = _own_name(names, gap)
-            shots.append(Shot(f"{name}_{index + 1:03d}", prompt, own_seed, gap.type, gap.target))
-    return shots, passed_over
+            planned_images.append(PlannedImage(f"{name}_{index + 1:03d}", prompt, own_seed, gap.type, gap.target))
+    return planned_images, passed_over
 
 
 def _why_not(gap: Recommendation) -> str | None:
@@ -154,7 +154,7 @@ def _word(name: str) -> str:
     return re.sub(r"[^\w-]+", "_", name)
 
 
-def read_prompts(path: Path) -> tuple[str, ...] | list[Shot]:
+def read_prompts(path: Path) -> tuple[str, ...] | list[PlannedImage]:
     """A prompts file: lines of text are templates for the gaps, JSON is a plan of its own. Raises UserError."""
     if path.suffix.lower() == ".json":
         return _read_plan(path)
@@ -173,19 +173,21 @@ def read_prompts(path: Path) -> tuple[str, ...] | list[Shot]:
     return lines
 
 
-def _read_plan(path: Path) -> list[Shot]:
+def _read_plan(path: Path) -> list[PlannedImage]:
     try:
         plan = read_contract(path, PromptPlan, cure="correct the plan")
     except ContractError as error:
         raise UserError(str(error)) from error
-    shots = [
-        Shot(one.name or f"{place + 1:03d}", one.prompt, one.seed, negative=one.negative_prompt)
+    planned_images = [
+        PlannedImage(one.name or f"{place + 1:03d}", one.prompt, one.seed, negative=one.negative_prompt)
         for place, one in enumerate(plan.images)
     ]
-    names = [shot.name.casefold() for shot in shots]  # Windows takes A.png and a.png for one
-    for shot in shots:
-        if shot.name != _word(shot.name) or names.count(shot.name.casefold()) > 1:
-            raise UserError(f"{path}: the name {shot.name!r} is not a file name of its own (letters, digits, _ and -).")
-    if not shots:
+    names = [planned.name.casefold() for planned in planned_images]  # Windows takes A.png and a.png for one
+    for planned in planned_images:
+        if planned.name != _word(planned.name) or names.count(planned.name.casefold()) > 1:
+            raise UserError(
+                f"{path}: the name {planned.name!r} is not a file name of its own (letters, digits, _ and -)."
+            )
+    if not planned_images:
         raise UserError(f"{path}: the plan is empty.")
-    return shots
+    return planned_images

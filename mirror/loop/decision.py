@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mirror.contracts.history import IterationRecord, StopDecision
 from mirror.loop import stopping
-from mirror.loop.facts import hopeless_gaps, last_decided, rounded, scores_of
+from mirror.loop.facts import gaps_for_real_photos, last_decided, rounded, scores_of
 from mirror.loop.iteration import set_manifest
 from mirror.loop.merging import photos_of
 from mirror.loop.state import Loop, publish
@@ -21,7 +21,7 @@ def decide(loop: Loop, iteration: IterationRecord) -> Decision:
     """What follows from an iteration, recorded and published."""
     history = loop.ledger.history
     iteration.photos = photos_of(loop.manifest)
-    iteration.needs_real_photos = hopeless_gaps(history, loop.manifest, iteration)
+    iteration.needs_real_photos = gaps_for_real_photos(history, loop.manifest, iteration)
     found = decided(loop)
     gain = found.gain
     if iteration.lora and iteration.number:  # the baseline has no score: its identity alone would be one

@@ -12,14 +12,14 @@ from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE, Summary
 from mirror.contracts.validation import ValidationReport, Verdict
 from mirror.faces.metrics import pose_diversity, pose_diversity_interval
 from mirror.loop.merging import CAP
-from mirror.loop.stopping import IterationScores, best_of, hopeless, interval_part, share
+from mirror.loop.stopping import IterationScores, best_of, interval_part, need_real_photos, share
 
 
 def counting(history: IterationHistory, manifest: MergeManifest) -> list[IterationRecord]:
     """Iterations that were not undone, and whose LoRA did not learn from what was."""
     gone = set(manifest.undone)
-    spoiled = {lora.name for lora in history.loras if gone & set(lora.learned_from)}
-    return [one for one in history.iterations if one.number not in gone and one.lora not in spoiled]
+    tainted = {lora.name for lora in history.loras if gone & set(lora.learned_from)}
+    return [one for one in history.iterations if one.number not in gone and one.lora not in tainted]
 
 
 def last_decided(history: IterationHistory, manifest: MergeManifest) -> IterationRecord | None:
@@ -55,7 +55,7 @@ def _scored(one: IterationRecord, lora: LoraRecord | None, coverage: float | Non
         merged=one.merged,
         photos=one.photos,
         without_room=one.left_out.get(CAP, 0) + (0 if asked else len(one.gaps or [])),
-        only_hopeless=bool(asked) and all(f"{gap.type} {gap.target}" in one.needs_real_photos for gap in asked),
+        only_real_photos_help=bool(asked) and all(f"{gap.type} {gap.target}" in one.needs_real_photos for gap in asked),
         **_measures(lora),
     )
 
@@ -73,13 +73,13 @@ def _measures(lora: LoraRecord | None) -> dict[str, object]:
     }
 
 
-def hopeless_gaps(history: IterationHistory, manifest: MergeManifest, one: IterationRecord) -> list[str]:
+def gaps_for_real_photos(history: IterationHistory, manifest: MergeManifest, one: IterationRecord) -> list[str]:
     """Gaps that generation does not fill with the real photos of now, as they are named in the history."""
     earlier = [past for past in counting(history, manifest) if past.number < one.number and past.photos == one.photos]
     attempts = [
         {(gap.type, gap.target): (gap.generated, gap.approved) for gap in past.gaps or []} for past in [*earlier, one]
     ]
-    return [f"{kind} {target}" for kind, target in hopeless(attempts)]
+    return [f"{kind} {target}" for kind, target in need_real_photos(attempts)]
 
 
 def note_validation(one: IterationRecord, report: ValidationReport) -> None:

@@ -116,7 +116,7 @@ def with_picture_hashes(photos: list[RealPhoto], folder: Path, known: Iterable[R
     return [photo.model_copy(update={"picture_hash": hashes.get(photo.sha256)}) for photo in photos]
 
 
-def twins_of(photos: list[RealPhoto]) -> list[tuple[int, int]]:
+def near_duplicates_of(photos: list[RealPhoto]) -> list[tuple[int, int]]:
     """Near duplicates among photos with picture hashes, by index."""
     from mirror.dataset.pixels import near_duplicates
 
@@ -127,19 +127,19 @@ def twins_of(photos: list[RealPhoto]) -> list[tuple[int, int]]:
 
 def split(
     photos: list[RealPhoto],
-    twins: Iterable[tuple[int, int]],
+    near_duplicates: Iterable[tuple[int, int]],
     seed: int,
     is_cut: Callable[[RealPhoto], bool] = lambda photo: False,
 ) -> list[RealPhoto]:
     """`photos` with a fifth of them held out, by seed and content, whatever their names and order.
 
-    `twins` are near duplicates by index, and `is_cut` says of a photo whether another one shows a part of it, or it a
-    part of another: such photos are all trained on, because a held-out photo whose twin was trained on is no longer
-    unseen. Generated files of the dataset are never held out.
+    `near_duplicates` are pairs by index, and `is_cut` says of a photo whether another one shows a part of it, or it
+    a part of another: such photos are all trained on, because a held-out photo whose near duplicate was trained on
+    is no longer unseen. Generated files of the dataset are never held out.
     """
     genuine = sum(not is_generated(photo) for photo in photos)
     wanted = max(FEWEST_HELD_OUT, round(HELD_OUT_SHARE * genuine))
-    alike = {index for pair in twins for index in pair}
+    alike = {index for pair in near_duplicates for index in pair}
     free = [photo for index, photo in enumerate(photos) if index not in alike and not is_generated(photo)]
     if genuine < FEWEST_TO_SPLIT or len(free) < wanted:
         return photos

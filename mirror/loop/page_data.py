@@ -8,7 +8,7 @@ from mirror.contracts.contract import ContractError, read_contract
 from mirror.contracts.history import StopDecision
 from mirror.contracts.plan import PromptPlan
 from mirror.contracts.validation import Outcome, ValidationReport
-from mirror.dataset.checks import SAID
+from mirror.dataset.checks import CHECK_NAMES
 from mirror.loop.facts import last_decided
 from mirror.loop.state import Loop
 from utils.images import ImageError, decode, read_file, thumbnail
@@ -49,7 +49,7 @@ def reasons_by_image(loop: Loop) -> dict[int, list[str]]:
         except ContractError:
             continue
         failed = Counter(
-            f"{SAID.get(check.check, check.check)}: {check.reason}"
+            f"{CHECK_NAMES.get(check.check, check.check)}: {check.reason}"
             for image in report.images
             for check in image.checks
             if check.outcome == Outcome.FAILED

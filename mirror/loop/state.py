@@ -86,12 +86,12 @@ def read_loop(config: LoopConfig, places: Places) -> tuple[IterationHistory, Mer
 def settle(loop: Loop) -> None:
     """Keep and generate with no LoRA that learned from images that were taken out since; publish the best one."""
     history = loop.ledger.history
-    spoiled = {lora.name for lora in history.loras if set(lora.learned_from) & set(loop.manifest.undone)}
+    tainted = {lora.name for lora in history.loras if set(lora.learned_from) & set(loop.manifest.undone)}
     best = best_now(history, loop.manifest)
-    if history.best in spoiled:
+    if history.best in tainted:
         history.best = best
     last = history.iterations[-1] if history.iterations else None
-    if last is not None and last.decision is None and last.generator in spoiled:
+    if last is not None and last.decision is None and last.generator in tainted:
         last.generator = best
     loop.ledger.save()
     publish(loop)

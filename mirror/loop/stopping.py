@@ -31,7 +31,7 @@ CONVERGENCE = (CONVERGED, APPROVAL, NO_GAPS)  # the loop reached what it is for;
 LIFTED_BY_PHOTOS = (NO_GAPS, NO_ROOM, NOTHING_APPROVED, REAL_PHOTOS)  # other real photos may change what they rest on
 
 HIGH_APPROVAL = 0.90  # above it twice in a row the loop ends, as documented
-HOPELESS_APPROVAL = 0.10  # a gap below it over two iterations needs real photos, as documented
+REAL_PHOTOS_APPROVAL = 0.10  # a gap below it over two iterations needs real photos, as documented
 
 # A difference counts when it exceeds 1.75 times the half width of its own 95 % interval, 3.4 standard errors: the loop
 # asks three things after each of up to twenty iterations, and at 1.0 one flat history in ten would be called worse. Our
@@ -75,7 +75,7 @@ class IterationScores:
     merged: int | None = None
     photos: str | None = None  # the set of real photos that it was decided with
     without_room: int = 0  # approved images that the cap kept out
-    only_hopeless: bool = False  # every gap that is left needs real photos
+    only_real_photos_help: bool = False  # every gap that is left needs real photos
     scores: Mapping[str, float] = field(default_factory=dict)  # sample -> identity, for those with a face
 
     def parts(self) -> dict[str, Part]:
@@ -142,7 +142,7 @@ def coverage(report: GapReport, added: dict[tuple[str, str], int]) -> float | No
     return sum(reached) / len(reached) if reached else None
 
 
-def hopeless(attempts: Sequence[dict[tuple[str, str], tuple[int, int]]]) -> list[tuple[str, str]]:
+def need_real_photos(attempts: Sequence[dict[tuple[str, str], tuple[int, int]]]) -> list[tuple[str, str]]:
     """Gaps whose last two iterations with attempts were approved in fewer than a tenth.
 
     `attempts` has one dictionary an iteration: (type, target) -> (generated, approved).
@@ -151,7 +151,7 @@ def hopeless(attempts: Sequence[dict[tuple[str, str], tuple[int, int]]]) -> list
     for gap in dict.fromkeys(gap for one in attempts for gap in one):
         last = [one[gap] for one in attempts if one.get(gap, (0, 0))[0]][-2:]
         tried, approved = sum(one[0] for one in last), sum(one[1] for one in last)
-        if len(last) == 2 and approved < HOPELESS_APPROVAL * tried:
+        if len(last) == 2 and approved < REAL_PHOTOS_APPROVAL * tried:
             found.append(gap)
     return found
 
@@ -239,7 +239,7 @@ def decide(iterations: Sequence[IterationScores], threshold: float, max_iteratio
     """What follows from the iterations so far, the baseline first. `threshold` is a share: 0.05 is 5 %."""
     last, best = iterations[-1], best_of(iterations)
     gain = gain_of(iterations) if last.number and last.lora is not None else None
-    for rule in (_no_gaps, _worse, _without_a_merge, _approval, _small_gain, _only_hopeless, _enough):
+    for rule in (_no_gaps, _worse, _without_a_merge, _approval, _small_gain, _only_real_photos_help, _enough):
         found = rule(iterations, gain, threshold, max_iterations)
         if found is not None:
             return Decision(True, found[0], f"{found[1]} {_kept(iterations, best)}", best.lora, gain)
@@ -299,8 +299,10 @@ def _small_gain(iterations: Sequence[IterationScores], gain: Gain | None, thresh
     return CONVERGED, f"{said}: converged."
 
 
-def _only_hopeless(iterations: Sequence[IterationScores], gain: Gain | None, threshold: float, limit: int) -> Found:
-    if not iterations[-1].only_hopeless:
+def _only_real_photos_help(
+    iterations: Sequence[IterationScores], gain: Gain | None, threshold: float, limit: int
+) -> Found:
+    if not iterations[-1].only_real_photos_help:
         return None
     return REAL_PHOTOS, "Every gap that is left needs real photos: fewer than a tenth of its images were approved."
 

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from mirror.contracts.history import IterationHistory, IterationRecord, LoraRecord, StopDecision
 from mirror.contracts.manifest import MergeManifest
 from mirror.contracts.plan import PromptPlan
-from mirror.dataset.checks import SAID
+from mirror.dataset.checks import CHECK_NAMES
 from mirror.report.colours import BACKGROUND, CANDIDATE_COLOURS, REFERENCE_COLOUR
 from mirror.report.render import asset, number, render, shown
 
@@ -48,7 +48,7 @@ def build_loop(
         warnings=[shown(warning) for warning in history.warnings],
         simulated=shown(history.simulated or ""),
         decision=_decision(concluded),
-        standard="held-out photos" if history.held_out else "real photos (none are held out)",
+        thresholds="held-out photos" if history.held_out else "real photos (none are held out)",
         level=_level(history.loras),
         loras=[_lora(history, lora, place) for place, lora in enumerate(history.loras)],
         iterations=[_iteration(history, one, manifest, reasons.get(one.number, ())) for one in iterations],
@@ -151,20 +151,20 @@ def _iteration(
         "without": "" if one.score is None or not unknown else f"without {' and '.join(unknown)}",
         "gain": "\N{EN DASH}" if gain is None else f"{gain:+.1f}%",
         "noise": "" if noise is None else f"\N{PLUS-MINUS SIGN}{noise:.1f}%",
-        "failures": [(SAID.get(check, shown(check)), count) for check, count in one.failures.items() if count],
+        "failures": [(CHECK_NAMES.get(check, shown(check)), count) for check, count in one.failures.items() if count],
         "most": max([1, *one.failures.values()]),
         "reasons": [shown(reason) for reason in reasons],
         "words": shown(decision.words) if decision else "Not ended yet.",
     }
 
 
-def _gap(gap: object, hopeless: Sequence[str]) -> dict:
+def _gap(gap: object, need_real_photos: Sequence[str]) -> dict:
     return {
         "name": shown(f"{gap.type}: {gap.target}".replace("_", " ")),
         "reason": shown(gap.reason),
         "count": gap.count,
         "came": f"{gap.approved:,} of {gap.generated:,} approved" if gap.generated else "none generated",
-        "hopeless": f"{gap.type} {gap.target}" in hopeless,
+        "need_real_photos": f"{gap.type} {gap.target}" in need_real_photos,
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from mirror.contracts.validation import Check, Outcome, ValidatedImage, ValidationReport, Verdict
-from mirror.dataset.checks import COPY, DUPLICATE, IDENTITY, SAID
+from mirror.dataset.checks import CHECK_NAMES, COPY, DUPLICATE, IDENTITY
 from mirror.report.colours import BACKGROUND
 from mirror.report.render import asset, number, render, shown
 
@@ -44,7 +44,7 @@ def build_validation(
         warnings=[shown(warning) for warning in report.warnings],
         approved_percent=report.approved_percent,
         mean_quality=report.mean_quality,
-        failures=[(SAID[check], count) for check, count in report.failures.items()],
+        failures=[(CHECK_NAMES[check], count) for check, count in report.failures.items()],
         most=max(report.failures.values(), default=1),
         sections=[
             {
@@ -100,7 +100,7 @@ def _card(image: ValidatedImage, picture: bytes | None, references: Mapping[str,
         "quality": image.quality,
         "wanted": shown(f"{image.gap_type}: {image.target}".replace("_", " ")) if image.gap_type else "no target",
         "facts": _numbers(image),
-        "reasons": [(SAID[one.check], shown(one.reason), _value(one)) for one in reasons],
+        "reasons": [(CHECK_NAMES[one.check], shown(one.reason), _value(one)) for one in reasons],
         "checks": [_row(one) for one in image.checks],
     }
 
@@ -124,7 +124,7 @@ def _numbers(image: ValidatedImage) -> str:
 
 def _row(check: Check) -> dict:
     return {
-        "name": SAID[check.check],
+        "name": CHECK_NAMES[check.check],
         "value": _text(check.value),
         "limit": _text(check.limit),
         "outcome": _OUTCOMES[check.outcome],

@@ -75,7 +75,7 @@ class TrainingSet:
         return digest.hexdigest()
 
     @property
-    def placements(self) -> str:
+    def crops(self) -> str:
         """16 hexadecimal digits over what is cut from every picture: another model pack may find another face."""
         cuts = [(image.file, image.placement) for image in self.images]
         return hashlib.sha256(repr(cuts).encode()).hexdigest()[:16]
@@ -197,10 +197,10 @@ def place(size_wh: tuple[int, int], face: Box | None, resolution: int) -> Placem
     """
     width, height = size_wh
 
-    def strangeness(bucket: tuple[int, int]) -> tuple[float, int]:
+    def aspect_mismatch(bucket: tuple[int, int]) -> tuple[float, int]:
         return abs(math.log(bucket[0] / bucket[1] * height / width)), -bucket[0] * bucket[1]
 
-    for bucket in sorted(buckets(resolution), key=strangeness):
+    for bucket in sorted(buckets(resolution), key=aspect_mismatch):
         scale = max(bucket[0] / width, bucket[1] / height)
         scaled = max(bucket[0], round(width * scale)), max(bucket[1], round(height * scale))
         box = face or (0.0, 0.0, 0.0, 0.0)
@@ -223,7 +223,7 @@ def _start(window: int, scaled: int, span: tuple[float, float] | None, side: int
     return min(max(centre, earliest), latest) if earliest <= latest else None
 
 
-def place_all(dataset: TrainingSet, faces: dict[str, Box | None] | None, resolution: int) -> TrainingSet:
+def assign_buckets(dataset: TrainingSet, faces: dict[str, Box | None] | None, resolution: int) -> TrainingSet:
     """Every picture in its bucket. `faces` are boxes by file, None where no face was found; None: nobody looked."""
     placed, left_out, warnings = [], [], list(dataset.warnings)
     for image in dataset.images:

@@ -14,7 +14,7 @@ from mirror.training.presets import PRESETS, recommended_epochs
 from mirror.training.setup import new_log, options_of, read_pictures, show_pictures, show_settings
 from mirror.training.trainers import (
     COMMAND,
-    Order,
+    TrainerJob,
     plan_start,
     refuse_overlap,
     run_trainer,
@@ -30,45 +30,50 @@ def train_elsewhere(args: argparse.Namespace) -> int:
     """--trainer: write its configuration, start it where its path is given, and look at what it made."""
     output = OutputFolder(args.output, args.name)
     refuse_overlap(args.dataset, args.output)
-    order = order_of(args)
-    start = plan_start(order)
+    trainer_job = trainer_job_of(args)
+    start = plan_start(trainer_job)
     output.demand_place_for_trainer()
     output.demand_free(False, args.overwrite)
-    for warning in order.dataset.warnings:
+    for warning in trainer_job.dataset.warnings:
         say(f"Note: {warning}")
     if args.overwrite:
         output.clear()
-    write_files(start, order.folder)
+    write_files(start, trainer_job.folder)
     for file in start.texts:
         show(f"written: {file}")
-    if args.trainer != COMMAND and order.place is None:
+    if args.trainer != COMMAND and trainer_job.place is None:
         show(f"Nothing is trained yet. In the folder where {args.trainer} lies:", f"{shown(start.command)}")
         return EXIT_OK
-    log = new_log(args, order.dataset, local_identity_of(args.base_model), order.settings)
-    layers = run_trainer(start, order.folder)
+    log = new_log(args, trainer_job.dataset, local_identity_of(args.base_model), trainer_job.settings)
+    layers = run_trainer(start, trainer_job.folder)
     with writing(output.lora):
         write_bytes_atomic(output.lora, start.lora.read_bytes())
-        log.finished, log.lora, log.trainer, log.steps = True, output.lora.name, args.trainer, order.settings["steps"]
+        log.finished, log.lora, log.trainer, log.steps = (
+            True,
+            output.lora.name,
+            args.trainer,
+            trainer_job.settings["steps"],
+        )
         output.write_log(log)
     show(f"layers: {layers}", f"lora: {output.lora}", f"log: {output.log}")
     return EXIT_OK
 
 
-def show_order(args: argparse.Namespace) -> int:
+def show_trainer_job(args: argparse.Namespace) -> int:
     """--dry-run --trainer: what that trainer would be asked for, on stdout."""
     refuse_overlap(args.dataset, args.output)
-    order = order_of(args)
-    start = plan_start(order)
-    settings = order.settings
-    show_pictures(order.dataset)
+    trainer_job = trainer_job_of(args)
+    start = plan_start(trainer_job)
+    settings = trainer_job.settings
+    show_pictures(trainer_job.dataset)
     show_settings(settings)
-    show(f"images: {len(order.dataset.images)}", f"an epoch: {order.dataset.samples} pictures seen")
+    show(f"images: {len(trainer_job.dataset.images)}", f"an epoch: {trainer_job.dataset.samples} pictures seen")
     show(f"epochs: {settings['epochs']}{'' if args.epochs else ' (recommended)'}", f"steps: {settings['steps']}")
     show(f"command: {shown(start.command)}")
     return EXIT_OK
 
 
-def order_of(args: argparse.Namespace) -> Order:
+def trainer_job_of(args: argparse.Namespace) -> TrainerJob:
     """What the trainer is asked for. Raises UserError."""
     if args.resume:
         raise UserError("--resume belongs to train_lora.py's own training; other trainers resume in ways of their own.")
@@ -91,7 +96,7 @@ def order_of(args: argparse.Namespace) -> Order:
         "zero_terminal_snr": zero_snr,
         "save_precision": args.save_precision,
     }
-    return Order(
+    return TrainerJob(
         trainer=args.trainer,
         dataset=dataset,
         base_model=args.base_model,

@@ -1,6 +1,6 @@
 """The training itself: epochs, steps of the optimizer, losses, and the pictures that are held out.
 
-Order, noise and timesteps are drawn from (seed, epoch, step, process), see mirror/training/noising.py: a training
+TrainerJob, noise and timesteps are drawn from (seed, epoch, step, process), see mirror/training/noising.py: a training
 that was interrupted goes on as if it had not been.
 """
 
@@ -15,7 +15,14 @@ from mirror.contracts.training import EpochLog
 from mirror.training.base import Example
 from mirror.training.files import writing
 from mirror.training.job import Job
-from mirror.training.noising import draw, epoch_batches, learning_rate_factor, min_snr_weights, share_of, target_of
+from mirror.training.noising import (
+    epoch_batches,
+    learning_rate_factor,
+    min_snr_weights,
+    sample_noise,
+    share_of,
+    target_of,
+)
 from mirror.training.processes import StopRequests, from_main, progress_in_main
 from mirror.training.state import finish, resume, save_state, save_stopped, write_lora
 from utils.console import UserError, say
@@ -109,7 +116,7 @@ def loss_of(job: Job, batch: list[int], when: tuple[int, ...]) -> torch.Tensor:
     examples = [job.examples[job.samples[sample]] for sample in batch]
     latents = torch.stack([one.latents for one in examples])
     timesteps = job.schedule.config.num_train_timesteps
-    noise, at = draw(latents.shape, timesteps, settings["noise_offset"], settings["seed"], "noise", *when)
+    noise, at = sample_noise(latents.shape, timesteps, settings["noise_offset"], settings["seed"], "noise", *when)
     latents, noise, at = latents.to(device), noise.to(device), at.to(device)
     prediction = predict(job, job.unet, examples, job.schedule.add_noise(latents, noise, at), at)
     errors = (prediction.float() - target_of(job.schedule, latents, noise, at)).square().mean(dim=(1, 2, 3))
@@ -145,7 +152,7 @@ def validation_loss(job: Job) -> float:
         for place, example in enumerate(job.held_out):
             latents = example.latents[None].to(device)
             for share in VALIDATION_TIMES:
-                noise = draw(latents.shape, timesteps, 0.0, "validation", place, share)[0].to(device)
+                noise = sample_noise(latents.shape, timesteps, 0.0, "validation", place, share)[0].to(device)
                 at = torch.tensor([int(share * timesteps)], device=device)
                 guess = predict(job, unet, [example], job.schedule.add_noise(latents, noise, at), at)
                 errors.append((guess.float() - target_of(job.schedule, latents, noise, at)).square().mean())

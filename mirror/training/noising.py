@@ -31,7 +31,9 @@ def noise_schedule(config: dict, prediction: str, zero_snr: bool) -> DDPMSchedul
     return DDPMScheduler.from_config(config, prediction_type=prediction, rescale_betas_zero_snr=zero_snr)
 
 
-def draw(shape: tuple[int, ...], timesteps: int, offset: float, *seed: int | str) -> tuple[torch.Tensor, torch.Tensor]:
+def sample_noise(
+    shape: tuple[int, ...], timesteps: int, offset: float, *seed: int | str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Noise (B, C, H, W) and timesteps (B,), drawn on the CPU so that every device gets the same.
 
     `offset` shifts the noise of a whole channel, so that the network learns dark and bright pictures

@@ -72,7 +72,7 @@ def _looking(unet: Any) -> Iterator[None]:
         unet.train()
 
 
-def draw_as_trained(pipeline: Any, prediction: str, zero_snr: bool) -> None:
+def sample_as_trained(pipeline: Any, prediction: str, zero_snr: bool) -> None:
     """Samples are drawn by the schedule that is trained, where options say another than the model itself.
 
     A schedule that ends in pure noise must be drawn from its very end ("trailing", Lin et al. 2023, arXiv 2305.08891,

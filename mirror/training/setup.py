@@ -31,7 +31,7 @@ from mirror.training.job import Job
 from mirror.training.noising import noise_schedule
 from mirror.training.presets import PRESETS, Preset, recommended_epochs
 from mirror.training.processes import PRECISIONS, progress_in_main
-from mirror.training.samples import Sampler, draw_as_trained, make_sampler
+from mirror.training.samples import Sampler, make_sampler, sample_as_trained
 from utils.console import UserError, print_table, say, show
 from utils.defaults import VERSION
 from utils.files import readable
@@ -95,7 +95,7 @@ def build_job(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
     loaded = load(args.base_model, facts.family.name, args.base_config, "cpu", str(loaded_in).removeprefix("torch."))
     pipeline = loaded.pipeline
     refuse_unusual(pipeline, args.base_model)
-    draw_as_trained(pipeline, facts.prediction, facts.zero_snr)
+    sample_as_trained(pipeline, facts.prediction, facts.zero_snr)
     for part in (pipeline.unet, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)):
         if part is not None:
             part.to(dtype)
@@ -139,7 +139,7 @@ def settings_of_run(
     processes, precision = accelerator.num_processes, accelerator.mixed_precision
     steps = epochs * steps_an_epoch(dataset, options["batch"], options["accumulate"], processes)
     return {
-        "placements": dataset.placements,
+        "crops": dataset.crops,
         "epochs": epochs,
         "steps": steps,
         "warmup_steps": round(options["warmup"] * steps),

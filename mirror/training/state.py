@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     import torch
 
 # What follows from the rest is compared last, so that a refusal names the cause.
-_DERIVED = ("placements", "epochs", "steps", "warmup_steps")
+_DERIVED = ("crops", "epochs", "steps", "warmup_steps")
 _WORDS = {
     "dataset": "dataset (pictures, captions or repeats)",
     "base_model": "base model",
-    "placements": "cropping of the pictures (is the same model pack there?)",
+    "crops": "cropping of the pictures (is the same model pack there?)",
     "epochs": "number of epochs",
 }
-_HASHES = ("dataset", "placements")  # say nothing to a reader
+_HASHES = ("dataset", "crops")  # say nothing to a reader
 
 
 def layers_of(job: Job) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -57,7 +57,7 @@ _OF_WARMUP = ("warmup", "warmup_steps")  # ai-toolkit took none for its cosine u
 
 
 @dataclass(frozen=True)
-class Order:
+class TrainerJob:
     """What a trainer is asked for. `settings` are those of a preset, with epochs, steps, seed, accumulate."""
 
     trainer: str
@@ -94,18 +94,18 @@ def settings_given(trainer: str, family: Family, settings: dict[str, Any]) -> di
     return {name: value for name, value in settings.items() if name not in left_out} | _GIVEN
 
 
-def plan_start(order: Order) -> Start:
+def plan_start(trainer_job: TrainerJob) -> Start:
     """All that can be refused is refused here. Raises UserError."""
     staged: dict[Path, list[TrainingImage]] = {}
     names: dict[tuple[Path, int], Path] = {}
-    for image in order.dataset.images:
+    for image in trainer_job.dataset.images:
         key = image.path.parent, image.repeats
         if key not in names:
-            names[key] = _free_name(order, key[0], key[1], staged)
+            names[key] = _free_name(trainer_job, key[0], key[1], staged)
             staged[names[key]] = []
         staged[names[key]].append(image)
     kinds = {SD_SCRIPTS: _plan_sd_scripts, AI_TOOLKIT: _plan_ai_toolkit, COMMAND: _plan_command}
-    start = kinds[order.trainer](order, staged)
+    start = kinds[trainer_job.trainer](trainer_job, staged)
     for path, text in start.texts.items():
         try:
             text.encode()
@@ -114,10 +114,10 @@ def plan_start(order: Order) -> Start:
     return start
 
 
-def _free_name(order: Order, parent: Path, repeats: int, taken: dict[Path, Any]) -> Path:
+def _free_name(trainer_job: TrainerJob, parent: Path, repeats: int, taken: dict[Path, Any]) -> Path:
     """10_ohwx alice, as kohya's trainers name folders."""
-    words = parent.name.partition("_")[2] if parent != order.dataset.folder else ""
-    plain = order.folder / "dataset" / f"{repeats}_{words or 'pictures'}"
+    words = parent.name.partition("_")[2] if parent != trainer_job.dataset.folder else ""
+    plain = trainer_job.folder / "dataset" / f"{repeats}_{words or 'pictures'}"
     return plain if plain not in taken else plain.with_name(f"{plain.name} of the folder itself")
 
 
@@ -162,20 +162,20 @@ def _copied(picture: Path, folder: Path) -> Path:
 # kohya's sd-scripts
 
 
-def _plan_sd_scripts(order: Order, staged: dict[Path, list[TrainingImage]]) -> Start:
-    if order.family.name not in _SD_SCRIPTS:
+def _plan_sd_scripts(trainer_job: TrainerJob, staged: dict[Path, list[TrainingImage]]) -> Start:
+    if trainer_job.family.name not in _SD_SCRIPTS:
         raise UserError(
-            f"sd-scripts is set up here for SDXL, SD 1.5 and Flux.1, not for {order.family.title}: "
+            f"sd-scripts is set up here for SDXL, SD 1.5 and Flux.1, not for {trainer_job.family.title}: "
             f"--trainer ai-toolkit trains it."
         )
-    script, _ = _SD_SCRIPTS[order.family.name]
-    _demand_script(order.place, script, "sd-scripts")
-    dataset, config = order.folder / "dataset.toml", order.folder / "config.toml"
-    texts = {dataset: _dataset_toml(order, staged), config: toml_lines(_sd_scripts_options(order, dataset))}
-    place = order.place or Path("sd-scripts")
+    script, _ = _SD_SCRIPTS[trainer_job.family.name]
+    _demand_script(trainer_job.place, script, "sd-scripts")
+    dataset, config = trainer_job.folder / "dataset.toml", trainer_job.folder / "config.toml"
+    texts = {dataset: _dataset_toml(trainer_job, staged), config: toml_lines(_sd_scripts_options(trainer_job, dataset))}
+    place = trainer_job.place or Path("sd-scripts")
     launch = ["-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1"]
-    command = [_python_of(order.place), *launch, str(place / script), "--config_file", str(config.resolve())]
-    return Start(command, order.place, order.folder / f"{order.name}.safetensors", texts, staged)
+    command = [_python_of(trainer_job.place), *launch, str(place / script), "--config_file", str(config.resolve())]
+    return Start(command, trainer_job.place, trainer_job.folder / f"{trainer_job.name}.safetensors", texts, staged)
 
 
 def _demand_script(place: Path | None, script: str, trainer: str) -> None:
@@ -183,14 +183,14 @@ def _demand_script(place: Path | None, script: str, trainer: str) -> None:
         raise UserError(f"--trainer-path {place} is no {trainer}: it has no {script}.")
 
 
-def _dataset_toml(order: Order, staged: dict[Path, list[TrainingImage]]) -> str:
+def _dataset_toml(trainer_job: TrainerJob, staged: dict[Path, list[TrainingImage]]) -> str:
     """--dataset_config, docs/config_README-en.md."""
-    resolution = order.settings["resolution"]
+    resolution = trainer_job.settings["resolution"]
     text = "[general]\n" + toml_lines({"caption_extension": ".txt", "enable_bucket": True})
     text += "\n[[datasets]]\n" + toml_lines(
         {
             "resolution": resolution,
-            "batch_size": order.settings["batch"],
+            "batch_size": trainer_job.settings["batch"],
             "min_bucket_reso": resolution // 2,
             "max_bucket_reso": resolution * 2,
             "bucket_reso_steps": max(bucket_step(resolution), 32),
@@ -200,20 +200,20 @@ def _dataset_toml(order: Order, staged: dict[Path, list[TrainingImage]]) -> str:
         subset = {
             "image_dir": str(folder.resolve()),
             "num_repeats": images[0].repeats,
-            "class_tokens": order.trigger,
+            "class_tokens": trainer_job.trigger,
         }
         text += "\n[[datasets.subsets]]\n" + toml_lines(subset)
     return text
 
 
-def _sd_scripts_options(order: Order, dataset: Path) -> dict[str, Any]:
+def _sd_scripts_options(trainer_job: TrainerJob, dataset: Path) -> dict[str, Any]:
     """--config_file: option names as on the command line (docs/train_network.md and those of the families)."""
-    settings, family = order.settings, order.family.name
+    settings, family = trainer_job.settings, trainer_job.family.name
     options = {
-        "pretrained_model_name_or_path": _absolute(order.base_model),
+        "pretrained_model_name_or_path": _absolute(trainer_job.base_model),
         "dataset_config": str(dataset.resolve()),
-        "output_dir": str(order.folder.resolve()),
-        "output_name": order.name,
+        "output_dir": str(trainer_job.folder.resolve()),
+        "output_name": trainer_job.name,
         "save_model_as": "safetensors",
         "save_precision": settings["save_precision"],
         "save_every_n_epochs": 1,
@@ -232,7 +232,7 @@ def _sd_scripts_options(order: Order, dataset: Path) -> dict[str, Any]:
         "sdpa": True,
         "cache_latents": True,
         "seed": settings["seed"],
-        "training_comment": f"trigger: {order.trigger}",
+        "training_comment": f"trigger: {trainer_job.trigger}",
     }
     if family in _DIFFUSION:
         options |= {name: settings[name] or None for name in ("min_snr_gamma", "noise_offset")}  # 0 is: without
@@ -241,13 +241,13 @@ def _sd_scripts_options(order: Order, dataset: Path) -> dict[str, Any]:
     if family == "sdxl":
         options |= {"cache_text_encoder_outputs": True, "no_half_vae": True}
     if family == "flux":
-        lacking = [name for name in _FLUX_FILES if name not in order.extra]
+        lacking = [name for name in _FLUX_FILES if name not in trainer_job.extra]
         if lacking:
             asked = " ".join(f"--trainer-option {name}=FILE" for name in lacking)
             raise UserError(f"sd-scripts needs more files for Flux.1: {asked}")
         options |= {"guidance_scale": 1.0, "timestep_sampling": "flux_shift", "model_prediction_type": "raw"}
         options |= {"cache_text_encoder_outputs": True}
-    return options | {name: _plain(value) for name, value in order.extra.items()}
+    return options | {name: _plain(value) for name, value in trainer_job.extra.items()}
 
 
 def toml_lines(values: dict[str, Any]) -> str:
@@ -271,36 +271,38 @@ def _plain(text: str) -> Any:
 # ai-toolkit
 
 
-def _plan_ai_toolkit(order: Order, staged: dict[Path, list[TrainingImage]]) -> Start:
+def _plan_ai_toolkit(trainer_job: TrainerJob, staged: dict[Path, list[TrainingImage]]) -> Start:
     import yaml  # comes with accelerate
 
-    _demand_script(order.place, "run.py", AI_TOOLKIT)
-    if order.settings.get("zero_terminal_snr"):
+    _demand_script(trainer_job.place, "run.py", AI_TOOLKIT)
+    if trainer_job.settings.get("zero_terminal_snr"):
         raise UserError(
             "ai-toolkit has no option that we know of for models of zero terminal SNR: --trainer sd-scripts has one, "
             "and train_lora.py trains them itself."
         )
-    config, made = order.folder / "config.yaml", order.folder / AI_TOOLKIT
-    text = yaml.safe_dump(_ai_toolkit_job(order, staged, made), sort_keys=False, allow_unicode=True)
-    place = order.place or Path("ai-toolkit")
-    command = [_python_of(order.place), str(place / "run.py"), str(config.resolve())]
-    return Start(command, order.place, made / order.name / f"{order.name}.safetensors", {config: text}, staged)
+    config, made = trainer_job.folder / "config.yaml", trainer_job.folder / AI_TOOLKIT
+    text = yaml.safe_dump(_ai_toolkit_job(trainer_job, staged, made), sort_keys=False, allow_unicode=True)
+    place = trainer_job.place or Path("ai-toolkit")
+    command = [_python_of(trainer_job.place), str(place / "run.py"), str(config.resolve())]
+    return Start(
+        command, trainer_job.place, made / trainer_job.name / f"{trainer_job.name}.safetensors", {config: text}, staged
+    )
 
 
-def _ai_toolkit_job(order: Order, staged: dict[Path, list[TrainingImage]], made: Path) -> dict[str, Any]:
+def _ai_toolkit_job(trainer_job: TrainerJob, staged: dict[Path, list[TrainingImage]], made: Path) -> dict[str, Any]:
     """A job as in its config/examples/train_lora_*.yaml."""
-    settings, family = order.settings, order.family.name
+    settings, family = trainer_job.settings, trainer_job.family.name
     flow = family not in _DIFFUSION
-    model: dict[str, Any] = {"name_or_path": _absolute(order.base_model), "arch": _AI_TOOLKIT[family]}
+    model: dict[str, Any] = {"name_or_path": _absolute(trainer_job.base_model), "arch": _AI_TOOLKIT[family]}
     if flow:
         model |= {"quantize": True, "quantize_te": True}
-    if family == "z-image" and "turbo" in order.base_model.lower():
+    if family == "z-image" and "turbo" in trainer_job.base_model.lower():
         model["assistant_lora_path"] = _TURBO_ADAPTER
     of_diffusion: dict[str, Any] = {}
     if not flow:
         of_diffusion = {name: settings[name] for name in ("min_snr_gamma", "noise_offset") if settings[name]}
         model["is_v_pred"] = settings["prediction"] == "v_prediction"
-    model |= {name: _plain(value) for name, value in order.extra.items()}
+    model |= {name: _plain(value) for name, value in trainer_job.extra.items()}
     process = {
         "type": "sd_trainer",
         "training_folder": str(made.resolve()),
@@ -341,7 +343,7 @@ def _ai_toolkit_job(order: Order, staged: dict[Path, list[TrainingImage]], made:
     }
     return {
         "job": "extension",
-        "config": {"name": order.name, "process": [process]},
+        "config": {"name": trainer_job.name, "process": [process]},
         "meta": {"name": "[name]", "version": "1.0"},
     }
 
@@ -349,31 +351,31 @@ def _ai_toolkit_job(order: Order, staged: dict[Path, list[TrainingImage]], made:
 # Any other program
 
 
-def _plan_command(order: Order, staged: dict[Path, list[TrainingImage]]) -> Start:
+def _plan_command(trainer_job: TrainerJob, staged: dict[Path, list[TrainingImage]]) -> Start:
     """`--trainer-command` with {dataset} {base_model} {output} {lora} {name} {trigger} {config} filled in."""
-    if not order.command:
+    if not trainer_job.command:
         raise UserError('--trainer command needs --trainer-command "PROGRAM {dataset} ... {lora}".')
-    config, lora = order.folder / "config.json", order.folder / f"{order.name}.safetensors"
+    config, lora = trainer_job.folder / "config.json", trainer_job.folder / f"{trainer_job.name}.safetensors"
     values = {
-        "dataset": str((order.folder / "dataset").resolve()),
-        "base_model": _absolute(order.base_model),
-        "output": str(order.folder.resolve()),
+        "dataset": str((trainer_job.folder / "dataset").resolve()),
+        "base_model": _absolute(trainer_job.base_model),
+        "output": str(trainer_job.folder.resolve()),
         "lora": str(lora.resolve()),
-        "name": order.name,
-        "trigger": order.trigger,
+        "name": trainer_job.name,
+        "trigger": trainer_job.trigger,
         "config": str(config.resolve()),
     }
     try:
-        command = [word.format_map(values) for word in split_command(order.command)]
+        command = [word.format_map(values) for word in split_command(trainer_job.command)]
     except (KeyError, ValueError, IndexError, AttributeError) as error:
         known = " ".join(f"{{{name}}}" for name in values)
         raise UserError(f"--trainer-command cannot be filled in ({error}); it knows {known}.") from error
     if not command:
         raise UserError("--trainer-command is empty.")
-    if shutil.which(command[0]) is None and not (order.place or Path()).joinpath(command[0]).is_file():
+    if shutil.which(command[0]) is None and not (trainer_job.place or Path()).joinpath(command[0]).is_file():
         raise UserError(f"--trainer-command cannot be started: there is no program {command[0]}.")
-    text = json.dumps(values | {"settings": order.settings} | order.extra, indent=2) + "\n"
-    return Start(command, order.place, lora, {config: text}, staged)
+    text = json.dumps(values | {"settings": trainer_job.settings} | trainer_job.extra, indent=2) + "\n"
+    return Start(command, trainer_job.place, lora, {config: text}, staged)
 
 
 def split_command(text: str, windows: bool = os.name == "nt") -> list[str]:

@@ -22,21 +22,21 @@ from mirror.contracts.contract import read_contract
 from mirror.contracts.gaps import ImageRecord
 from mirror.contracts.validation import Outcome, ValidationReport, Verdict
 from mirror.dataset.checks import (
+    CHECK_NAMES,
     COPY,
     DUPLICATE,
     FACE,
     IDENTITY,
-    SAID,
     TARGET,
-    Evidence,
+    Measurements,
     Nearest,
-    Standard,
+    Thresholds,
     judge,
     quality,
     verdict,
 )
 from mirror.dataset.gaps import GAP_TYPES
-from mirror.dataset.pixels import histogram, spoiled
+from mirror.dataset.pixels import histogram, unusable
 from mirror.faces.engine import second_face_share
 from mirror.faces.metrics import IDENTITY_FLOOR, USUAL_SHARES, identity_limit, reference_level, usual_similarity
 from utils.files import Status, copy_with_caption, is_copy_of, take_back_copy
@@ -406,7 +406,7 @@ def test_the_contact_sheet(world, tmp_path, width):
         order = {image["file"]: image["quality"] or -1 for image in world.report["images"]}
         assert [order[name] for name in names] == sorted(order[name] for name in names)
         assert len(result.texts("#approved .heading .name")) == world.report["approved"]
-        assert result.texts("#rejected .reasons b")[:3] == [SAID["intact"]] * 3
+        assert result.texts("#rejected .reasons b")[:3] == [CHECK_NAMES["intact"]] * 3
         result.page.close()
 
 
@@ -419,7 +419,7 @@ def record(**fields: object) -> ImageRecord:
     return ImageRecord(**{"file": "a.png", "status": Status.OK} | plain | fields)
 
 
-STANDARD = Standard(GAP_TYPES, level=0.85, sharpness=300.0)
+THRESHOLDS = Thresholds(GAP_TYPES, level=0.85, sharpness=300.0)
 
 
 def test_the_issues_own_figures_pass_and_other_people_do_not():
@@ -454,7 +454,7 @@ def test_photos_in_profile_do_not_lower_the_level():
 
 
 def test_what_follows_from_a_failed_check_is_not_judged():
-    checks = judge(Evidence(record(brightness=10.0, det_score=None), None, None), STANDARD)
+    checks = judge(Measurements(record(brightness=10.0, det_score=None), None, None), THRESHOLDS)
     outcomes = {check.check: check.outcome for check in checks}
     assert [check for check, outcome in outcomes.items() if outcome == Outcome.FAILED] == ["brightness"]
     assert outcomes[FACE] == outcomes[IDENTITY] == Outcome.NOT_MEASURED
@@ -463,38 +463,40 @@ def test_what_follows_from_a_failed_check_is_not_judged():
 
 def test_what_our_networks_choke_on_is_unverified_whatever_is_allowed():
     failed_on = ImageRecord(file="a.png", status=Status.ERROR, reason="measuring failed")
-    checks = judge(Evidence(failed_on, "face_angle", "front"), STANDARD)
+    checks = judge(Measurements(failed_on, "face_angle", "front"), THRESHOLDS)
     assert {check.outcome for check in checks} == {Outcome.NOT_MEASURED}
     assert verdict(checks, GAP_TYPES["face_angle"], ("angle", "hands", "eyes", "identity")) == Verdict.UNVERIFIED
     unreadable = ImageRecord(file="a.png", status=Status.UNREADABLE, reason="is empty")
-    assert verdict(judge(Evidence(unreadable, None, None), STANDARD), None, ()) == Verdict.REJECTED
+    assert verdict(judge(Measurements(unreadable, None, None), THRESHOLDS), None, ()) == Verdict.REJECTED
 
 
 @pytest.mark.parametrize(
     ("similarity", "turn", "is_copy"), [(0.99, 1.0, True), (0.99, 8.0, False), (0.95, 1.0, False), (0.97, 0.0, False)]
 )
 def test_a_copied_face_is_as_alike_and_as_turned(similarity, turn, is_copy):
-    evidence = Evidence(record(), None, None, 0.8, Nearest("ref.png", similarity, turn))
-    checks = {check.check: check for check in judge(evidence, STANDARD)}
+    measurements = Measurements(record(), None, None, 0.8, Nearest("ref.png", similarity, turn))
+    checks = {check.check: check for check in judge(measurements, THRESHOLDS)}
     assert (checks[COPY].outcome == Outcome.FAILED) == is_copy
 
 
 @pytest.mark.parametrize("allowed", [(), ("angle",), ("hands",), ("identity",), ("hands", "identity")])
 def test_only_the_named_sensor_may_be_missing(allowed):
-    standard = Standard(GAP_TYPES, missing={"hands": "no detector", IDENTITY: "no photos", "references": "no photos"})
-    checks = judge(Evidence(record(), "hands", "visible"), standard)
+    thresholds = Thresholds(
+        GAP_TYPES, missing={"hands": "no detector", IDENTITY: "no photos", "references": "no photos"}
+    )
+    checks = judge(Measurements(record(), "hands", "visible"), thresholds)
     wanted = Verdict.APPROVED if set(allowed) == {"hands", "identity"} else Verdict.UNVERIFIED
     assert verdict(checks, GAP_TYPES["hands"], allowed) == wanted
 
 
 def test_quality_in_closed_form():
-    best = Evidence(record(det_score=1.0), None, None, usual_similarity(0, 0.85))
-    assert quality(best, STANDARD) == 1.0
-    half = Evidence(record(det_score=0.75, sharpness=150.0, brightness=55.0), None, None, None)
-    assert quality(half, STANDARD) == 0.5
-    at_limit = Evidence(record(det_score=1.0, yaw_deg=60.0), None, None, identity_limit(60, 0.85))
-    assert quality(at_limit, STANDARD) == 0.75
-    assert quality(Evidence(record(spoiled="black"), None, None), STANDARD) is None
+    best = Measurements(record(det_score=1.0), None, None, usual_similarity(0, 0.85))
+    assert quality(best, THRESHOLDS) == 1.0
+    half = Measurements(record(det_score=0.75, sharpness=150.0, brightness=55.0), None, None, None)
+    assert quality(half, THRESHOLDS) == 0.5
+    at_limit = Measurements(record(det_score=1.0, yaw_deg=60.0), None, None, identity_limit(60, 0.85))
+    assert quality(at_limit, THRESHOLDS) == 0.75
+    assert quality(Measurements(record(unusable="black"), None, None), THRESHOLDS) is None
 
 
 @pytest.mark.parametrize(
@@ -513,7 +515,7 @@ def test_spoiled_pictures(grey, what):
     image = np.full((64, 64), grey, np.uint8) if isinstance(grey, int) else np.full((64, 64), grey[0], np.uint8)
     if not isinstance(grey, int):
         image[:, ::2] = grey[1]
-    assert spoiled(histogram(image)) == what
+    assert unusable(histogram(image)) == what
 
 
 def test_a_second_hit_on_the_same_head_is_no_second_face():

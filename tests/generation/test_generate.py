@@ -31,7 +31,7 @@ from mirror.contracts.generation import GenerationMetadata, retry_seed
 from mirror.dataset.batch import collect
 from mirror.dataset.gaps import GAP_TYPES, GapType, Target
 from mirror.generation import a1111, families, making, pipelines, planning
-from mirror.generation.prompts import Shot, plan_gaps
+from mirror.generation.prompts import PlannedImage, plan_gaps
 from utils.console import UserError
 
 PERSON = "ohwx person"
@@ -40,7 +40,7 @@ QUICK = (*SIZE, "--steps", 2)
 
 
 @dataclass
-class Studio:
+class ImagePipeline:
     """Tiny models, LoRAs and a gap file in one folder; models are built when they are first asked for."""
 
     root: Path
@@ -87,15 +87,15 @@ def recommendation(kind: str, target: str, count: int) -> Recommendation:
 
 
 @pytest.fixture(scope="session")
-def studio(tmp_path_factory) -> Studio:
-    return Studio(tmp_path_factory.mktemp("studio"))
+def tiny(tmp_path_factory) -> ImagePipeline:
+    return ImagePipeline(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
-def first_run(studio) -> tuple[Path, subprocess.CompletedProcess]:
+def first_run(tiny) -> tuple[Path, subprocess.CompletedProcess]:
     """One run as users do it, SDXL with a kohya LoRA of U-Net and text encoders."""
-    folder = studio.root / "first"
-    return folder, run_script("generate_synthetic.py", *studio.arguments(folder))
+    folder = tiny.root / "first"
+    return folder, run_script("generate_synthetic.py", *tiny.arguments(folder))
 
 
 def generate(arguments: list[str]) -> GenerationMetadata:
@@ -114,7 +114,7 @@ def pictures(folder: Path) -> dict[str, bytes]:
     return {re.sub(r"_\d{8}_\d{6}$", "", path.stem): path.read_bytes() for path in folder.glob("*.png")}
 
 
-def test_a_run_writes_what_is_documented(studio, first_run):
+def test_a_run_writes_what_is_documented(tiny, first_run):
     folder, done = first_run
     assert done.returncode == 0, done.stderr
     names = sorted(path.name for path in folder.iterdir())
@@ -143,7 +143,7 @@ def test_the_talk_is_ours_alone(first_run):
     assert len(talk.splitlines()) <= 9, talk
 
 
-def test_validation_takes_the_folder(studio, first_run):
+def test_validation_takes_the_folder(tiny, first_run):
     batch = collect(first_run[0], first_run[0])
     assert len(batch.wanted) == len(batch.pictures) == 4
     assert {(image.gap_type, image.target) for image in batch.wanted.values()} == {
@@ -153,7 +153,7 @@ def test_validation_takes_the_folder(studio, first_run):
     assert batch.sensors.angle.identity == "made_up@0123456789ab" and not batch.warnings
 
 
-def test_png_carries_its_prompt_for_other_tools(studio, first_run):
+def test_png_carries_its_prompt_for_other_tools(tiny, first_run):
     from sd_parsers import ParserManager
 
     folder, _ = first_run
@@ -164,12 +164,12 @@ def test_png_carries_its_prompt_for_other_tools(studio, first_run):
     assert [prompt.value for prompt in sampler.prompts] == [image.prompt]
     assert [prompt.value for prompt in sampler.negative_prompts] == [image.negative_prompt]
     assert 'Lora hashes: "lora_sdxl: ' in (text := Image.open(folder / image.file).text["parameters"])
-    assert a1111.lora_hash(studio.lora("sdxl")) in text
+    assert a1111.lora_hash(tiny.lora("sdxl")) in text
     assert sampler.parameters == {"cfg_scale": "7.5", "seed": str(image.seed), "steps": "2"}
     assert (sampler.name, sampler.model.name, read.metadata["Size"]) == ("Euler", "sdxl", "64x64")
 
 
-def test_names_with_the_marks_of_the_line_of_settings_are_quoted(studio, first_run):
+def test_names_with_the_marks_of_the_line_of_settings_are_quoted(tiny, first_run):
     """Commas, colons and quotes, as A1111 writes and reads them: JSON text."""
     image = metadata(first_run[0]).images[0]
     model, lora = 'base, "v2": final', "alice: the, best"
@@ -187,9 +187,9 @@ def test_hash_of_a_lora_is_that_of_its_tensors(tmp_path):
     assert a1111.lora_hash(one) == a1111.lora_hash(other) == hashlib.sha256(torch.ones(16).numpy()).hexdigest()[:12]
 
 
-def test_killed_run_goes_on_without_loss_or_double(studio, first_run, tmp_path):
+def test_killed_run_goes_on_without_loss_or_double(tiny, first_run, tmp_path):
     """SIGKILL after some images; the same command ends with the same bytes as the undisturbed run."""
-    command = [sys.executable, str(ROOT / "generate_synthetic.py"), *studio.arguments(tmp_path / "out")]
+    command = [sys.executable, str(ROOT / "generate_synthetic.py"), *tiny.arguments(tmp_path / "out")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list((tmp_path / "out").glob("*.png"))) < 2 and time.monotonic() < deadline:
@@ -198,7 +198,7 @@ def test_killed_run_goes_on_without_loss_or_double(studio, first_run, tmp_path):
     assert process.wait() == -signal.SIGKILL
     before = pictures(tmp_path / "out")
     assert 2 <= len(before) < 4
-    generate(studio.arguments(tmp_path / "out"))
+    generate(tiny.arguments(tmp_path / "out"))
     assert pictures(tmp_path / "out") == pictures(first_run[0])
     assert len(list((tmp_path / "out").glob("*.png"))) == len(metadata(tmp_path / "out").images) == 4
 
@@ -209,7 +209,7 @@ def copy_of(folder: Path, to: Path) -> Path:
     return shutil.copytree(folder, to)
 
 
-def test_image_written_just_before_the_kill_is_taken_over(studio, first_run, tmp_path):
+def test_image_written_just_before_the_kill_is_taken_over(tiny, first_run, tmp_path):
     """The picture is there, its line in the metadata is not; and the rest of a write that was cut off."""
     folder = copy_of(first_run[0], tmp_path / "out")
     facts = metadata(folder)
@@ -217,17 +217,17 @@ def test_image_written_just_before_the_kill_is_taken_over(studio, first_run, tmp
     write_contract(folder / "generation_metadata.json", facts)
     (folder / ".synthetic_face.abc.tmp").write_bytes(b"half")
     before = (folder / lost.file).stat().st_mtime_ns
-    assert {image.file for image in generate(studio.arguments(folder)).images} == {
+    assert {image.file for image in generate(tiny.arguments(folder)).images} == {
         image.file for image in metadata(first_run[0]).images
     }
     assert (folder / lost.file).stat().st_mtime_ns == before, "it was not drawn again"
     assert not list(folder.glob("*.tmp")) and not list(folder.glob(".*.tmp"))
 
 
-def test_complete_run_needs_no_model(studio, first_run, tmp_path, capsys, monkeypatch):
+def test_complete_run_needs_no_model(tiny, first_run, tmp_path, capsys, monkeypatch):
     folder = copy_of(first_run[0], tmp_path / "out")
-    monkeypatch.setattr(generate_synthetic, "open_studio", None)
-    generate(studio.arguments(folder))
+    monkeypatch.setattr(generate_synthetic, "open_pipeline", None)
+    generate(tiny.arguments(folder))
     assert "are there already" in capsys.readouterr().err
 
 
@@ -242,30 +242,30 @@ def test_complete_run_needs_no_model(studio, first_run, tmp_path, capsys, monkey
         (("--guidance", 1, "--width", 128), r"guidance 7\.5 instead of 1\.0, width 64 instead of 128, negative .*None"),
     ],
 )
-def test_another_run_in_the_same_folder_is_refused(studio, first_run, more, said, monkeypatch):
+def test_another_run_in_the_same_folder_is_refused(tiny, first_run, more, said, monkeypatch):
     """Before anything is loaded, whether the folder is finished or not."""
-    monkeypatch.setattr(generate_synthetic, "open_studio", None)
+    monkeypatch.setattr(generate_synthetic, "open_pipeline", None)
     before = pictures(first_run[0])
     with pytest.raises(UserError, match=said):
-        generate(studio.arguments(first_run[0], "sdxl", *more))
+        generate(tiny.arguments(first_run[0], "sdxl", *more))
     assert pictures(first_run[0]) == before
 
 
-def test_options_that_are_left_out_count_too(studio, first_run, tmp_path, monkeypatch):
+def test_options_that_are_left_out_count_too(tiny, first_run, tmp_path, monkeypatch):
     """A finished folder of 2 steps at 64 pixels is no result of the same command without them."""
-    monkeypatch.setattr(generate_synthetic, "open_studio", None)
-    arguments = studio.arguments(first_run[0])
+    monkeypatch.setattr(generate_synthetic, "open_pipeline", None)
+    arguments = tiny.arguments(first_run[0])
     with pytest.raises(UserError, match="steps 2 instead of 30, width 64 instead of 1024, height 64 instead of 1024"):
         generate(arguments[: -len(QUICK)])
 
 
-def test_a_second_run_in_the_same_folder_is_refused(studio, tmp_path, monkeypatch, capsys):
+def test_a_second_run_in_the_same_folder_is_refused(tiny, tmp_path, monkeypatch, capsys):
     """As long as the first one lives; what it leaves behind keeps nobody out."""
     from utils.folder_lock import only_one
 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / generate_synthetic.LOCK_FILE).touch()
-    monkeypatch.setattr(sys, "argv", ["generate_synthetic.py", *studio.arguments(tmp_path / "out", "sd15")])
+    monkeypatch.setattr(sys, "argv", ["generate_synthetic.py", *tiny.arguments(tmp_path / "out", "sd15")])
     with only_one(tmp_path / "out", generate_synthetic.LOCK_FILE):
         assert generate_synthetic.main() == 2
     assert "Another run works in" in capsys.readouterr().err
@@ -274,22 +274,22 @@ def test_a_second_run_in_the_same_folder_is_refused(studio, tmp_path, monkeypatc
         pass
 
 
-def test_damaged_metadata_say_what_to_do(studio, tmp_path):
+def test_damaged_metadata_say_what_to_do(tiny, tmp_path):
     (tmp_path / "generation_metadata.json").write_text("{")
     with pytest.raises(UserError, match=r"generation_metadata\.json.*delete it, and take another --output\.$"):
-        generate(studio.arguments(tmp_path, "sd15"))
+        generate(tiny.arguments(tmp_path, "sd15"))
 
 
-def test_images_without_metadata_are_not_mixed_with(studio, first_run, tmp_path):
+def test_images_without_metadata_are_not_mixed_with(tiny, first_run, tmp_path):
     folder = copy_of(first_run[0], tmp_path / "out")
     (folder / "generation_metadata.json").unlink()
     with pytest.raises(UserError, match=r"no generation_metadata\.json"):
-        generate(studio.arguments(folder))
+        generate(tiny.arguments(folder))
 
 
 @pytest.mark.parametrize("family", [name for name in families.FAMILIES if name != "sdxl"])
-def test_every_family_generates_from_a_gap_file(studio, family, tmp_path, capsys):
-    facts = generate(studio.arguments(tmp_path / "out", family, "--num-per-gap", 1))
+def test_every_family_generates_from_a_gap_file(tiny, family, tmp_path, capsys):
+    facts = generate(tiny.arguments(tmp_path / "out", family, "--num-per-gap", 1))
     assert (facts.family, len(facts.images)) == (family, 2)
     known = families.FAMILIES[family]
     guidance = {"flux2-klein": 1.0}.get(family, known.guidance)  # the tiny one is the distilled one
@@ -300,9 +300,9 @@ def test_every_family_generates_from_a_gap_file(studio, family, tmp_path, capsys
     assert re.search(r"(\d+) of \1 keys matched", capsys.readouterr().err)
 
 
-def test_single_file_makes_the_same_pictures_as_the_folder(studio, first_run, tmp_path):
-    single = tiny_models.tiny_sdxl_single_file(studio.root / "sdxl.safetensors")
-    arguments = studio.arguments(tmp_path / "out", "sdxl", "--base-config", studio.model("sdxl"))
+def test_single_file_makes_the_same_pictures_as_the_folder(tiny, first_run, tmp_path):
+    single = tiny_models.tiny_sdxl_single_file(tiny.root / "sdxl.safetensors")
+    arguments = tiny.arguments(tmp_path / "out", "sdxl", "--base-config", tiny.model("sdxl"))
     arguments[arguments.index("--base-model") + 1] = str(single)
     facts = generate(arguments)
     assert facts.base_model.startswith("sdxl@") and facts.family == "sdxl"
@@ -313,24 +313,24 @@ def test_single_file_makes_the_same_pictures_as_the_folder(studio, first_run, tm
         assert np.array_equal(one, other), data
 
 
-def test_single_file_that_predicts_velocity_says_so_with_a_mark(studio, tmp_path):
+def test_single_file_that_predicts_velocity_says_so_with_a_mark(tiny, tmp_path):
     from safetensors.torch import load_file, save_file
 
     single = tiny_models.tiny_sdxl_single_file(tmp_path / "plain.safetensors")
     marks = {"v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}
     save_file(load_file(single) | marks, tmp_path / "velocity.safetensors")
     schedulers = [
-        pipelines.load(str(path), None, studio.model("sdxl"), "cpu", None).pipeline.scheduler.config
+        pipelines.load(str(path), None, tiny.model("sdxl"), "cpu", None).pipeline.scheduler.config
         for path in (single, tmp_path / "velocity.safetensors")
     ]
     assert [one.prediction_type for one in schedulers] == ["epsilon", "v_prediction"]
     assert [one.rescale_betas_zero_snr for one in schedulers] == [False, True]
 
 
-def test_single_file_of_a_transformer_takes_the_rest_from_a_folder(studio, tmp_path):
+def test_single_file_of_a_transformer_takes_the_rest_from_a_folder(tiny, tmp_path):
     from safetensors.torch import save_file
 
-    folder = studio.model("qwen-image")
+    folder = tiny.model("qwen-image")
     transformer = pipelines.load(str(folder), None, None, "cpu", None).pipeline.transformer
     save_file(transformer.state_dict(), tmp_path / "qwen.safetensors")
     loaded = pipelines.load(str(tmp_path / "qwen.safetensors"), None, folder, "cpu", None)
@@ -347,8 +347,8 @@ def without_torch(tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(tmp_path)}
 
 
-def test_dry_run_needs_no_model_and_no_torch(studio, tmp_path):
-    done = run_script("generate_synthetic.py", studio.gaps, "--person", PERSON, "--dry-run", **without_torch(tmp_path))
+def test_dry_run_needs_no_model_and_no_torch(tiny, tmp_path):
+    done = run_script("generate_synthetic.py", tiny.gaps, "--person", PERSON, "--dry-run", **without_torch(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "4 image(s) to generate" in done.stdout
     for word in ("face_angle", "profile", "low_key", "Seed", PERSON):
@@ -357,11 +357,11 @@ def test_dry_run_needs_no_model_and_no_torch(studio, tmp_path):
     assert helped.returncode == 0 and "Animagine" in helped.stdout
 
 
-def test_dry_run_is_the_plan_of_the_run(studio, first_run, capsys):
-    args = generate_synthetic.parse_args([str(studio.gaps), "--person", PERSON, "--dry-run"])
-    planned = planning.make_plan(args).shots
+def test_dry_run_is_the_plan_of_the_run(tiny, first_run, capsys):
+    args = generate_synthetic.parse_args([str(tiny.gaps), "--person", PERSON, "--dry-run"])
+    planned = planning.make_plan(args).planned_images
     made = metadata(first_run[0]).images
-    assert [(shot.prompt, shot.seed) for shot in planned] == [(image.prompt, image.seed) for image in made]
+    assert [(planned.prompt, planned.seed) for planned in planned] == [(image.prompt, image.seed) for image in made]
     args.json = True
     assert generate_synthetic.run(args) == 0
     shown = json.loads(capsys.readouterr().out)["images"]
@@ -371,14 +371,14 @@ def test_dry_run_is_the_plan_of_the_run(studio, first_run, capsys):
 
 
 def test_images_of_a_gap_differ_and_follow_the_seed():
-    def plan(seed: int, count: int = 60) -> list[Shot]:
+    def plan(seed: int, count: int = 60) -> list[PlannedImage]:
         return plan_gaps([recommendation("face_angle", "profile", count)], PERSON, 1000, seed)[0]
 
     one = plan(0)
-    assert len({(shot.prompt, shot.seed) for shot in one}) == len({shot.seed for shot in one}) == 60
+    assert len({(planned.prompt, planned.seed) for planned in one}) == len({planned.seed for planned in one}) == 60
     assert one == plan(0) and one[:5] == plan(0, 5), "more images leave the first ones as they were"
-    assert {shot.prompt for shot in one} != {shot.prompt for shot in plan(1)}
-    assert sum("left side" in shot.prompt for shot in one) == 30, "both sides in turn"
+    assert {planned.prompt for planned in one} != {planned.prompt for planned in plan(1)}
+    assert sum("left side" in planned.prompt for planned in one) == 30, "both sides in turn"
 
 
 def test_number_of_images_and_gaps_that_get_none():
@@ -389,16 +389,16 @@ def test_number_of_images_and_gaps_that_get_none():
         recommendation("tone", "sepia", 4),
         recommendation("lighting", "neon", 4),
     ]
-    shots, passed_over = plan_gaps(gaps, PERSON, 5, 0)
-    assert [shot.target for shot in shots] == ["profile"] * 3 + ["front"] * 5
+    planned_images, passed_over = plan_gaps(gaps, PERSON, 5, 0)
+    assert [planned.target for planned in planned_images] == ["profile"] * 3 + ["front"] * 5
     assert [sentence.partition(":")[0] for sentence in passed_over] == ["hands visible", "tone sepia", "lighting neon"]
 
 
 def test_own_gap_type_is_asked_for_in_its_own_words(monkeypatch):
     own = GapType("tone", "Tone", lambda look: None, (Target("b w", "Black and white", ("monochrome photo",)),))
     monkeypatch.setitem(GAP_TYPES, "tone", own)
-    (shot,), _ = plan_gaps([recommendation("tone", "b w", 1)], PERSON, 5, 0)
-    assert "monochrome photo" in shot.prompt and shot.name == "synthetic_tone_b_w_001"
+    (planned,), _ = plan_gaps([recommendation("tone", "b w", 1)], PERSON, 5, 0)
+    assert "monochrome photo" in planned.prompt and planned.name == "synthetic_tone_b_w_001"
 
 
 def test_gaps_never_share_a_file_name(monkeypatch):
@@ -406,7 +406,7 @@ def test_gaps_never_share_a_file_name(monkeypatch):
         own = GapType(kind, "Hair", lambda look: None, (Target(target, "Red hair", ("red hair",)),))
         monkeypatch.setitem(GAP_TYPES, kind, own)
     gaps = [recommendation("hair", "color_red", 2), recommendation("hair_color", "red", 1)]
-    names = [shot.name for shot in plan_gaps([*gaps, gaps[0]], PERSON, 5, 0)[0]]
+    names = [planned.name for planned in plan_gaps([*gaps, gaps[0]], PERSON, 5, 0)[0]]
     assert names == [
         "synthetic_hair_color_red_001",
         "synthetic_hair_color_red_002",
@@ -436,21 +436,24 @@ def test_nothing_to_do_is_a_sentence_and_exit_0(gaps, why, tmp_path, capsys):
         assert len(shown.err.splitlines()) == len(gaps) + bool(more)
 
 
-def test_prompts_of_ones_own(studio, tmp_path):
+def test_prompts_of_ones_own(tiny, tmp_path):
     (tmp_path / "prompts.txt").write_text(
         "portrait of {person}, {target}, at night\n  # a remark\nselfie of {person}\nby a lake\n"
     )
-    options = [studio.gaps, "--person", PERSON, "--prompts-file", tmp_path / "prompts.txt"]
-    shots = planning.make_plan(generate_synthetic.parse_args(list(map(str, options)))).shots
-    assert shots[0].prompt == "portrait of ohwx person, profile view from the left side, side of the face, at night"
-    assert shots[1].prompt == "selfie of ohwx person, profile view from the right side, side of the face"
-    assert shots[2].prompt.startswith("ohwx person, by a lake, profile view")
+    options = [tiny.gaps, "--person", PERSON, "--prompts-file", tmp_path / "prompts.txt"]
+    planned_images = planning.make_plan(generate_synthetic.parse_args(list(map(str, options)))).planned_images
+    assert (
+        planned_images[0].prompt
+        == "portrait of ohwx person, profile view from the left side, side of the face, at night"
+    )
+    assert planned_images[1].prompt == "selfie of ohwx person, profile view from the right side, side of the face"
+    assert planned_images[2].prompt.startswith("ohwx person, by a lake, profile view")
     (tmp_path / "prompts.txt").write_text("portrait of {name}")
     with pytest.raises(UserError, match=r"\{name\} is not known"):
         planning.make_plan(generate_synthetic.parse_args(list(map(str, options))))
 
 
-def test_fixed_plan_needs_no_gap_file_and_repeats(studio, tmp_path):
+def test_fixed_plan_needs_no_gap_file_and_repeats(tiny, tmp_path):
     images = [
         {"prompt": "ohwx person, smiling", "seed": 7, "name": "smile"},
         {"prompt": "ohwx person, side", "seed": 7, "negative_prompt": "hat"},
@@ -458,7 +461,7 @@ def test_fixed_plan_needs_no_gap_file_and_repeats(studio, tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps({"images": images}))
     runs = []
     for folder in ("one", "two"):
-        arguments = studio.arguments(tmp_path / folder, "sd15", "--prompts-file", tmp_path / "plan.json")[1:]
+        arguments = tiny.arguments(tmp_path / folder, "sd15", "--prompts-file", tmp_path / "plan.json")[1:]
         facts = generate(arguments)
         assert [(image.file, image.seed, image.gap_type) for image in facts.images] == [
             ("smile.png", 7, None),
@@ -474,30 +477,30 @@ def test_fixed_plan_needs_no_gap_file_and_repeats(studio, tmp_path):
         assert " run " not in str(refused.value), "no script writes a plan"
 
 
-def test_options_that_do_not_act_do_not_count(studio, tmp_path, capsys):
+def test_options_that_do_not_act_do_not_count(tiny, tmp_path, capsys):
     """A plan of one's own knows neither --seed nor --person; its negative prompts act only where there is guidance."""
     images = [{"prompt": "ohwx person", "seed": 7, "negative_prompt": "hat"}]
     (tmp_path / "plan.json").write_text(json.dumps({"images": images}))
     plan = ("--prompts-file", tmp_path / "plan.json", "--guidance", 1)
-    facts = generate(studio.arguments(tmp_path / "out", "sd15", *plan)[1:])
+    facts = generate(tiny.arguments(tmp_path / "out", "sd15", *plan)[1:])
     assert "those of the plan are left out" in capsys.readouterr().err
-    assert generate(studio.arguments(tmp_path / "out", "sd15", *plan, "--seed", 5, "--person", "x")[1:]) == facts
+    assert generate(tiny.arguments(tmp_path / "out", "sd15", *plan, "--seed", 5, "--person", "x")[1:]) == facts
 
 
 def break_drawing(monkeypatch, *faults: object) -> list[tuple]:
     """The first calls of the pipeline give an error or a picture of our choice; all calls are recorded."""
-    real, calls, left = pipelines.draw, [], list(faults)
+    real, calls, left = pipelines.sample, [], list(faults)
 
-    def draw(loaded, prompts, negatives, seeds, drawing, on_step):
-        calls.append((len(prompts), loaded.low_vram, drawing.width, seeds[0]))
+    def sample(loaded, prompts, negatives, seeds, sampling, on_step):
+        calls.append((len(prompts), loaded.low_vram, sampling.width, seeds[0]))
         if not left:
-            return real(loaded, prompts, negatives, seeds, drawing, on_step)
+            return real(loaded, prompts, negatives, seeds, sampling, on_step)
         broken = left.pop(0)
         if isinstance(broken, Exception):
             raise broken
         return [broken] * len(prompts)
 
-    monkeypatch.setattr(pipelines, "draw", draw)
+    monkeypatch.setattr(pipelines, "sample", sample)
     return calls
 
 
@@ -505,10 +508,10 @@ def out_of_memory() -> Exception:
     return torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
-def test_out_of_memory_steps_down_and_says_so(studio, tmp_path, monkeypatch, capsys):
+def test_out_of_memory_steps_down_and_says_so(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(making, "SMALLEST", 32)
     calls = break_drawing(monkeypatch, *(out_of_memory() for _ in range(4)))
-    facts = generate(studio.arguments(tmp_path / "out", "sd15", "--batch", 4, "--allow-smaller"))
+    facts = generate(tiny.arguments(tmp_path / "out", "sd15", "--batch", 4, "--allow-smaller"))
     assert [call[:3] for call in calls[:5]] == [
         (4, False, 64),
         (2, False, 64),
@@ -524,19 +527,19 @@ def test_out_of_memory_steps_down_and_says_so(studio, tmp_path, monkeypatch, cap
         assert said in talk
 
 
-def test_out_of_memory_with_nothing_left_is_a_sentence(studio, tmp_path, monkeypatch):
+def test_out_of_memory_with_nothing_left_is_a_sentence(tiny, tmp_path, monkeypatch):
     break_drawing(monkeypatch, *(out_of_memory() for _ in range(2)))
     with pytest.raises(UserError, match=r"not enough for 64 x 64 pixels.*--allow-smaller"):
-        generate(studio.arguments(tmp_path / "out", "sd15"))
+        generate(tiny.arguments(tmp_path / "out", "sd15"))
 
 
-def test_memory_of_the_computer_that_ends_is_no_fault_of_ours(studio, tmp_path, monkeypatch):
+def test_memory_of_the_computer_that_ends_is_no_fault_of_ours(tiny, tmp_path, monkeypatch):
     words = "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
     break_drawing(monkeypatch, *(RuntimeError(words) for _ in range(2)), RuntimeError("something else"))
     with pytest.raises(UserError, match=r"^The memory is not enough for 64 x 64 pixels.*smaller --width and --height"):
-        generate(studio.arguments(tmp_path / "out", "sd15"))
+        generate(tiny.arguments(tmp_path / "out", "sd15"))
     with pytest.raises(RuntimeError, match="something else"):
-        generate(studio.arguments(tmp_path / "out", "sd15"))
+        generate(tiny.arguments(tmp_path / "out", "sd15"))
 
 
 def test_smaller_keeps_the_shape_and_never_enlarges():
@@ -550,19 +553,19 @@ BLACK = np.zeros((64, 64, 3), np.uint8)
 WHITE = np.full((64, 64, 3), 255, np.uint8)
 
 
-@pytest.mark.parametrize(("spoiled", "said"), [(BLACK, "black"), (WHITE, "blown"), (None, "not a number")])
-def test_spoiled_image_gets_another_seed_once(studio, tmp_path, monkeypatch, capsys, spoiled, said):
-    calls = break_drawing(monkeypatch, spoiled)
-    facts = generate(studio.arguments(tmp_path / "out", "sd15", "--num-per-gap", 1))
+@pytest.mark.parametrize(("unusable", "said"), [(BLACK, "black"), (WHITE, "blown"), (None, "not a number")])
+def test_spoiled_image_gets_another_seed_once(tiny, tmp_path, monkeypatch, capsys, unusable, said):
+    calls = break_drawing(monkeypatch, unusable)
+    facts = generate(tiny.arguments(tmp_path / "out", "sd15", "--num-per-gap", 1))
     first, second, _ = (call[3] for call in calls)
     assert second == retry_seed(first) == facts.images[0].seed
     assert len(facts.images) == 2 and not facts.failed
     assert f"came out as {said}" in capsys.readouterr().err
 
 
-def test_spoiled_twice_is_reported_and_not_written(studio, tmp_path, monkeypatch, capsys):
+def test_spoiled_twice_is_reported_and_not_written(tiny, tmp_path, monkeypatch, capsys):
     calls = break_drawing(monkeypatch, BLACK, BLACK)
-    arguments = studio.arguments(tmp_path / "out", "sd15", "--num-per-gap", 1)
+    arguments = tiny.arguments(tmp_path / "out", "sd15", "--num-per-gap", 1)
     facts = generate(arguments)
     (failed,) = facts.failed
     assert (failed.name, failed.reason) == ("synthetic_face_angle_profile_001", "black")
@@ -571,29 +574,29 @@ def test_spoiled_twice_is_reported_and_not_written(studio, tmp_path, monkeypatch
     assert generate(arguments) == facts, "the same command does not try it again"
 
 
-def test_all_spoiled_is_no_success(studio, tmp_path, monkeypatch):
+def test_all_spoiled_is_no_success(tiny, tmp_path, monkeypatch):
     break_drawing(monkeypatch, *[BLACK] * 4)
-    with pytest.raises(UserError, match="Every image came out spoiled"):
-        generate(studio.arguments(tmp_path / "out", "sd15", "--num-per-gap", 1))
+    with pytest.raises(UserError, match="Every image came out unusable"):
+        generate(tiny.arguments(tmp_path / "out", "sd15", "--num-per-gap", 1))
 
 
-def test_not_a_number_in_the_network_is_found(studio):
-    loaded = pipelines.load(str(studio.model("sd15")), None, None, "cpu", None)
+def test_not_a_number_in_the_network_is_found(tiny):
+    loaded = pipelines.load(str(tiny.model("sd15")), None, None, "cpu", None)
     loaded.pipeline.vae.decoder.conv_out.weight.data.fill_(float("nan"))
-    assert pipelines.draw(loaded, ["x"], None, [1], pipelines.Drawing(1, 1.0, 64, 64, None)) == [None]
+    assert pipelines.sample(loaded, ["x"], None, [1], pipelines.SamplingParameters(1, 1.0, 64, 64, None)) == [None]
 
 
-def test_vae_of_sdxl_is_decoded_in_float32(studio):
+def test_vae_of_sdxl_is_decoded_in_float32(tiny):
     """In float16 this VAE's values leave float16's range: 65504; the picture is there all the same.
 
     Also where the configuration does not say so; one that says no has a VAE that was mended.
     """
-    folder = tiny_models.tiny_sdxl(studio.root / "hot")
+    folder = tiny_models.tiny_sdxl(tiny.root / "hot")
     config = json.loads((folder / "vae" / "config.json").read_text())
     (folder / "vae" / "config.json").write_text(json.dumps(config | {"force_upcast": False}))
     mended = pipelines.load(str(folder), None, None, "cpu", "float16")
     assert not mended.pipeline.vae.config.force_upcast
-    single = tiny_models.tiny_sdxl_single_file(studio.root / "hot.safetensors")
+    single = tiny_models.tiny_sdxl_single_file(tiny.root / "hot.safetensors")
     assert pipelines.load(str(single), None, folder, "cpu", "float16").pipeline.vae.config.force_upcast
     del config["force_upcast"]
     (folder / "vae" / "config.json").write_text(json.dumps(config))
@@ -601,68 +604,68 @@ def test_vae_of_sdxl_is_decoded_in_float32(studio):
     vae = loaded.pipeline.vae
     vae.decoder.conv_in.weight.data *= 1000
     vae.post_quant_conv.weight.data *= 1000
-    drawing = pipelines.Drawing(1, 1.0, 64, 64, None)
-    (picture,) = pipelines.draw(loaded, ["x"], None, [1], drawing)
+    sampling = pipelines.SamplingParameters(1, 1.0, 64, 64, None)
+    (picture,) = pipelines.sample(loaded, ["x"], None, [1], sampling)
     assert picture is not None and making.fault(picture) is None
     vae.register_to_config(force_upcast=False)
-    assert pipelines.draw(loaded, ["x"], None, [1], drawing) == [None], "without it the picture is lost"
+    assert pipelines.sample(loaded, ["x"], None, [1], sampling) == [None], "without it the picture is lost"
 
 
-def test_low_vram_on_a_cpu_uses_the_vae_in_pieces(studio):
-    loaded = pipelines.load(str(studio.model("sd15")), None, None, "cpu", None)
-    pipelines.place(loaded, "cpu", low_vram=True)
+def test_low_vram_on_a_cpu_uses_the_vae_in_pieces(tiny):
+    loaded = pipelines.load(str(tiny.model("sd15")), None, None, "cpu", None)
+    pipelines.move_to_device(loaded, "cpu", low_vram=True)
     assert loaded.pipeline.vae.use_slicing and loaded.pipeline.vae.use_tiling
 
 
-def test_little_free_memory_switches_low_vram_on(studio, tmp_path, monkeypatch, capsys):
+def test_little_free_memory_switches_low_vram_on(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pipelines, "free_bytes", lambda device: 1 << 20)
-    facts = generate(studio.arguments(tmp_path / "out", "sd15", "--num-per-gap", 1))
+    facts = generate(tiny.arguments(tmp_path / "out", "sd15", "--num-per-gap", 1))
     assert len(facts.images) == 2
     talk = capsys.readouterr().err
     assert "Low-memory mode, as with --low-vram: 0.0 GiB are free" in talk and ", low memory." in talk
 
 
-def test_memory_that_ends_while_the_model_is_placed(studio, tmp_path, monkeypatch, capsys):
-    real, tried = pipelines.place, []
+def test_memory_that_ends_while_the_model_is_placed(tiny, tmp_path, monkeypatch, capsys):
+    real, tried = pipelines.move_to_device, []
 
-    def place(loaded, device, low_vram):
+    def move_to_device(loaded, device, low_vram):
         tried.append(low_vram)
         if len(tried) in failing:
             raise out_of_memory()
         real(loaded, device, low_vram)
 
-    monkeypatch.setattr(pipelines, "place", place)
+    monkeypatch.setattr(pipelines, "move_to_device", move_to_device)
     failing = {1}
-    generate(studio.arguments(tmp_path / "out", "sd15", "--num-per-gap", 1))
+    generate(tiny.arguments(tmp_path / "out", "sd15", "--num-per-gap", 1))
     assert tried == [False, True] and "with --low-vram" in capsys.readouterr().err
     failing = {3, 4}
     with pytest.raises(UserError, match="not enough for sd15"):
-        generate(studio.arguments(tmp_path / "other", "sd15"))
+        generate(tiny.arguments(tmp_path / "other", "sd15"))
 
 
 def test_offload_is_chosen_by_free_memory():
-    drawing = pipelines.Drawing(30, 7.5, 1024, 1024, None)
+    sampling = pipelines.SamplingParameters(30, 7.5, 1024, 1024, None)
     sdxl, weights = families.FAMILIES["sdxl"], 7 * pipelines.GIB
-    assert not pipelines.needs_low_vram(24 * pipelines.GIB, weights, sdxl, drawing, 1)
-    assert pipelines.needs_low_vram(24 * pipelines.GIB, weights, sdxl, drawing, 4)
-    assert pipelines.needs_low_vram(8 * pipelines.GIB, weights, sdxl, drawing, 1)
+    assert not pipelines.needs_low_vram(24 * pipelines.GIB, weights, sdxl, sampling, 1)
+    assert pipelines.needs_low_vram(24 * pipelines.GIB, weights, sdxl, sampling, 4)
+    assert pipelines.needs_low_vram(8 * pipelines.GIB, weights, sdxl, sampling, 1)
 
 
-def test_pipeline_is_asked_for_its_arguments(studio):
+def test_pipeline_is_asked_for_its_arguments(tiny):
     """The same wish, by what each pipeline takes: Qwen-Image's guidance has another name, Flux.2 has no negative."""
-    drawing = pipelines.Drawing(3, 4.0, 64, 64, "ugly")
+    sampling = pipelines.SamplingParameters(3, 4.0, 64, 64, "ugly")
     taken = {}
     for family in families.FAMILIES:
-        loaded = pipelines.load(str(studio.model(family)), None, None, "cpu", None)
-        taken[family] = pipelines.call_arguments(loaded, ["x"], ["ugly"], drawing)
+        loaded = pipelines.load(str(tiny.model(family)), None, None, "cpu", None)
+        taken[family] = pipelines.call_arguments(loaded, ["x"], ["ugly"], sampling)
     assert all(arguments["prompt"] == ["x"] for arguments in taken.values())
     assert taken["qwen-image"]["true_cfg_scale"] == 4.0 and "guidance_scale" not in taken["qwen-image"]
     assert "negative_prompt" not in taken["flux2-klein"] and taken["sdxl"]["negative_prompt"] == ["ugly"]
 
 
-def test_base_and_turbo_of_z_image_are_told_apart(studio, tmp_path):
+def test_base_and_turbo_of_z_image_are_told_apart(tiny, tmp_path):
     """By the scheduler's shift, from the files and from the pipeline alike."""
-    folder = copy_of(studio.model("z-image"), tmp_path / "z")
+    folder = copy_of(tiny.model("z-image"), tmp_path / "z")
     path = folder / "scheduler" / "scheduler_config.json"
     for shift, expected in ((6.0, (50, 4.0)), (3.0, (9, 0.0))):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"shift": shift}))
@@ -671,15 +674,15 @@ def test_base_and_turbo_of_z_image_are_told_apart(studio, tmp_path):
         assert pipelines.load(str(folder), None, None, "cpu", None).family == found
 
 
-def test_variants_are_the_same_by_files_and_by_pipeline(studio):
+def test_variants_are_the_same_by_files_and_by_pipeline(tiny):
     for family in families.FAMILIES:
-        folder = str(studio.model(family))
+        folder = str(tiny.model(family))
         assert pipelines.local_family(folder, None, None) == pipelines.load(folder, None, None, "cpu", None).family
 
 
 @pytest.mark.parametrize(("family", "name"), [("sd15", "tokenizer"), ("z-image", "tokenizer"), ("flux", "tokenizer_2")])
-def test_missing_tokenizer_is_a_sentence(studio, tmp_path, family, name):
-    folder = copy_of(studio.model(family), tmp_path / family)
+def test_missing_tokenizer_is_a_sentence(tiny, tmp_path, family, name):
+    folder = copy_of(tiny.model(family), tmp_path / family)
     for path in (folder / name).iterdir():
         path.unlink()
     with pytest.raises(UserError, match=rf"{name}.*fetch it again|cannot be loaded as"):
@@ -737,7 +740,7 @@ def test_unsupported_models_are_refused_by_name(tmp_path):
     assert families.find_family("stabilityai/stable-diffusion-xl-base-1.0", None) is None
 
 
-def test_damaged_model_is_a_sentence(studio, tmp_path):
+def test_damaged_model_is_a_sentence(tiny, tmp_path):
     folder = tiny_models.tiny_sd15(tmp_path / "damaged")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
@@ -758,8 +761,8 @@ def test_damaged_model_is_a_sentence(studio, tmp_path):
         (["none.json", "--person", "x"], "none.json cannot be read"),
     ],
 )
-def test_missing_options_are_one_sentence(studio, arguments, said):
-    given = [str(studio.gaps) if part == "GAPS" else part for part in arguments]
+def test_missing_options_are_one_sentence(tiny, arguments, said):
+    given = [str(tiny.gaps) if part == "GAPS" else part for part in arguments]
     with pytest.raises(UserError, match=said):
         generate_synthetic.run(generate_synthetic.parse_args(given))
 
@@ -771,16 +774,16 @@ def test_wrong_numbers_are_refused(capsys):
         assert stopped.value.code == 2 and value in capsys.readouterr().err
 
 
-def test_without_lora_only_where_that_is_said(studio, tmp_path):
-    arguments = studio.arguments(tmp_path / "out", "sd15", "--num-per-gap", 1, "--no-lora")
+def test_without_lora_only_where_that_is_said(tiny, tmp_path):
+    arguments = tiny.arguments(tmp_path / "out", "sd15", "--num-per-gap", 1, "--no-lora")
     place = arguments.index("--lora")
     facts = generate(arguments[:place] + arguments[place + 2 :])
     assert facts.lora is None and facts.lora_scale is None and len(facts.images) == 2
 
 
-def test_foreign_lora_ends_the_run_with_exit_2(studio, tmp_path, monkeypatch, capsys):
-    arguments = studio.arguments(tmp_path / "out", "sd15")
-    arguments[arguments.index("--lora") + 1] = str(studio.lora("sdxl"))
+def test_foreign_lora_ends_the_run_with_exit_2(tiny, tmp_path, monkeypatch, capsys):
+    arguments = tiny.arguments(tmp_path / "out", "sd15")
+    arguments[arguments.index("--lora") + 1] = str(tiny.lora("sdxl"))
     monkeypatch.setattr(sys, "argv", ["generate_synthetic.py", *arguments])
     assert generate_synthetic.main() == 2
     talk = capsys.readouterr().err
@@ -789,23 +792,23 @@ def test_foreign_lora_ends_the_run_with_exit_2(studio, tmp_path, monkeypatch, ca
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
-def test_folder_that_cannot_be_written(studio, tmp_path):
+def test_folder_that_cannot_be_written(tiny, tmp_path):
     (tmp_path / "closed").mkdir(mode=0o500)
     with pytest.raises(UserError, match="cannot be written"):
-        generate(studio.arguments(tmp_path / "closed" / "out"))
+        generate(tiny.arguments(tmp_path / "closed" / "out"))
 
 
 COMMANDS = commands("python generate_synthetic.py")
 
 
-def test_commands_of_the_documents_run(studio, tmp_path, monkeypatch):
+def test_commands_of_the_documents_run(tiny, tmp_path, monkeypatch):
     """Each line as written, with tiny models where it looks for them; only the size and the steps are ours."""
     single = tiny_models.tiny_sdxl_single_file(tmp_path / "animagine.safetensors")
     for name, source in (
-        ("gaps.json", studio.gaps),
-        ("gaps_iter1.json", studio.gaps),
-        ("sdxl_base", studio.model("sdxl")),
-        ("alice.safetensors", studio.lora("sdxl")),
+        ("gaps.json", tiny.gaps),
+        ("gaps_iter1.json", tiny.gaps),
+        ("sdxl_base", tiny.model("sdxl")),
+        ("alice.safetensors", tiny.lora("sdxl")),
     ):
         (tmp_path / name).symlink_to(source)
     (plan,) = re.findall(r'```\n(\{"images".*?)```', page("generation"), re.DOTALL)

@@ -15,7 +15,7 @@ from mirror.generation import loras, pipelines
 from mirror.generation.loras import LoraFacts, label, number_of, sort_keys
 from utils.console import UserError
 
-DRAWING = pipelines.Drawing(2, 1.0, 64, 64, None)
+DRAWING = pipelines.SamplingParameters(2, 1.0, 64, 64, None)
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +38,13 @@ def opened(folder):
 
 def loaded_lora(loaded: pipelines.Loaded, path: Path, tensors: dict, scale: float = 1.0, **metadata: str) -> LoraFacts:
     facts = loras.load_lora(loaded, lora_files.write(path, tensors, metadata), scale)
-    pipelines.place(loaded, "cpu", low_vram=False)
+    pipelines.move_to_device(loaded, "cpu", low_vram=False)
     loras.demand_difference(loaded, facts, "ohwx person", DRAWING)
     return facts
 
 
 def picture(loaded: pipelines.Loaded) -> np.ndarray:
-    (drawn,) = pipelines.draw(loaded, ["ohwx person"], None, [3], DRAWING)
+    (drawn,) = pipelines.sample(loaded, ["ohwx person"], None, [3], DRAWING)
     return drawn
 
 

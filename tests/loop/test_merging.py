@@ -54,9 +54,9 @@ def test_the_split_depends_on_contents_and_seed_not_on_names_or_order():
 def test_near_duplicates_and_generated_files_are_never_held_out():
     some = photos(40)
     some[0] = some[0].model_copy(update={"file": "synthetic_0.png"})
-    twins = [(i, i + 1) for i in range(1, 20, 2)]
+    near_duplicates = [(i, i + 1) for i in range(1, 20, 2)]
     for seed in range(20):
-        held_out = {int(photo.sha256, 16) for photo in split(some, twins, seed) if photo.held_out}
+        held_out = {int(photo.sha256, 16) for photo in split(some, near_duplicates, seed) if photo.held_out}
         assert len(held_out) == 8 and not held_out & set(range(21))
     assert not any(photo.held_out for photo in split(some, [(i, i + 1) for i in range(35)], 1)), "too few are left"
 
@@ -105,14 +105,14 @@ def test_what_was_held_out_is_never_trained_on_however_it_comes_back(tmp_path):
     for index in range(30):
         cv2.imwrite(str(tmp_path / f"{index:02d}.png"), scene(index))
     first = merging.with_picture_hashes(merging.list_real(tmp_path), tmp_path)
-    manifest = MergeManifest(dataset_dir=str(tmp_path), seed=1, real=split(first, merging.twins_of(first), 1))
+    manifest = MergeManifest(dataset_dir=str(tmp_path), seed=1, real=split(first, merging.near_duplicates_of(first), 1))
     tagged, renamed, doubled, cropped, *rest = [photo.file for photo in manifest.real if photo.held_out]
     with open(tmp_path / tagged, "ab") as file:
         file.write(b"what a photo manager adds")
     smaller = cv2.resize(cv2.imread(str(tmp_path / renamed)), (200, 150))
     (tmp_path / renamed).unlink()
     cv2.imwrite(str(tmp_path / "other_name.jpg"), smaller, [cv2.IMWRITE_JPEG_QUALITY, 80])
-    cv2.imwrite(str(tmp_path / "twin.jpg"), cv2.imread(str(tmp_path / doubled)))
+    cv2.imwrite(str(tmp_path / "near duplicate.jpg"), cv2.imread(str(tmp_path / doubled)))
     cv2.imwrite(str(tmp_path / "crop.png"), cv2.imread(str(tmp_path / cropped))[2:-2, 2:-2])
     cv2.imwrite(str(tmp_path / "new.png"), scene(99))
     cv2.imwrite(str(tmp_path / "part.jpg"), cv2.imread(str(tmp_path / rest[0]))[20:200, 30:270])
@@ -122,7 +122,7 @@ def test_what_was_held_out_is_never_trained_on_however_it_comes_back(tmp_path):
     assert "new.png" not in {photo.file for photo in now if photo.sha256 in cut}
     more = merging.with_photos(manifest, now, cut)
     held_out = {photo.file for photo in more.real if photo.held_out}
-    assert held_out == {tagged, "other_name.jpg", doubled, "twin.jpg", cropped, "crop.png", "part.jpg", *rest}
+    assert held_out == {tagged, "other_name.jpg", doubled, "near duplicate.jpg", cropped, "crop.png", "part.jpg", *rest}
     again = merging.with_photos(more, merging.with_picture_hashes(merging.list_real(tmp_path), tmp_path, more.real))
     assert again.real == more.real
 

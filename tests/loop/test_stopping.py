@@ -17,8 +17,8 @@ from mirror.loop.stopping import (
     coverage,
     decide,
     gain_of,
-    hopeless,
     interval_part,
+    need_real_photos,
     share,
 )
 
@@ -60,7 +60,7 @@ def test_each_rule():
     assert rule_of(start, full) == stopping.NO_ROOM
     high = [made(n, identity=0.5 + 0.1 * n, cover=0.3 + 0.15 * n, approved=14) for n in (1, 2)]
     assert rule_of(start, *high) == stopping.APPROVAL
-    assert rule_of(start, replace(good, only_hopeless=True)) == stopping.REAL_PHOTOS
+    assert rule_of(start, replace(good, only_real_photos_help=True)) == stopping.REAL_PHOTOS
     assert rule_of(start, good, limit=1) == stopping.MAX_ITERATIONS
 
 
@@ -130,13 +130,13 @@ def test_unknown_is_neither_better_nor_worse():
 
 def test_a_gap_needs_real_photos_after_two_rounds_below_a_tenth():
     gap, other = ("face_angle", "profile"), ("hands", "visible")
-    assert hopeless([{gap: (10, 0)}]) == []
-    assert hopeless([{gap: (10, 0), other: (5, 3)}, {gap: (10, 1), other: (5, 0)}]) == [gap]
-    assert hopeless([{gap: (10, 1)}, {gap: (10, 1)}]) == [], "a tenth is not fewer than a tenth"
-    assert hopeless([{gap: (10, 0)}, {gap: (0, 0)}, {gap: (10, 0)}]) == [gap], (
+    assert need_real_photos([{gap: (10, 0)}]) == []
+    assert need_real_photos([{gap: (10, 0), other: (5, 3)}, {gap: (10, 1), other: (5, 0)}]) == [gap]
+    assert need_real_photos([{gap: (10, 1)}, {gap: (10, 1)}]) == [], "a tenth is not fewer than a tenth"
+    assert need_real_photos([{gap: (10, 0)}, {gap: (0, 0)}, {gap: (10, 0)}]) == [gap], (
         "an iteration without attempts says nothing"
     )
-    assert hopeless([{gap: (10, 0)}, {gap: (10, 0)}, {gap: (10, 9)}]) == []
+    assert need_real_photos([{gap: (10, 0)}, {gap: (10, 0)}, {gap: (10, 9)}]) == []
 
 
 def test_coverage_counts_what_was_merged_for_its_goal():
@@ -196,7 +196,7 @@ def any_history(seed):
                 gaps=int(rng.integers(0, 4)),
                 merged=merged,
                 without_room=int(rng.integers(0, 2)),
-                only_hopeless=bool(rng.uniform() < 0.1),
+                only_real_photos_help=bool(rng.uniform() < 0.1),
             )
         )
     return iterations

@@ -13,11 +13,11 @@ from documents import commands
 
 import train_lora
 from mirror.training.data import (
+    assign_buckets,
     buckets,
     find_faces,
     pixels_of,
     place,
-    place_all,
     read_dataset,
     refuse_shared,
     steps_an_epoch,
@@ -118,7 +118,9 @@ def test_size_conditioning_of_a_cropped_picture(tmp_path):
 
     (tmp_path / "set").mkdir()
     Image.new("RGB", (500, 100)).save(tmp_path / "set" / "wide.png")
-    placed = place_all(read_dataset(tmp_path / "set", TRIGGER, 1, 100), {"wide.png": (480.0, 0.0, 500.0, 100.0)}, 64)
+    placed = assign_buckets(
+        read_dataset(tmp_path / "set", TRIGGER, 1, 100), {"wide.png": (480.0, 0.0, 500.0, 100.0)}, 64
+    )
     (image,) = placed.images
     (width, height), (left, top) = image.placement.bucket_wh, image.placement.crop_xy
     assert width > height and left > 0 == top and left + width == image.placement.scaled_wh[0]
@@ -174,7 +176,7 @@ def test_no_face_box_is_cut_over_a_portrait_set(photos, mini_pack, tmp_path):
     boxes = {file: box for file, box in faces.items() if box is not None}
     assert len(boxes) > 20
     for resolution in (512, 1024):
-        placed = place_all(found, faces, resolution)
+        placed = assign_buckets(found, faces, resolution)
         assert len(placed.images) == len(found.images), "every portrait has a bucket"
         for image in placed.images:
             if image.file not in boxes:
@@ -199,7 +201,7 @@ def test_pixels_are_those_of_the_crop(tmp_path):
     found = read_dataset(tmp_path / "set", TRIGGER, 1, 100)
     assert {image.file: image.size_wh for image in found.images} == {"wide.png": (400, 100), "turned.jpg": (100, 400)}
     (wide,) = (image for image in found.images if image.file == "wide.png")
-    cut = place_all(found, {"wide.png": (380.0, 0.0, 400.0, 100.0)}, 64)
+    cut = assign_buckets(found, {"wide.png": (380.0, 0.0, 400.0, 100.0)}, 64)
     (image,) = (image for image in cut.images if image.file == wide.file)
     pixels = pixels_of(image, 100)
     assert pixels.shape == (*reversed(image.placement.bucket_wh), 3)
@@ -249,7 +251,7 @@ def test_steps_of_the_plan_are_those_of_the_loop(dataset):
     """With buckets, accumulation and several processes."""
     from mirror.training.noising import epoch_batches, share_of
 
-    found = place_all(read_dataset(dataset, TRIGGER, 5, 100), None, 512)
+    found = assign_buckets(read_dataset(dataset, TRIGGER, 5, 100), None, 512)
     samples = [image.placement.bucket_wh for image in found.images for _ in range(image.repeats)]
     for batch, accumulate, processes in ((1, 1, 1), (3, 2, 1), (4, 1, 3), (5, 3, 2)):
         batches = epoch_batches(samples, batch, 0, "order", 1)

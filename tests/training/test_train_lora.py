@@ -182,7 +182,7 @@ def plain_losses(base: Path, dataset: Path, count: int, settings: dict) -> list[
     from peft import LoraConfig
     from PIL import Image
 
-    from mirror.training.noising import draw, epoch_batches
+    from mirror.training.noising import epoch_batches, sample_noise
 
     pipe = DiffusionPipeline.from_pretrained(base)
     is_xl = hasattr(pipe, "text_encoder_2")
@@ -223,7 +223,7 @@ def plain_losses(base: Path, dataset: Path, count: int, settings: dict) -> list[
                 )  # fmt: skip
             offset = settings["noise_offset"]
             seed = (settings["seed"], "noise", 1, step, place, 0)
-            noise, at = draw(latents.shape, schedule.config.num_train_timesteps, offset, *seed)
+            noise, at = sample_noise(latents.shape, schedule.config.num_train_timesteps, offset, *seed)
             added = None
             if is_xl:
                 ids = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]] * len(batch))
@@ -352,9 +352,11 @@ def test_another_cropping_makes_another_lora(sd15_velocity, tmp_path, monkeypatc
     dataset, out = make_dataset(tmp_path / "dataset", [(400, 64)]), tmp_path / "out"
     monkeypatch.setattr(training_loop, "finish", lambda job: None)
     train(dataset, sd15_velocity, out, "--epochs", 1)
-    plain = training_data.place_all
+    plain = training_data.assign_buckets
     monkeypatch.setattr(
-        training_data, "place_all", lambda found, faces, side: plain(found, {"0.png": (380.0, 0.0, 400.0, 64.0)}, side)
+        training_data,
+        "assign_buckets",
+        lambda found, faces, side: plain(found, {"0.png": (380.0, 0.0, 400.0, 64.0)}, side),
     )
     with pytest.raises(UserError, match="another cropping of the pictures"):
         train(dataset, sd15_velocity, out, "--epochs", 1, "--resume")
@@ -694,14 +696,14 @@ def test_samples_follow_the_schedule_that_is_trained():
 
     from diffusers import EulerDiscreteScheduler, PNDMScheduler
 
-    from mirror.training.samples import draw_as_trained
+    from mirror.training.samples import sample_as_trained
 
     betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     for scheduler in (PNDMScheduler(**betas), EulerDiscreteScheduler(**betas)):
         pipeline = SimpleNamespace(scheduler=scheduler)
-        draw_as_trained(pipeline, "epsilon", False)
+        sample_as_trained(pipeline, "epsilon", False)
         assert pipeline.scheduler is scheduler, "nothing is changed that fits"
-        draw_as_trained(pipeline, "v_prediction", True)
+        sample_as_trained(pipeline, "v_prediction", True)
         config = pipeline.scheduler.config
         assert (config.prediction_type, config.rescale_betas_zero_snr) == ("v_prediction", True)
         assert config.timestep_spacing == "trailing" and config.beta_end == 0.012
