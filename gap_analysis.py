@@ -272,7 +272,7 @@ def tell(args: argparse.Namespace, report: GapReport, page: Path) -> None:
     if args.json:
         show_json(report.model_dump_json(indent=2))
         return
-    wanted = {(gap.type, gap.target): str(gap.count) for gap in report.recommendations}
+    wanted = {gap.key: str(gap.count) for gap in report.recommendations}
     rows = [
         [
             f"{one.title}: {share.target}",
@@ -288,7 +288,7 @@ def tell(args: argparse.Namespace, report: GapReport, page: Path) -> None:
     for missing in report.not_measured:
         show(f"Not measured: {missing.type}, because {missing.why}.")
     for gap in report.recommendations:
-        show(f"Gap: {gap.type} {gap.target}, {gap.count} to add. {gap.reason}.")
+        show(f"Gap: {gap.key}, {gap.count} to add. {gap.reason}.")
     count = len(report.recommendations)
     show(f"{count} gap(s) found." if count else "0 gaps: nothing that was measured is scarce.")
     show(f"Angles by {report.sensors.angle.identity}", f"gaps: {args.output}", f"page: {page}")

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirror.generation.families import FAMILIES
-from mirror.training.presets import PRESETS, REPEATS, recommended_epochs
+from mirror.training.presets import PRESETS, REPEATS, TRAINERS, recommended_epochs
 from mirror.training.processes import PRECISIONS
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say, show
@@ -47,9 +47,6 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.training.data import TrainingSet
     from mirror.training.job import Job
     from mirror.training.setup import Plan
-
-TRAINERS = ("sd-scripts", "ai-toolkit", "command")  # of mirror/training/trainers.py, which is imported where it is used
-# The plan
 
 
 def run(args: argparse.Namespace) -> int:

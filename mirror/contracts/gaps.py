@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from mirror.contracts.contract import Contract, Spread
 from utils.files import Status
+
+
+class GapKey(NamedTuple):
+    """What a gap is known by: a gap type and one of its targets; None for an image that was made for no gap."""
+
+    type: str | None
+    target: str | None
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.target}" if self.type else "no target"
 
 
 class AngleSensor(Contract):
@@ -36,6 +46,10 @@ class Recommendation(Contract):
     share_percent: float
     goal_percent: float
     wanted: int = Field(ge=0)  # before the synthetic cap
+
+    @property
+    def key(self) -> GapKey:
+        return GapKey(self.type, self.target)
 
 
 class TargetShare(Contract):

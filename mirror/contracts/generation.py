@@ -6,7 +6,7 @@ import random
 from typing import Literal
 
 from mirror.contracts.contract import Contract
-from mirror.contracts.gaps import GapSensors
+from mirror.contracts.gaps import GapKey, GapSensors
 from mirror.contracts.plan import MAX_SEED
 
 
@@ -24,6 +24,10 @@ class GeneratedImage(Contract):
     size_wh: tuple[int, int] | None = None  # pixels
     created: str | None = None
 
+    @property
+    def key(self) -> GapKey:
+        return GapKey(self.gap_type, self.target)
+
 
 class FailedImage(Contract):
     """One planned image that came out black, blown or not a number, twice; no file was written."""
@@ -34,6 +38,10 @@ class FailedImage(Contract):
     prompt: str
     seeds: list[int]
     reason: str
+
+    @property
+    def key(self) -> GapKey:
+        return GapKey(self.gap_type, self.target)
 
 
 def retry_seed(seed: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from mirror.contracts.contract import Contract
+from mirror.contracts.gaps import GapKey
 
 
 class LoraRecord(Contract):
@@ -38,6 +39,10 @@ class GapOutcome(Contract):
     reason: str
     generated: int = 0
     approved: int = 0
+
+    @property
+    def key(self) -> GapKey:
+        return GapKey(self.type, self.target)
 
 
 class StepRecord(Contract):

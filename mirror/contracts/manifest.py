@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from mirror.contracts.contract import Contract
+from mirror.contracts.gaps import GapKey
 
 
 class RealPhoto(Contract):
@@ -33,6 +34,10 @@ class MergedImage(Contract):
     quality: float | None
     lora: str  # name of the LoRA that made it
     lora_sha256: str
+
+    @property
+    def key(self) -> GapKey:
+        return GapKey(self.gap_type, self.target)
 
 
 class MergeManifest(Contract):

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Literal
 
 from mirror.contracts.contract import Contract
-from mirror.contracts.gaps import GapSensors
+from mirror.contracts.gaps import GapKey, GapSensors
 
 
 class Outcome(StrEnum):
@@ -51,6 +51,10 @@ class ValidatedImage(Contract):
     nearest_similarity: float | None
     checks: list[Check]
     copied_to: str | None = None  # where its copy lies; null with --no-auto-filter
+
+    @property
+    def key(self) -> GapKey:
+        return GapKey(self.gap_type, self.target)
 
 
 class ReferenceFacts(Contract):

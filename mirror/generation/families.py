@@ -22,123 +22,92 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Family:
-    """One family and its defaults. `guidance_argument` is the name under which its pipeline takes the guidance."""
+    """One family: all that the scripts know of it. What most families share is the default."""
 
     name: str
     title: str
     pipeline: str  # class in diffusers
-    also: tuple[str, ...]  # classes of other tasks over the same weights
-    denoiser: str  # component of the pipeline
     steps: int
     guidance: float
-    guidance_argument: str
-    gpu_dtype: str
-    size: int  # pixels, width and height
-    takes_negative: bool
-    guided_above: float  # with less guidance the negative prompt is not used at all
-    working_gib: float  # memory beside the weights for one image of `size`: our estimate, for the choice of offload
+    also: tuple[str, ...] = ()  # classes of other tasks over the same weights
+    denoiser: str = "transformer"  # component of the pipeline
+    guidance_argument: str = "guidance_scale"  # name under which the pipeline takes the guidance
+    gpu_dtype: str = "bfloat16"
+    size: int = 1024  # pixels, width and height
+    takes_negative: bool = False
+    guided_above: float = 1.0  # with less guidance the negative prompt is not used at all
+    working_gib: float = 3.0  # memory beside the weights for one image of `size`, for the choice of offload
+    is_diffusion: bool = False  # a U-Net that train_lora.py itself trains; the others learn by flow matching
+    ai_toolkit: str = ""  # what ai-toolkit calls it; "": not known there
+    base_version: str = ""  # kohya's ss_base_model_version, in the header of LoRAs that are trained here
+    architecture: str = ""  # Stability's ModelSpec 1.0.0 (github.com/Stability-AI/ModelSpec), in the same header
 
+
+_UNET = {"denoiser": "unet", "gpu_dtype": "float16", "takes_negative": True, "is_diffusion": True}
 
 # Sources: the model cards on huggingface.co named at each entry; sdxl's steps and guidance as documented for this
-# project. `working_gib` is our estimate.
+# project; the names in LoRA headers are those that A1111 reads. `working_gib` is our estimate.
 FAMILIES = {
-    one.name: one
-    for one in (
+    family.name: family
+    for family in (
         # stabilityai/stable-diffusion-xl-base-1.0 (float16 variant, 1024 pixels); kin: Animagine, Pony, Illustrious
         Family(
-            name="sdxl",
-            title="SDXL",
-            pipeline="StableDiffusionXLPipeline",
-            also=("StableDiffusionXLImg2ImgPipeline",),
-            denoiser="unet",
+            "sdxl",
+            "SDXL",
+            "StableDiffusionXLPipeline",
             steps=30,
             guidance=7.5,
-            guidance_argument="guidance_scale",
-            gpu_dtype="float16",
-            size=1024,
-            takes_negative=True,
-            guided_above=1.0,
+            also=("StableDiffusionXLImg2ImgPipeline",),
             working_gib=5.0,
+            ai_toolkit="sdxl",
+            base_version="sdxl_base_v1-0",
+            architecture="stable-diffusion-xl-v1-base/lora",
+            **_UNET,
         ),
         # stable-diffusion-v1-5/stable-diffusion-v1-5: 512 pixels; steps and guidance as for SDXL
         Family(
-            name="sd15",
-            title="Stable Diffusion 1.5",
-            pipeline="StableDiffusionPipeline",
-            also=("StableDiffusionImg2ImgPipeline",),
-            denoiser="unet",
+            "sd15",
+            "Stable Diffusion 1.5",
+            "StableDiffusionPipeline",
             steps=30,
             guidance=7.5,
-            guidance_argument="guidance_scale",
-            gpu_dtype="float16",
+            also=("StableDiffusionImg2ImgPipeline",),
             size=512,
-            takes_negative=True,
-            guided_above=1.0,
             working_gib=2.0,
+            ai_toolkit="sd1",
+            base_version="sd_v1",
+            architecture="stable-diffusion-v1/lora",
+            **_UNET,
         ),
         # black-forest-labs/FLUX.1-dev: 50 steps, guidance 3.5; 28 steps are the default of its pipeline in diffusers
-        Family(
-            name="flux",
-            title="Flux.1",
-            pipeline="FluxPipeline",
-            also=("FluxImg2ImgPipeline",),
-            denoiser="transformer",
-            steps=28,
-            guidance=3.5,
-            guidance_argument="guidance_scale",
-            gpu_dtype="bfloat16",
-            size=1024,
-            takes_negative=False,
-            guided_above=1.0,
-            working_gib=3.0,
-        ),
+        Family("flux", "Flux.1", "FluxPipeline", 28, 3.5, also=("FluxImg2ImgPipeline",), ai_toolkit="flux"),
         # black-forest-labs/FLUX.2-klein-base-4B; the distilled one: `VARIANTS`
-        Family(
-            name="flux2-klein",
-            title="Flux.2-Klein",
-            pipeline="Flux2KleinPipeline",
-            also=(),
-            denoiser="transformer",
-            steps=50,
-            guidance=4.0,
-            guidance_argument="guidance_scale",
-            gpu_dtype="bfloat16",
-            size=1024,
-            takes_negative=False,
-            guided_above=1.0,
-            working_gib=3.0,
-        ),
+        Family("flux2-klein", "Flux.2-Klein", "Flux2KleinPipeline", 50, 4.0, ai_toolkit="flux2_klein_4b"),
         # Tongyi-MAI/Z-Image-Turbo: 9 steps, guidance 0; the base: `VARIANTS`
         Family(
-            name="z-image",
-            title="Z-Image",
-            pipeline="ZImagePipeline",
-            also=("ZImageImg2ImgPipeline",),
-            denoiser="transformer",
+            "z-image",
+            "Z-Image",
+            "ZImagePipeline",
             steps=9,
             guidance=0.0,
-            guidance_argument="guidance_scale",
-            gpu_dtype="bfloat16",
-            size=1024,
+            also=("ZImageImg2ImgPipeline",),
             takes_negative=True,
             guided_above=0.0,
-            working_gib=3.0,
+            ai_toolkit="zimage",
         ),
         # Qwen/Qwen-Image: 50 steps, true_cfg_scale 4, 1328 pixels
         Family(
-            name="qwen-image",
-            title="Qwen-Image",
-            pipeline="QwenImagePipeline",
-            also=("QwenImageImg2ImgPipeline",),
-            denoiser="transformer",
+            "qwen-image",
+            "Qwen-Image",
+            "QwenImagePipeline",
             steps=50,
             guidance=4.0,
+            also=("QwenImageImg2ImgPipeline",),
             guidance_argument="true_cfg_scale",
-            gpu_dtype="bfloat16",
             size=1328,
             takes_negative=True,
-            guided_above=1.0,
             working_gib=5.0,
+            ai_toolkit="qwen_image",
         ),
     )
 }

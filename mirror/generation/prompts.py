@@ -96,7 +96,7 @@ def plan_gaps(
 
 def _why_not(gap: Recommendation) -> str | None:
     """Why a gap gets no image; None where it gets some."""
-    here = f"{gap.type} {gap.target}"
+    here = gap.key
     if gap.type not in GAP_TYPES:
         return f"{here}: this gap type is not in mirror/dataset/gaps.py; known: {', '.join(GAP_TYPES)}."
     targets = {target.name: target for target in GAP_TYPES[gap.type].targets}
@@ -136,7 +136,7 @@ def _own_name(names: dict[str, tuple[str, str]], gap: Recommendation) -> str:
     plain = f"{SYNTHETIC_PREFIX}{_word(gap.type)}_{_word(gap.target)}"
     for number in count(1):
         name = plain if number == 1 else f"{plain}_{number}"
-        if names.setdefault(name.casefold(), (gap.type, gap.target)) == (gap.type, gap.target):
+        if names.setdefault(name.casefold(), gap.key) == gap.key:
             return name
     raise AssertionError("there is always a next number")
 

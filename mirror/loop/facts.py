@@ -55,7 +55,7 @@ def _scored(one: IterationRecord, lora: LoraRecord | None, coverage: float | Non
         merged=one.merged,
         photos=one.photos,
         without_room=one.left_out.get(CAP, 0) + (0 if asked else len(one.gaps or [])),
-        only_real_photos_help=bool(asked) and all(f"{gap.type} {gap.target}" in one.needs_real_photos for gap in asked),
+        only_real_photos_help=bool(asked) and all(str(gap.key) in one.needs_real_photos for gap in asked),
         **_measures(lora),
     )
 
@@ -76,10 +76,8 @@ def _measures(lora: LoraRecord | None) -> dict[str, object]:
 def gaps_for_real_photos(history: IterationHistory, manifest: MergeManifest, one: IterationRecord) -> list[str]:
     """Gaps that generation does not fill with the real photos of now, as they are named in the history."""
     earlier = [past for past in counting(history, manifest) if past.number < one.number and past.photos == one.photos]
-    attempts = [
-        {(gap.type, gap.target): (gap.generated, gap.approved) for gap in past.gaps or []} for past in [*earlier, one]
-    ]
-    return [f"{kind} {target}" for kind, target in need_real_photos(attempts)]
+    attempts = [{gap.key: (gap.generated, gap.approved) for gap in past.gaps or []} for past in [*earlier, one]]
+    return [str(gap) for gap in need_real_photos(attempts)]
 
 
 def note_validation(one: IterationRecord, report: ValidationReport) -> None:
@@ -91,7 +89,7 @@ def note_validation(one: IterationRecord, report: ValidationReport) -> None:
     one.approval = rounded(one.approved / len(report.images)) if report.images else None
     one.quality = report.mean_quality
     for gap in one.gaps:
-        tried = [image for image in report.images if (image.gap_type, image.target) == (gap.type, gap.target)]
+        tried = [image for image in report.images if image.key == gap.key]
         gap.generated, gap.approved = len(tried), sum(image.verdict == Verdict.APPROVED for image in tried)
 
 

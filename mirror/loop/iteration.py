@@ -286,7 +286,7 @@ class Merge(Step):
         iteration.merged, iteration.left_out = len(merge.merged), merge.left_out
         iteration.merged_entries = merging.entries_of(loop.manifest, iteration.number)
         iteration.synthetic_share = rounded(merging.synthetic_share(loop.manifest))
-        added = Counter((image.gap_type, image.target) for image in merge.merged)
+        added = Counter(image.key for image in merge.merged)
         iteration.coverage = rounded(coverage(self.gaps.report, added))
 
     @classmethod

@@ -367,7 +367,7 @@ def by_turns(report: ValidationReport) -> list[ValidatedImage]:
     gaps: dict[tuple, list] = {}
     for image in report.images:
         if image.verdict == Verdict.APPROVED and image.copied_to and image.sha256:
-            gaps.setdefault((image.gap_type, image.target), []).append(image)
+            gaps.setdefault(image.key, []).append(image)
     rows = [sorted(one, key=lambda image: (-(image.quality or 0.0), image.sha256)) for one in gaps.values()]
     return [image for turn in zip_longest(*rows) for image in turn if image is not None]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mirror.contracts import table as columns
 from mirror.contracts.contract import Contract, ContractError, read_contract
-from mirror.contracts.gaps import GapReport
+from mirror.contracts.gaps import GapKey, GapReport
 from mirror.contracts.generation import GenerationMetadata
 from mirror.contracts.plan import PromptPlan
 from mirror.contracts.summary import CANDIDATE, Summary
@@ -53,24 +53,24 @@ def metadata_of(child: Child, folder: Path) -> GenerationMetadata:
     return _contract(child, folder / METADATA, GenerationMetadata)
 
 
-def asked_for(gaps: GapReport, num_per_gap: int) -> dict[tuple[str, str], int]:
-    """(gap type, target) -> images that a generator is to make."""
-    return {(gap.type, gap.target): min(gap.count, num_per_gap) for gap in gaps.recommendations if gap.count}
+def asked_for(gaps: GapReport, num_per_gap: int) -> dict[GapKey, int]:
+    """Gap -> images that a generator is to make."""
+    return {gap.key: min(gap.count, num_per_gap) for gap in gaps.recommendations if gap.count}
 
 
-def demand_asked(child: Child, metadata: GenerationMetadata, asked: Mapping[tuple[str, str], int]) -> str:
+def demand_asked(child: Child, metadata: GenerationMetadata, asked: Mapping[GapKey, int]) -> str:
     """What is short of `asked`, in a sentence or empty. Raises StepError where a gap got nothing, or a wrong one some.
 
     An image that the generator tried and reports as failed is no image, but its gap was seen to. Our own generator has
     no words for a gap type without prompts.
     """
-    made = Counter((image.gap_type, image.target) for image in metadata.images)
-    tried = made + Counter((one.gap_type, one.target) for one in metadata.failed)
+    made = Counter(image.key for image in metadata.images)
+    tried = made + Counter(image.key for image in metadata.failed)
     if strange := made.keys() - asked.keys():
-        raise _wrong(child, f"it made images that no gap asks for: {_listed(map(_gap_name, strange))}")
+        raise _wrong(child, f"it made images that no gap asks for: {_listed(map(str, strange))}")
     if ignored := [gap for gap in asked if gap not in tried and _has_prompts(*gap)]:
-        raise _wrong(child, f"it made no image for {_listed(map(_gap_name, ignored))}")
-    short = [f"{made[gap]} of {count} for {_gap_name(gap)}" for gap, count in asked.items() if made[gap] < count]
+        raise _wrong(child, f"it made no image for {_listed(map(str, ignored))}")
+    short = [f"{made[gap]} of {count} for {gap}" for gap, count in asked.items() if made[gap] < count]
     return f"{child.title} made fewer images than were asked for: {', '.join(short)}." if short else ""
 
 
@@ -79,10 +79,6 @@ def _has_prompts(gap_type: str, target: str) -> bool:
 
     known = GAP_TYPES[gap_type].targets if gap_type in GAP_TYPES else ()
     return any(one.name == target and one.prompts for one in known)
-
-
-def _gap_name(gap: tuple[str | None, str | None]) -> str:
-    return f"{gap[0]} {gap[1]}" if gap[0] else "no target"
 
 
 def demand_planned(child: Child, metadata: GenerationMetadata, plan: PromptPlan) -> None:

@@ -151,7 +151,7 @@ def split_of(photos: list[RealPhoto], config: LoopConfig) -> list[RealPhoto]:
             progress.step(task)
             return shows_part(photo)
 
-        return merging.split(photos, merging.twins_of(photos), config.seed, is_cut)
+        return merging.split(photos, merging.near_duplicates_of(photos), config.seed, is_cut)
 
 
 def warnings_of(folder: Path, history: IterationHistory, manifest: MergeManifest) -> list[str]:

@@ -21,7 +21,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mirror.contracts.gaps import GapReport
+from mirror.contracts.gaps import GapKey, GapReport
 
 # Rules, by name, in the order in which they are asked.
 NO_GAPS, WORSE, NO_ROOM, NOTHING_APPROVED = "no_gaps", "worse", "no_room", "nothing_approved"
@@ -125,7 +125,7 @@ def interval_part(value: float | None, interval: tuple[float, float] | None, uni
     return Part(min(1.0, max(0.0, value / unit)), noise)
 
 
-def coverage(report: GapReport, added: dict[tuple[str, str], int]) -> float | None:
+def coverage(report: GapReport, added: Mapping[GapKey, int]) -> float | None:
     """How far the goals are reached, 0 to 1: the mean over all targets of share by goal, each at most 1.
 
     `added` (type, target) are images that were merged after `report`; each counts for the goal it was made for, in the
@@ -133,7 +133,7 @@ def coverage(report: GapReport, added: dict[tuple[str, str], int]) -> float | No
     """
     reached = []
     for one in report.distributions:
-        of_type = {share.target: added.get((one.type, share.target), 0) for share in one.targets}
+        of_type = {share.target: added.get(GapKey(one.type, share.target), 0) for share in one.targets}
         measured = one.measured + sum(of_type.values())
         for target in one.targets:
             if target.goal_percent and measured:
@@ -142,10 +142,10 @@ def coverage(report: GapReport, added: dict[tuple[str, str], int]) -> float | No
     return sum(reached) / len(reached) if reached else None
 
 
-def need_real_photos(attempts: Sequence[dict[tuple[str, str], tuple[int, int]]]) -> list[tuple[str, str]]:
+def need_real_photos(attempts: Sequence[Mapping[GapKey, tuple[int, int]]]) -> list[GapKey]:
     """Gaps whose last two iterations with attempts were approved in fewer than a tenth.
 
-    `attempts` has one dictionary an iteration: (type, target) -> (generated, approved).
+    `attempts` has one dictionary an iteration: gap -> (generated, approved).
     """
     found = []
     for gap in dict.fromkeys(gap for one in attempts for gap in one):

@@ -25,7 +25,7 @@ def build_gaps(report: GapReport, thumbnails: Sequence[bytes | None]) -> str:
     if len(thumbnails) != len(report.images):
         raise ValueError(f"{len(thumbnails)} thumbnails for {len(report.images)} images")
     why = {missing.type: missing.why for missing in report.not_measured}
-    wanted = {(gap.type, gap.target): gap.count for gap in report.recommendations}
+    wanted = {gap.key: gap.count for gap in report.recommendations}
     return render(
         "gaps.html",
         styles=[asset("base.css"), asset("gaps.css")],

@@ -48,7 +48,7 @@ def build_loop(
         warnings=[shown(warning) for warning in history.warnings],
         simulated=shown(history.simulated or ""),
         decision=_decision(concluded),
-        thresholds="held-out photos" if history.held_out else "real photos (none are held out)",
+        compared_with="held-out photos" if history.held_out else "real photos (none are held out)",
         level=_level(history.loras),
         loras=[_lora(history, lora, place) for place, lora in enumerate(history.loras)],
         iterations=[_iteration(history, one, manifest, reasons.get(one.number, ())) for one in iterations],
@@ -164,7 +164,7 @@ def _gap(gap: object, need_real_photos: Sequence[str]) -> dict:
         "reason": shown(gap.reason),
         "count": gap.count,
         "came": f"{gap.approved:,} of {gap.generated:,} approved" if gap.generated else "none generated",
-        "need_real_photos": f"{gap.type} {gap.target}" in need_real_photos,
+        "need_real_photos": str(gap.key) in need_real_photos,
     }
 
 

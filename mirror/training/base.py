@@ -23,7 +23,6 @@ from utils.console import UserError
 if TYPE_CHECKING:
     import torch
 
-TRAINED_HERE = ("sdxl", "sd15")
 # The layers that learn: all of the U-Net's transformers, as kohya's trainers choose them.
 TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
 WEIGHT_DECAY = 0.01  # PyTorch's default for AdamW
@@ -75,7 +74,7 @@ def look_at_base(
     """
     path = Path(model).expanduser()
     family = find_family(model, None) or family_of_hub(model)
-    if family.name not in TRAINED_HERE:
+    if not family.is_diffusion:
         raise UserError(
             f"{model} is {family.title}, and train_lora.py itself trains SDXL and SD 1.5: "
             f"--trainer hands {family.title} to a trainer that can."

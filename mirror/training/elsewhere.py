@@ -8,12 +8,11 @@ from pathlib import Path
 
 from mirror.generation.families import find_family
 from mirror.generation.pipelines import family_of_hub, local_identity
-from mirror.training.base import TRAINED_HERE, look_at_base
+from mirror.training.base import look_at_base
 from mirror.training.files import OutputFolder, writing
-from mirror.training.presets import PRESETS, recommended_epochs
+from mirror.training.presets import COMMAND, PRESETS, recommended_epochs
 from mirror.training.setup import new_log, options_of, read_pictures, show_pictures, show_settings
 from mirror.training.trainers import (
-    COMMAND,
     TrainerJob,
     plan_start,
     refuse_overlap,
@@ -78,10 +77,10 @@ def trainer_job_of(args: argparse.Namespace) -> TrainerJob:
     if args.resume:
         raise UserError("--resume belongs to train_lora.py's own training; other trainers resume in ways of their own.")
     family = find_family(args.base_model, args.family) or family_of_hub(args.base_model)
-    refuse_options_not_passed(args, family.name in TRAINED_HERE)
+    refuse_options_not_passed(args, family.is_diffusion)
     preset = PRESETS[args.preset or ("sd15" if family.name == "sd15" else "sdxl")]
     prediction, zero_snr = args.prediction or "epsilon", bool(args.zero_terminal_snr)
-    if family.name in TRAINED_HERE and Path(args.base_model).expanduser().exists():
+    if family.is_diffusion and Path(args.base_model).expanduser().exists():
         facts = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr, args.base_config)
         prediction, zero_snr = facts.prediction, facts.zero_snr
     options = options_of(args, preset, zero_snr)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from mirror.contracts.contract import write_contract
 from mirror.contracts.training import TrainingLog
+from mirror.generation.families import FAMILIES
 from mirror.generation.lora_files import DIFFUSERS, Layers, diffusers_tensors, kohya_tensors
 from utils.console import UserError
 from utils.files import reason_of, write_bytes_atomic
@@ -35,10 +36,6 @@ MARK = ".made_by_train_lora"  # in TRAINER: what lacks it is somebody else's fol
 _STATE_VERSION = 2
 _UP = (".lora_up.weight", ".lora_B.weight")  # ends of the names of tensors that begin at zero
 
-# What A1111 and others know a base model's kind by: kohya's ss_base_model_version and Stability's ModelSpec 1.0.0
-# (github.com/Stability-AI/ModelSpec).
-_BASE_VERSION = {"sdxl": "sdxl_base_v1-0", "sd15": "sd_v1"}
-_ARCHITECTURE = {"sdxl": "stable-diffusion-xl-v1-base/lora", "sd15": "stable-diffusion-v1/lora"}
 _SGM, _DIFFUSERS = "https://github.com/Stability-AI/generative-models", "diffusers"
 
 
@@ -182,7 +179,7 @@ def header_of(log: TrainingLog, how: LoraFormat, name: str) -> dict[str, str]:
     rank = settings["rank"]
     sgm = how.family == "sdxl" and how.name != DIFFUSERS
     facts = {
-        "ss_base_model_version": _BASE_VERSION[how.family],
+        "ss_base_model_version": FAMILIES[how.family].base_version,
         "ss_sd_model_name": log.base_model,
         "ss_v2": False,
         "ss_network_module": "networks.lora",
@@ -213,7 +210,7 @@ def header_of(log: TrainingLog, how: LoraFormat, name: str) -> dict[str, str]:
         "ss_bucket_info": json.dumps({"buckets": log.buckets}),
         "ss_training_comment": f"dataset sha256 {log.dataset_hash}",
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": _ARCHITECTURE[how.family],
+        "modelspec.architecture": FAMILIES[how.family].architecture,
         "modelspec.implementation": _SGM if sgm else _DIFFUSERS,
         "modelspec.title": name,
         "modelspec.resolution": f"{resolution}x{resolution}",

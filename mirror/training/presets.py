@@ -1,9 +1,12 @@
-"""Training settings by kind of base model, each value with its source, and how long to train how many pictures."""
+"""What train_lora.py offers: trainers, and training settings by kind of base model, each value with its source."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+
+SD_SCRIPTS, AI_TOOLKIT, COMMAND = "sd-scripts", "ai-toolkit", "command"
+TRAINERS = (SD_SCRIPTS, AI_TOOLKIT, COMMAND)  # made by others; mirror/training/trainers.py writes their set-up
 
 OUR_CHOICE = "our choice"
 _SDXL_GUIDE = "kohya sd-scripts, docs/sdxl_train_network.md: its example"

@@ -24,12 +24,10 @@ from mirror.generation.families import Family
 from mirror.generation.lora_files import check_lora
 from mirror.training.data import TrainingImage, TrainingSet, bucket_step
 from mirror.training.files import MARK, writing
+from mirror.training.presets import AI_TOOLKIT, COMMAND, SD_SCRIPTS
 from utils.console import UserError, say
 from utils.files import caption_of, reason_of, write_bytes_atomic, write_text_atomic
 from utils.images import ImageError, decode, read_file
-
-SD_SCRIPTS, AI_TOOLKIT, COMMAND = "sd-scripts", "ai-toolkit", "command"
-TRAINERS = (SD_SCRIPTS, AI_TOOLKIT, COMMAND)
 
 # Family -> script of sd-scripts and its module for LoRA.
 _SD_SCRIPTS = {
@@ -38,16 +36,6 @@ _SD_SCRIPTS = {
     "flux": ("flux_train_network.py", "networks.lora_flux"),
 }
 _FLUX_FILES = ("clip_l", "t5xxl", "ae")  # beside the model itself, docs/flux_train_network.md
-# Family -> what ai-toolkit calls it.
-_AI_TOOLKIT = {
-    "sdxl": "sdxl",
-    "sd15": "sd1",
-    "flux": "flux",
-    "flux2-klein": "flux2_klein_4b",
-    "z-image": "zimage",
-    "qwen-image": "qwen_image",
-}
-_DIFFUSION = ("sdxl", "sd15")  # the others learn by flow matching
 # What a distilled Z-Image is trained with, so that it stays distilled (its author's adapter).
 _TURBO_ADAPTER = "ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.safetensors"
 _KNOWN_SUFFIXES = (".jpg", ".jpeg", ".png")  # pictures that every trainer reads
@@ -86,7 +74,7 @@ class Start:
 
 def settings_given(trainer: str, family: Family, settings: dict[str, Any]) -> dict[str, Any]:
     """Those of `settings` that reach the trainer."""
-    left_out = () if family.name in _DIFFUSION else _OF_DIFFUSION
+    left_out = () if family.is_diffusion else _OF_DIFFUSION
     if trainer == COMMAND:
         return {name: value for name, value in settings.items() if name not in left_out}
     if trainer == AI_TOOLKIT:
@@ -234,7 +222,7 @@ def _sd_scripts_options(trainer_job: TrainerJob, dataset: Path) -> dict[str, Any
         "seed": settings["seed"],
         "training_comment": f"trigger: {trainer_job.trigger}",
     }
-    if family in _DIFFUSION:
+    if trainer_job.family.is_diffusion:
         options |= {name: settings[name] or None for name in ("min_snr_gamma", "noise_offset")}  # 0 is: without
         if settings["prediction"] == "v_prediction":
             options |= {"v_parameterization": True, "zero_terminal_snr": settings["zero_terminal_snr"]}
@@ -280,6 +268,8 @@ def _plan_ai_toolkit(trainer_job: TrainerJob, staged: dict[Path, list[TrainingIm
             "ai-toolkit has no option that we know of for models of zero terminal SNR: --trainer sd-scripts has one, "
             "and train_lora.py trains them itself."
         )
+    if not trainer_job.family.ai_toolkit:
+        raise UserError(f"ai-toolkit has no name that we know of for {trainer_job.family.title}: --trainer command.")
     config, made = trainer_job.folder / "config.yaml", trainer_job.folder / AI_TOOLKIT
     text = yaml.safe_dump(_ai_toolkit_job(trainer_job, staged, made), sort_keys=False, allow_unicode=True)
     place = trainer_job.place or Path("ai-toolkit")
@@ -292,8 +282,8 @@ def _plan_ai_toolkit(trainer_job: TrainerJob, staged: dict[Path, list[TrainingIm
 def _ai_toolkit_job(trainer_job: TrainerJob, staged: dict[Path, list[TrainingImage]], made: Path) -> dict[str, Any]:
     """A job as in its config/examples/train_lora_*.yaml."""
     settings, family = trainer_job.settings, trainer_job.family.name
-    flow = family not in _DIFFUSION
-    model: dict[str, Any] = {"name_or_path": _absolute(trainer_job.base_model), "arch": _AI_TOOLKIT[family]}
+    flow = not trainer_job.family.is_diffusion
+    model: dict[str, Any] = {"name_or_path": _absolute(trainer_job.base_model), "arch": trainer_job.family.ai_toolkit}
     if flow:
         model |= {"quantize": True, "quantize_te": True}
     if family == "z-image" and "turbo" in trainer_job.base_model.lower():
