@@ -182,7 +182,7 @@ def _intact(measurements: Measurements, thresholds: Thresholds) -> Check:
         return _failed(INTACT, str(record.status), None, f"the picture could not be measured: {record.reason}")
     if record.unusable:
         what = {"black": "all black", "blown": "all white"}.get(record.unusable, "one grey")
-        return _failed(INTACT, record.unusable, None, f"the picture is {what}: the decoder of the model unusable it")
+        return _failed(INTACT, record.unusable, None, f"the picture is {what}: the model's decoder spoiled it")
     return _passed(INTACT, "a picture", None)
 
 

@@ -31,7 +31,7 @@ DUPLICATE_BITS = 10
 # was 0.92 and more; of 462 pairs of files 95 % stayed below 0.67, and all above 0.90 were a picture and its own crops.
 CROP_SIDE, CROP_STEP, CROP_SIZES, CROP_LIKENESS = 64, 0.955, 15, 0.90
 
-# A picture that the decoder unusable shows nothing: NaN turned into black or grey, or values beyond all limits cut off
+# A picture that the decoder spoiled shows nothing: NaN turned into black or grey, or values beyond all limits cut off
 # at white (the SDXL VAE in float16 does it: huggingface.co/madebyollin/sdxl-vae-fp16-fix). Our choice, wide apart from
 # low-key and high-key pictures: 98 % of the pixels next to black or one grey, 90 % next to white.
 BLACK_TO, WHITE_FROM, ONE_GREY_WIDTH = 5, 250, 7

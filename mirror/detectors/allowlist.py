@@ -155,7 +155,7 @@ _DANGEROUS_PARTS = (
     *_names("numpy", "load save savez loadtxt genfromtxt fromfile memmap testing f2py ctypeslib distutils lib"),
     *_names("numpy", "fromregex DataSource apply_along_axis apply_over_axes frompyfunc fromfunction vectorize"),
     *_names("torchvision", "models datasets io"),
-    *_names("ultralytics", "YOLO hub cfg engine data mirror.dataset.checks utils.downloads nn.tasks.torch_safe_load"),
+    *_names("ultralytics", "YOLO hub cfg engine data utils.checks utils.downloads nn.tasks.torch_safe_load"),
     *_names("ultralytics", "nn.tasks.load_checkpoint nn.modules.block.TorchVision nn.autobackend"),
 )
 # Wherever one of these stands in a dotted path, it leads out of the package: torch.os.system, numpy.ctypeslib.os ...

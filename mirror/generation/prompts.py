@@ -32,7 +32,7 @@ EXPRESSIONS = (
     "relaxed expression",
 )
 SETTINGS = (
-    "plain pipeline background",
+    "plain studio background",
     "in a park",
     "in a cafe",
     "on a city street",

@@ -1,6 +1,6 @@
 """The training itself: epochs, steps of the optimizer, losses, and the pictures that are held out.
 
-TrainerJob, noise and timesteps are drawn from (seed, epoch, step, process), see mirror/training/noising.py: a training
+Order, noise and timesteps are drawn from (seed, epoch, step, process), see mirror/training/noising.py: a training
 that was interrupted goes on as if it had not been.
 """
 
