@@ -16,7 +16,7 @@ from utils.console import UserError
 from utils.files import write_text_atomic
 
 
-class ContractError(ValueError):
+class ContractError(UserError):
     """A JSON file between scripts cannot be used; the message names file, field and cure."""
 
 

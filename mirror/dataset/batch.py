@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
-from mirror.contracts.contract import Contract, ContractError, read_contract
+from mirror.contracts.contract import read_contract
 from mirror.contracts.gaps import GapReport, GapSensors
 from mirror.contracts.generation import GeneratedImage, GenerationMetadata
 from mirror.dataset.examiner import ExaminedPicture
@@ -18,8 +17,6 @@ from utils.defaults import IMAGE_EXTENSIONS, METADATA
 from utils.files import readable, reason_of
 from utils.images import holds_pictures, list_images
 from utils.simulation import said_of
-
-Read = TypeVar("Read", bound=Contract)
 
 
 @dataclass
@@ -89,7 +86,7 @@ def list_pictures(batch: Batch, folder: Path, recursive: bool = False) -> list[E
 
 def _follow(batch: Batch, path: Path) -> None:
     """From the metadata to targets, dataset and sensors. Raises UserError naming file and field."""
-    metadata = _read(path, GenerationMetadata, "generate_synthetic.py")
+    metadata = read_contract(path, GenerationMetadata, "generate_synthetic.py")
     batch.metadata = path
     batch.wanted = {image.file: image for image in metadata.images}
     if said := said_of(path.parent):
@@ -99,7 +96,7 @@ def _follow(batch: Batch, path: Path) -> None:
     batch.sensors = metadata.sensors
     gaps = _beside(path, metadata.gaps_file)
     if gaps is not None and (gaps.exists() or batch.dataset is None or batch.sensors is None):
-        _follow_gaps(batch, _read(gaps, GapReport, "gap_analysis.py"))
+        _follow_gaps(batch, read_contract(gaps, GapReport, "gap_analysis.py"))
     here = {picture.file for picture in batch.pictures}
     lost, unknown = len(batch.wanted.keys() - here), len(here - batch.wanted.keys())
     if lost:
@@ -114,13 +111,6 @@ def _follow_gaps(batch: Batch, gaps: GapReport) -> None:
     batch.sensors = batch.sensors or gaps.sensors
     batch.recursive = bool(gaps.settings.get("recursive"))
     batch.settings = gaps.settings
-
-
-def _read(path: Path, model: type[Read], made_by: str) -> Read:
-    try:
-        return read_contract(path, model, made_by)
-    except ContractError as error:
-        raise UserError(str(error)) from error
 
 
 def _beside(path: Path, named: str | None) -> Path | None:

@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from mirror.contracts.contract import ContractError, read_contract
+from mirror.contracts.contract import read_contract
 from mirror.contracts.generation import GeneratedImage, GenerationMetadata, retry_seed
 from mirror.generation.a1111 import read_ours
 from mirror.generation.families import Family
@@ -33,10 +33,7 @@ def read_earlier(args: argparse.Namespace, plan: Plan) -> GenerationMetadata | N
                 "--output takes another folder."
             )
         return None
-    try:
-        earlier = read_contract(path, GenerationMetadata, cure="delete it, and take another --output")
-    except ContractError as error:
-        raise UserError(str(error)) from error
+    earlier = read_contract(path, GenerationMetadata, cure="delete it, and take another --output")
     if earlier.plan != plan.hash:
         raise UserError(
             f"{args.output} holds images of another plan; --output takes another folder, or give the same gap file, "

@@ -6,9 +6,8 @@ import argparse
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from mirror.contracts.contract import ContractError, read_contract
+from mirror.contracts.contract import read_contract
 from mirror.contracts.gaps import GapReport
 from mirror.generation.prompts import PlannedImage, plan_gaps, read_prompts
 from utils.console import UserError
@@ -33,7 +32,7 @@ class Plan:
 def make_plan(args: argparse.Namespace) -> Plan:
     """The images to make. Needs no model. Raises UserError."""
     prompts = () if args.prompts_file is None else read_prompts(args.prompts_file)
-    gaps = read_gaps(args.gaps)
+    gaps = None if args.gaps is None else read_contract(args.gaps, GapReport, "gap_analysis.py")
     if isinstance(prompts, list):
         return Plan(prompts, [], gaps, is_fixed=True)
     if gaps is None:
@@ -42,10 +41,3 @@ def make_plan(args: argparse.Namespace) -> Plan:
         raise UserError('--person says who is to be seen, in the words that the LoRA was trained with: "ohwx person".')
     planned_images, passed_over = plan_gaps(gaps.recommendations, args.person, args.num_per_gap, args.seed, prompts)
     return Plan(planned_images, passed_over, gaps)
-
-
-def read_gaps(path: Path | None) -> GapReport | None:
-    try:
-        return None if path is None else read_contract(path, GapReport, "gap_analysis.py")
-    except ContractError as error:
-        raise UserError(str(error)) from error

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from mirror.contracts.contract import ContractError, read_contract
+from mirror.contracts.contract import read_contract
 from mirror.contracts.gaps import Recommendation
 from mirror.contracts.plan import MAX_SEED, PromptPlan
 from mirror.dataset.gaps import GAP_TYPES
@@ -174,10 +174,7 @@ def read_prompts(path: Path) -> tuple[str, ...] | list[PlannedImage]:
 
 
 def _read_plan(path: Path) -> list[PlannedImage]:
-    try:
-        plan = read_contract(path, PromptPlan, cure="correct the plan")
-    except ContractError as error:
-        raise UserError(str(error)) from error
+    plan = read_contract(path, PromptPlan, cure="correct the plan")
     planned_images = [
         PlannedImage(one.name or f"{place + 1:03d}", one.prompt, one.seed, negative=one.negative_prompt)
         for place, one in enumerate(plan.images)
