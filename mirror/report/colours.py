@@ -11,7 +11,6 @@ from mirror.contracts import table as columns
 from mirror.contracts.summary import HELD_OUT, REFERENCE, Summary, group_label
 from mirror.report.render import shortened, shown
 
-BACKGROUND = "#0f1118"  # page
 PANEL = "#1a1d27"  # behind the charts
 
 # Purple for references (as documented) and ten candidates. Found by a random search with local ascent that maximises

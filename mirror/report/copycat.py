@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 
 import pandas as pd
@@ -11,8 +10,8 @@ from markupsafe import Markup
 from mirror.contracts import table as columns
 from mirror.contracts.summary import CANDIDATE, REFERENCE, Summary
 from mirror.faces.metrics import BANDS, copy_band
-from mirror.report.colours import BACKGROUND, Group, group_index, page_groups
-from mirror.report.render import asset, json_for_script, number, render, run_facts, shown, sibling_link
+from mirror.report.colours import Group, group_index, page_groups
+from mirror.report.render import encoded, json_for_script, number, render, run_facts, shown, sibling_link
 from utils.files import Status
 
 FAILED_TEXT = "\N{WARNING SIGN} Failed to recognize face"
@@ -45,12 +44,9 @@ def build_copycat(table: pd.DataFrame, summary: Summary, thumbnails: Sequence[by
     rows = _rows(table, group_index(table, groups))
     data = _page_data(rows, groups)
     return render(
-        "copycat.html",
-        styles=[asset("base.css"), asset("copycat.css")],
-        scripts=[asset("copycat.js")],
-        background=BACKGROUND,
-        facts=run_facts(summary),
-        warnings=[shown(warning) for warning in summary.warnings],
+        "copycat",
+        run_facts(summary),
+        summary.warnings,
         dashboard_link=sibling_link(summary, "Dashboard_"),
         generated=data["compares"] == "generated",
         references=len(data["ranking"]),
@@ -167,7 +163,7 @@ def _limits(name: str) -> str:
 
 def _thumbnail_table(thumbnails: Sequence[bytes | None]) -> Markup:
     """JSON list of base64 texts, one a row of the table: each picture is on the page once. Base64 needs no escaping."""
-    texts = [base64.b64encode(picture).decode("ascii") if picture else "" for picture in thumbnails]
+    texts = [encoded(picture) or "" for picture in thumbnails]
     return Markup('["' + '",\n"'.join(texts) + '"]' if texts else "[]")
 
 

@@ -7,12 +7,10 @@ import pandas as pd
 
 from mirror.contracts import table as columns
 from mirror.contracts.summary import Summary
-from mirror.report.colours import BACKGROUND, Group, group_index, page_groups
+from mirror.report.colours import Group, group_index, page_groups
 from mirror.report.panels import Panel, Points, build_panels
 from mirror.report.render import (
-    asset,
     json_for_script,
-    plotly_javascript,
     plotly_text,
     render,
     run_facts,
@@ -32,13 +30,10 @@ def build_dashboard(table: pd.DataFrame, summary: Summary, face_map: np.ndarray 
     points = Points.of(table, groups, summary)
     panels = build_panels(points, summary.pack.has_age, face_map, map_note)
     return render(
-        "dashboard.html",
-        styles=[asset("base.css"), asset("dashboard.css")],
-        scripts=[plotly_javascript(), asset("dashboard.js")],
-        needs_eval=True,
-        background=BACKGROUND,
-        facts=run_facts(summary),
-        warnings=[shown(warning) for warning in summary.warnings],
+        "dashboard",
+        run_facts(summary),
+        summary.warnings,
+        plotly=True,
         copycat_link=sibling_link(summary, "CopycatReport_"),
         groups=groups,
         numbers=_numbers(summary, groups),

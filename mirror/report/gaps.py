@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 
 from mirror.contracts.gaps import Distribution, GapReport, ImageRecord, TargetShare
 from mirror.dataset.pixels import SHARPNESS_LIMIT
-from mirror.report.colours import BACKGROUND
-from mirror.report.render import asset, render, shown
+from mirror.report.render import ANGLE_SOURCES, encoded, moment, render, sensor_facts, shown
 
 ANGLES = "face_angle"  # the gap type whose targets the pictures are laid out by
 _STATES = {  # colour and word; the word always stands beside the colour
@@ -27,12 +25,9 @@ def build_gaps(report: GapReport, thumbnails: Sequence[bytes | None]) -> str:
     why = {missing.type: missing.why for missing in report.not_measured}
     wanted = {gap.key: gap.count for gap in report.recommendations}
     return render(
-        "gaps.html",
-        styles=[asset("base.css"), asset("gaps.css")],
-        scripts=[],
-        background=BACKGROUND,
-        facts=_facts(report),
-        warnings=[shown(warning) for warning in report.warnings],
+        "gaps",
+        _facts(report),
+        report.warnings,
         gaps=[
             {"label": _label(report, gap), "add": _to_add(gap.count), "reason": gap.reason}
             for gap in report.recommendations
@@ -53,15 +48,13 @@ def build_gaps(report: GapReport, thumbnails: Sequence[bytes | None]) -> str:
 
 
 def _facts(report: GapReport) -> list[tuple[str, str]]:
-    angles = {"landmark_3d_68": "3-D landmarks", "keypoints": "five keypoints (coarser)"}
-    sensors = report.sensors
+    angle = report.sensors.angle
     return [
-        ("Created", shown(report.created).replace("T", " ", 1)),
+        ("Created", moment(report.created)),
         ("Dataset", shown(Path(report.dataset).name or report.dataset)),
         ("Images", f"{len(report.images):,}, of them {report.synthetic_images:,} synthetic"),
-        ("Angles by", shown(f"{sensors.angle.identity}, {angles[sensors.angle.source]}")),
-        ("Hands by", shown(sensors.hands or "no detector: not measured")),
-        ("Eyes by", shown(sensors.eyes or "no detector: not measured")),
+        ("Angles by", shown(f"{angle.identity}, {ANGLE_SOURCES[angle.source]}")),
+        *sensor_facts(report.sensors),
         ("Room for synthetic images", f"{report.synthetic_room:,}"),
     ]
 
@@ -116,7 +109,7 @@ def _card(record: ImageRecord, picture: bytes | None, titles: dict[str, str]) ->
     tags += {"under": ["too dark"], "over": ["too bright"]}.get(record.exposure, [])
     return {
         "file": shown(record.file),
-        "source": base64.b64encode(picture).decode("ascii") if picture else None,
+        "source": encoded(picture),
         "turn": _turn(record),
         "reason": shown(record.reason),
         "tags": tags,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -11,8 +10,8 @@ from mirror.contracts.history import IterationHistory, IterationRecord, LoraReco
 from mirror.contracts.manifest import MergeManifest
 from mirror.contracts.plan import PromptPlan
 from mirror.dataset.checks import CHECK_NAMES
-from mirror.report.colours import BACKGROUND, CANDIDATE_COLOURS, REFERENCE_COLOUR
-from mirror.report.render import asset, number, render, shown
+from mirror.report.colours import CANDIDATE_COLOURS, REFERENCE_COLOUR
+from mirror.report.render import encoded, moment, number, render, shown
 
 SHOWN_SAMPLES = 12  # prompts of the plan that the page shows: every head angle, in a page of few MB; all were measured
 _GOOD, _BAD, _OPEN = "#4fd1a5", "#ff6b6b", "#f5b942"
@@ -40,12 +39,9 @@ def build_loop(
     """The whole page. `samples` (LoRA, name in the plan) are small JPEGs, `reasons` by iteration sentences."""
     iterations = [one for one in history.iterations if one.number]
     return render(
-        "loop.html",
-        styles=[asset("base.css"), asset("loop.css")],
-        scripts=[],
-        background=BACKGROUND,
-        facts=_facts(history, concluded),
-        warnings=[shown(warning) for warning in history.warnings],
+        "loop",
+        _facts(history, concluded),
+        history.warnings,
         simulated=shown(history.simulated or ""),
         decision=_decision(concluded),
         compared_with="held-out photos" if history.held_out else "real photos (none are held out)",
@@ -63,7 +59,7 @@ def _facts(history: IterationHistory, concluded: LoopFacts) -> list[tuple[str, s
     return [
         ("Person", shown(history.person)),
         ("Base model", shown(PurePath(history.base_model).name)),
-        ("Begun", shown(history.created).replace("T", " ", 1)),
+        ("Begun", moment(history.created)),
         ("Real photos", f"{real:,} to train on, {history.held_out:,} held out"),
         ("Synthetic in the dataset", f"{synthetic:,} of {real + synthetic:,}"),
         ("Kept", shown(history.best or "none yet")),
@@ -178,10 +174,7 @@ def _samples(loras: Sequence[LoraRecord], plan: PromptPlan, samples: Mapping[tup
         {
             "prompt": shown(one.prompt),
             "seed": one.seed,
-            "pictures": [
-                base64.b64encode(picture).decode("ascii") if (picture := samples.get((lora.name, one.name))) else None
-                for lora in loras
-            ],
+            "pictures": [encoded(samples.get((lora.name, one.name))) for lora in loras],
         }
         for one in plan.images[:SHOWN_SAMPLES]
     ]

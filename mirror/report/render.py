@@ -19,9 +19,11 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
+from mirror.contracts.gaps import GapSensors
 from mirror.contracts.summary import Summary
 
 TEMPLATES = Path(__file__).parent / "templates"
+ANGLE_SOURCES = {"landmark_3d_68": "3-D landmarks", "keypoints": "five keypoints (coarser)"}
 
 # JSON inside <script>: < > & could end the element or open a comment; U+2028/9 end a line in old engines.
 _JSON_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
@@ -80,20 +82,26 @@ def plotly_javascript() -> str:
 
 
 def render(
-    template: str, styles: Sequence[str], scripts: Sequence[str], needs_eval: bool = False, **values: object
+    name: str, facts: Sequence[tuple[str, str]], warnings: Sequence[str], plotly: bool = False, **values: object
 ) -> str:
-    """The page of `template` with the text of `styles` and `scripts` (in this order) inside.
+    """The page of the template `name`, with its style sheet and, where it has one, its script inside.
 
-    `needs_eval`: Plotly's WebGL drawing compiles functions from text, which a policy must allow explicitly.
+    `facts` are the label and text pairs of its head. `plotly`: with that library, whose WebGL drawing compiles
+    functions from text, which a policy must allow explicitly.
     """
+    styles = [asset("base.css"), asset(f"{name}.css")]
+    scripts = [plotly_javascript()] if plotly else []
+    scripts += [asset(path.name) for path in TEMPLATES.glob(f"{name}.js")]
     for text in (*styles, *scripts):
         if re.search("</(script|style)", text, re.IGNORECASE):
             raise ValueError("an inlined style sheet or script would end its own element")
     return (
         _environment()
-        .get_template(template)
+        .get_template(f"{name}.html")
         .render(
-            policy=_policy(scripts, needs_eval),
+            policy=_policy(scripts, plotly),
+            facts=facts,
+            warnings=warnings,
             styles=[Markup(text) for text in styles],
             scripts=[Markup(text) for text in scripts],
             **values,
@@ -130,6 +138,22 @@ def number(value: float | None, digits: int = 3) -> str:
     return "\N{EN DASH}" if value is None or value != value else f"{value:.{digits}f}"
 
 
+def encoded(picture: bytes | None) -> str | None:
+    """A picture as base64, which needs no escaping; None without one."""
+    return base64.b64encode(picture).decode("ascii") if picture else None
+
+
+def moment(created: str) -> str:
+    """The time at which a document was made, for people."""
+    return shown(created).replace("T", " ", 1)
+
+
+def sensor_facts(sensors: GapSensors) -> list[tuple[str, str]]:
+    """Who measured hands and eyes."""
+    found = (("Hands by", sensors.hands), ("Eyes by", sensors.eyes))
+    return [(label, shown(identity or "no detector: not measured")) for label, identity in found]
+
+
 def sibling_link(summary: Summary, prefix: str) -> str | None:
     """Relative address of the result file whose name begins with `prefix`, to link the two pages; None without one."""
     names = (Path(name).name for name in summary.results.values())
@@ -138,12 +162,11 @@ def sibling_link(summary: Summary, prefix: str) -> str | None:
 
 def run_facts(summary: Summary) -> list[tuple[str, str]]:
     """What measured this run, as label and text, for the head of both pages."""
-    pose = {"landmark_3d_68": "3-D landmarks", "keypoints": "five keypoints (coarser)"}[summary.pack.pose_source]
     providers = ", ".join(f"{name} ({faces:,} faces)" for name, faces in summary.providers.items()) or "none"
     return [
-        ("Created", shown(summary.created).replace("T", " ", 1)),
+        ("Created", moment(summary.created)),
         ("Model pack", shown(summary.pack.identity)),
         ("Measured by", shown(providers)),
-        ("Head angles from", pose),
+        ("Head angles from", ANGLE_SOURCES[summary.pack.pose_source]),
         ("Pack licence", shown(summary.pack.licence)),
     ]

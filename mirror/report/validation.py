@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,7 @@ from markupsafe import Markup
 
 from mirror.contracts.validation import Check, Outcome, ValidatedImage, ValidationReport, Verdict
 from mirror.dataset.checks import CHECK_NAMES, COPY, DUPLICATE, IDENTITY
-from mirror.report.colours import BACKGROUND
-from mirror.report.render import asset, number, render, shown
+from mirror.report.render import encoded, moment, number, render, sensor_facts, shown
 
 # Colour, mark and meaning of each verdict, in the order of the page; the word always stands beside the colour.
 _LOOKS = {
@@ -36,12 +34,9 @@ def build_validation(
         Verdict.APPROVED: report.approved,
     }
     return render(
-        "validation.html",
-        styles=[asset("base.css"), asset("validation.css")],
-        scripts=[],
-        background=BACKGROUND,
-        facts=_facts(report),
-        warnings=[shown(warning) for warning in report.warnings],
+        "validation",
+        _facts(report),
+        report.warnings,
         approved_percent=report.approved_percent,
         mean_quality=report.mean_quality,
         failures=[(CHECK_NAMES[check], count) for check, count in report.failures.items()],
@@ -74,14 +69,13 @@ def _facts(report: ValidationReport) -> list[tuple[str, str]]:
     if real is not None and real.level is not None:
         level = f"{real.level:.2f}: what a frontal photo scores against the others (median); the limits follow it"
     return [
-        ("Created", shown(report.created).replace("T", " ", 1)),
+        ("Created", moment(report.created)),
         ("Folder", shown(Path(report.folder).name or report.folder)),
         ("Real photos", shown(photos)),
         ("How alike the photos are", level),
         ("Angles by", shown(report.sensors.angle.identity)),
         ("Identity by", shown(report.identity_pack or "no pack: not measured")),
-        ("Hands by", shown(report.sensors.hands or "no detector: not measured")),
-        ("Eyes by", shown(report.sensors.eyes or "no detector: not measured")),
+        *sensor_facts(report.sensors),
     ]
 
 
@@ -94,8 +88,8 @@ def _card(image: ValidatedImage, picture: bytes | None, references: Mapping[str,
     return {
         "verdict": image.verdict,
         "file": _breakable(shown(image.file)),
-        "source": _encoded(picture),
-        "beside": _encoded(beside),
+        "source": encoded(picture),
+        "beside": encoded(beside),
         "beside_name": _breakable(shown(image.nearest_reference or "")),
         "quality": image.quality,
         "wanted": shown(f"{image.gap_type}: {image.target}".replace("_", " ")) if image.gap_type else "no target",
@@ -145,7 +139,3 @@ def _text(value: float | str | tuple[float, float] | None) -> str:
     if isinstance(value, float):
         return number(value, 0 if abs(value) >= 10 else 2)
     return "\N{EN DASH}" if value is None else shown(value).replace("_", " ")
-
-
-def _encoded(picture: bytes | None) -> str | None:
-    return base64.b64encode(picture).decode("ascii") if picture else None
