@@ -33,12 +33,15 @@ HISTORY, MANIFEST, PAGE, PLAN = (
 _SEED_STEP = 7919  # a prime, so that the seeds of a plan are not those of neighbouring plans
 
 
-@dataclass(frozen=True)
 class Places:
     """Where everything of a loop lies."""
 
-    output: Path
-    loras: Path
+    def __init__(self, output: Path, loras: Path):
+        self.output, self.loras = output, loras
+        self.dataset, self.real, self.held_out = (output / name for name in (DATASET, REAL, HELD_OUT))
+        self.history, self.manifest, self.page, self.plan = (output / name for name in (HISTORY, MANIFEST, PAGE, PLAN))
+        self.cache = output / "cache.sqlite"
+        self.best = loras / LORA_FILE
 
     def gaps(self, number: int) -> Path:
         return self.output / f"gaps_iter{number}.json"
@@ -58,42 +61,6 @@ class Places:
 
     def lora(self, name: str) -> Path:
         return self.loras / name / LORA_FILE
-
-    @property
-    def best(self) -> Path:
-        return self.loras / LORA_FILE
-
-    @property
-    def dataset(self) -> Path:
-        return self.output / DATASET
-
-    @property
-    def real(self) -> Path:
-        return self.output / REAL
-
-    @property
-    def held_out(self) -> Path:
-        return self.output / HELD_OUT
-
-    @property
-    def history(self) -> Path:
-        return self.output / HISTORY
-
-    @property
-    def manifest(self) -> Path:
-        return self.output / MANIFEST
-
-    @property
-    def page(self) -> Path:
-        return self.output / PAGE
-
-    @property
-    def plan(self) -> Path:
-        return self.output / PLAN
-
-    @property
-    def cache(self) -> Path:
-        return self.output / "cache.sqlite"
 
 
 @dataclass(frozen=True)
