@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 import pickle
-import shlex
-import subprocess
 import threading
 from functools import cache
 from typing import Any, BinaryIO
 
 from mirror.detectors.allowlist import ALLOWED, GETATTR, Use, Verdict, modern
 from mirror.detectors.modelfiles import PLAIN_PICKLE, TORCH_LEGACY, TORCH_ZIP, Report
-from utils.console import UserError
+from utils.console import UserError, shell_line
 
 OLDEST_TORCH = (2, 6)  # the first whose weights_only loading takes an allow-list of names (torch/serialization.py)
 HOW_TO_INSTALL = "python -m pip install -r requirements/bootstrap.txt"
@@ -87,9 +85,8 @@ def read_checkpoint(file: BinaryIO, report: Report, name: str) -> object:
 
 
 def how_to_inspect(name: str) -> str:
-    """The command that looks into a file, for copying, also where there are spaces in its path."""
-    quoted = subprocess.list2cmdline([name]) if os.name == "nt" else shlex.quote(name)
-    return f"python inspect_pkl.py {quoted}"
+    """The command that looks into a file, for copying."""
+    return shell_line(["python", "inspect_pkl.py", name])
 
 
 def import_torch() -> Any:

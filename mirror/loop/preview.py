@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 from mirror.contracts.history import IterationRecord
@@ -13,8 +10,8 @@ from mirror.loop.commands import Commands
 from mirror.loop.config import LoopConfig
 from mirror.loop.iteration import FindGaps
 from mirror.loop.state import Loop, new_history, read_loop
-from mirror.loop.steps import Child, Ledger
-from utils.console import UserError, say
+from mirror.loop.steps import Ledger
+from utils.console import UserError, say, shell_line
 
 
 def as_it_stands(config: LoopConfig, commands: Commands) -> Loop:
@@ -39,24 +36,20 @@ def command_lines(loop: Loop, iteration: IterationRecord) -> list[str]:
     lines = []
     if iteration.number == 0:
         adopted = f"# v1: {loop.places.best} is adopted" if loop.ledger.history.adopted else None
-        lines += ["# Iteration 0", adopted or _shell(commands.train(0, "v1")), *_measuring(loop, 0)]
+        lines += ["# Iteration 0", adopted or shell_line(commands.train(0, "v1").command), *_measuring(loop, 0)]
     number = max(1, iteration.number)
     first = IterationRecord(number=number, generator=iteration.generator or "v1")
     lines += [
         f"# Iteration {number} (of at most {config.max_iterations}; later ones alike, with the best LoRA so far)",
-        _shell(FindGaps(loop, first).child),
-        _shell(commands.generate(number, first.generator, config.seed + number)),
-        _shell(commands.validate(number)),
+        shell_line(FindGaps(loop, first).child.command),
+        shell_line(commands.generate(number, first.generator, config.seed + number).command),
+        shell_line(commands.validate(number).command),
         f"# approved images are merged into {loop.places.dataset}",
-        _shell(commands.train(number, f"v{number + 1}")),
+        shell_line(commands.train(number, f"v{number + 1}").command),
     ]
     return lines + _measuring(loop, number)
 
 
 def _measuring(loop: Loop, number: int) -> list[str]:
     measure = loop.commands.measure(number, loop.ledger.history.held_out > 0)
-    return [_shell(loop.commands.sample(number, f"v{number + 1}")), _shell(measure)]
-
-
-def _shell(child: Child) -> str:
-    return subprocess.list2cmdline(child.command) if sys.platform == "win32" else shlex.join(child.command)
+    return [shell_line(child.command) for child in (loop.commands.sample(number, f"v{number + 1}"), measure)]

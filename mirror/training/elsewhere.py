@@ -18,10 +18,9 @@ from mirror.training.trainers import (
     refuse_overlap,
     run_trainer,
     settings_given,
-    shown,
     write_files,
 )
-from utils.console import EXIT_OK, UserError, say, show
+from utils.console import EXIT_OK, UserError, say, shell_line, show
 from utils.files import write_bytes_atomic
 
 
@@ -41,7 +40,7 @@ def train_elsewhere(args: argparse.Namespace) -> int:
     for file in start.texts:
         show(f"written: {file}")
     if args.trainer != COMMAND and trainer_job.place is None:
-        show(f"Nothing is trained yet. In the folder where {args.trainer} lies:", f"{shown(start.command)}")
+        show(f"Nothing is trained yet. In the folder where {args.trainer} lies:", shell_line(start.command))
         return EXIT_OK
     log = new_log(args, trainer_job.dataset, local_identity_of(args.base_model), trainer_job.settings)
     layers = run_trainer(start, trainer_job.folder)
@@ -68,7 +67,7 @@ def show_trainer_job(args: argparse.Namespace) -> int:
     show_settings(settings)
     show(f"images: {len(trainer_job.dataset.images)}", f"an epoch: {trainer_job.dataset.samples} pictures seen")
     show(f"epochs: {settings['epochs']}{'' if args.epochs else ' (recommended)'}", f"steps: {settings['steps']}")
-    show(f"command: {shown(start.command)}")
+    show(f"command: {shell_line(start.command)}")
     return EXIT_OK
 
 

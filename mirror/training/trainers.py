@@ -25,7 +25,7 @@ from mirror.generation.lora_files import check_lora
 from mirror.training.data import TrainingImage, TrainingSet, bucket_step
 from mirror.training.files import MARK, writing
 from mirror.training.presets import AI_TOOLKIT, COMMAND, SD_SCRIPTS
-from utils.console import UserError, say
+from utils.console import UserError, say, shell_line
 from utils.files import caption_of, reason_of, write_bytes_atomic, write_text_atomic
 from utils.images import ImageError, decode, read_file
 
@@ -376,11 +376,6 @@ def split_command(text: str, windows: bool = os.name == "nt") -> list[str]:
     return [word[1:-1] if len(word) > 1 and word[0] == word[-1] in ('"', "'") else word for word in words]
 
 
-def shown(command: list[str]) -> str:
-    """A command as it can be typed."""
-    return subprocess.list2cmdline(command) if os.name == "nt" else shlex.join(command)
-
-
 # Running it
 
 
@@ -390,7 +385,7 @@ def run_trainer(start: Start, folder: Path) -> int:
     with writing(started):
         write_bytes_atomic(started, b"")  # its time is of the same clock as the LoRA's
     try:
-        say(f"Starting: {shown(start.command)}")
+        say(f"Starting: {shell_line(start.command)}")
         try:
             done = subprocess.run(start.command, cwd=start.place, stdin=subprocess.DEVNULL, stdout=sys.stderr)
         except OSError as error:
