@@ -87,16 +87,10 @@ def collect(args: argparse.Namespace) -> Dataset:
     """List the pictures. Raises UserError where there are none."""
     from mirror.dataset.examiner import ExaminedPicture
     from utils.files import readable
-    from utils.images import holds_pictures, list_images
+    from utils.images import demand_folder, holds_pictures, list_images
 
-    folder = args.dataset
-    if not folder.is_dir():
-        found = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {found}. gap_analysis.py takes the folder that holds the dataset's pictures.")
-    try:
-        listing = list_images(folder, args.recursive)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be opened: {reason_of(error)}.") from error
+    folder = demand_folder(args.dataset, "gap_analysis.py takes the folder that holds the dataset's pictures.")
+    listing = list_images(folder, args.recursive)
     names = [readable(path.relative_to(folder).as_posix()) for path in listing.images]
     dataset = Dataset(folder, [ExaminedPicture(name, path) for name, path in zip(names, listing.images, strict=True)])
     dataset.ignored = listing.ignored

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from utils.console import UserError
 from utils.defaults import IMAGE_EXTENSIONS, MAX_MEGAPIXELS
 from utils.files import Status, reason_of
 from utils.library_output import hush_warnings, overheard, python_warnings
@@ -60,7 +61,7 @@ def natural_key(name: str) -> list[tuple[int, int | str]]:
 
 
 def list_images(folder: Path, recursive: bool = False, extensions: tuple[str, ...] = IMAGE_EXTENSIONS) -> Listing:
-    """Pictures of `folder` (with `recursive`, of its sub-folders too). Raises OSError where `folder` cannot be listed.
+    """Pictures of `folder` (with `recursive`, of its sub-folders too). Raises UserError where it cannot be opened.
 
     A sub-folder named like a picture is listed as one when it is not entered: its row then says what it is.
     """
@@ -92,13 +93,22 @@ def list_images(folder: Path, recursive: bool = False, extensions: tuple[str, ..
             elif not is_folder and not hidden:
                 listing.ignored[suffix or "no suffix"] += 1
 
-    visit(folder)
+    with _opening(folder):
+        visit(folder)
     return listing
 
 
-def iter_subfolders(folder: Path) -> Iterator[Path]:
-    """Visible sub-folders of `folder` in natural order. Raises OSError."""
-    yield from (Path(entry.path) for entry in _entries(folder) if _is_folder(entry) and not entry.name.startswith("."))
+def list_subfolders(folder: Path) -> list[Path]:
+    """Visible sub-folders of `folder` in natural order. Raises UserError where it cannot be opened."""
+    with _opening(folder):
+        return [Path(one.path) for one in _entries(folder) if _is_folder(one) and not one.name.startswith(".")]
+
+
+def demand_folder(path: Path, advice: str) -> Path:
+    """`path`, which must be a folder. Raises UserError that ends in `advice`."""
+    if path.is_dir():
+        return path
+    raise UserError(f"{path} {'is a file, not a folder' if path.exists() else 'does not exist'}. {advice}")
 
 
 def holds_pictures(folder: Path, extensions: tuple[str, ...] = IMAGE_EXTENSIONS) -> bool:
@@ -109,6 +119,14 @@ def holds_pictures(folder: Path, extensions: tuple[str, ...] = IMAGE_EXTENSIONS)
             return any(entry.name.lower().endswith(suffixes) for entry in entries)
     except OSError:
         return False
+
+
+@contextlib.contextmanager
+def _opening(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder} cannot be opened: {reason_of(error)}.") from error
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:

@@ -14,8 +14,8 @@ from mirror.dataset.examiner import ExaminedPicture
 from mirror.dataset.gaps import GAP_TYPES
 from utils.console import UserError
 from utils.defaults import IMAGE_EXTENSIONS, METADATA
-from utils.files import readable, reason_of
-from utils.images import holds_pictures, list_images
+from utils.files import readable
+from utils.images import demand_folder, holds_pictures, list_images
 from utils.simulation import said_of
 
 
@@ -40,9 +40,7 @@ def collect(folder: Path, reference: Path | None, own: Iterable[Path] = ()) -> B
 
     `own` are the folders that validation writes its copies to.
     """
-    if not folder.is_dir():
-        found = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {found}. validate_synthetic.py takes the folder with the generated images.")
+    demand_folder(folder, "validate_synthetic.py takes the folder with the generated images.")
     batch = Batch(folder, [])
     batch.pictures = list_pictures(batch, folder)
     for suffix in (".txt", ".json", ".html"):  # captions, metadata and our own reports belong here
@@ -74,10 +72,7 @@ def _left_out(folder: Path, own: Iterable[Path]) -> str:
 
 def list_pictures(batch: Batch, folder: Path, recursive: bool = False) -> list[ExaminedPicture]:
     """Pictures of a folder; what was passed over in the batch's own goes into `batch`. Raises UserError."""
-    try:
-        listing = list_images(folder, recursive)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be opened: {reason_of(error)}.") from error
+    listing = list_images(folder, recursive)
     if folder == batch.folder:
         batch.ignored.update(listing.ignored)
     batch.warnings += [readable(problem) for problem in listing.problems]

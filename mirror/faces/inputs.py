@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE
 from mirror.faces.measurer import Picture
 from utils.console import UserError
-from utils.files import readable, reason_of
-from utils.images import holds_pictures, iter_subfolders, list_images
+from utils.files import readable
+from utils.images import demand_folder, holds_pictures, list_images, list_subfolders
 from utils.simulation import said_of
 
 LOOSE = "(no folder)"  # group of pictures that lie beside the LoRA folders
-
-Listed = TypeVar("Listed")
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ def collect(folders: Folders) -> Inputs:
         names = {LOOSE} if loose else set()
         inputs.groups += [(CANDIDATE, name) for name in names]
         inputs.candidates += loose
-        for folder in _opened(root, lambda: list(iter_subfolders(root))):
+        for folder in list_subfolders(root):
             name = _not_yet(readable(folder.name), names)
             inputs.groups.append((CANDIDATE, name))
             try:
@@ -79,7 +75,7 @@ def collect(folders: Folders) -> Inputs:
 
 def _pictures(inputs: Inputs, kind: str, group: str, folder: Path, folders: Folders) -> list[Picture]:
     """Pictures of one group; what was passed over goes into `inputs`. Raises UserError."""
-    listing = _opened(folder, lambda: list_images(folder, folders.recursive and group != LOOSE, folders.extensions))
+    listing = list_images(folder, folders.recursive and group != LOOSE, folders.extensions)
     inputs.ignored.update(listing.ignored)
     inputs.warnings += listing.problems
     left_out = [sub for sub in listing.subfolders if group != LOOSE and holds_pictures(sub, folders.extensions)]
@@ -103,14 +99,6 @@ def _simulated(inputs: Inputs) -> list[str]:
     ]
 
 
-def _opened(folder: Path, look: Callable[[], Listed]) -> Listed:
-    """`look()`, with a folder that cannot be opened told as a UserError."""
-    try:
-        return look()
-    except OSError as error:
-        raise UserError(f"{folder} cannot be opened: {reason_of(error)}.") from error
-
-
 def _not_yet(name: str, names: set[str]) -> str:
     """`name`, or with a number behind it where `names` has it already; added to `names`."""
     unique, number = name, 1
@@ -122,10 +110,7 @@ def _not_yet(name: str, names: set[str]) -> str:
 
 
 def existing_folder(path: Path, option: str) -> Path:
-    if path.is_dir():
-        return path
-    found = "is a file, not a folder" if path.exists() else "does not exist"
-    raise UserError(f"{path} {found}. {option} takes the folder that holds the pictures.")
+    return demand_folder(path, f"{option} takes the folder that holds the pictures.")
 
 
 def _what_to_put_where(folders: Folders, has_candidates: bool) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from mirror.contracts.manifest import MergedImage, MergeManifest, RealPhoto
 from mirror.contracts.validation import ValidatedImage, ValidationReport, Verdict
 from utils.console import UserError
 from utils.defaults import IMAGE_EXTENSIONS, SYNTHETIC_PREFIX
-from utils.files import caption_of, readable, reason_of, sha256_of, write_bytes_atomic
+from utils.files import caption_of, readable, sha256_of, write_bytes_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,8 +63,12 @@ class Source:
 
 def list_real(folder: Path) -> list[RealPhoto]:
     """The user's pictures with their hashes, each content once. Raises UserError where none of them is a real photo."""
+    from utils.images import list_images
+
     photos: dict[str, RealPhoto] = {}
-    for path in _pictures(folder):
+    for path in list_images(folder).images:
+        if not path.is_file():
+            continue
         caption = caption_of(path)
         words = sha256_of(caption) if caption.is_file() else None
         photo = RealPhoto(file=readable(path.name), sha256=sha256_of(path), caption_sha256=words)
@@ -78,21 +82,11 @@ def list_real(folder: Path) -> list[RealPhoto]:
     return list(photos.values())
 
 
-def _pictures(folder: Path) -> list[Path]:
-    """Raises UserError where the folder cannot be opened."""
-    from utils.images import list_images
-
-    try:
-        return [path for path in list_images(folder).images if path.is_file()]
-    except OSError as error:
-        raise UserError(f"{folder} cannot be opened: {reason_of(error)}.") from error
-
-
 def passed_over(folder: Path) -> list[str]:
     """Sub-folders that hold pictures, which the loop does not enter."""
-    from utils.images import holds_pictures, iter_subfolders
+    from utils.images import holds_pictures, list_subfolders
 
-    return [readable(inside.name) for inside in iter_subfolders(folder) if holds_pictures(inside)]
+    return [readable(inside.name) for inside in list_subfolders(folder) if holds_pictures(inside)]
 
 
 def is_generated(photo: RealPhoto) -> bool:

@@ -24,7 +24,7 @@ from mirror.contracts.summary import REFERENCE
 from mirror.faces.measurer import Measurer, Picture
 from utils.console import UserError
 from utils.files import Status, caption_of, readable, reason_of
-from utils.images import ImageError, decode, list_images, read_file
+from utils.images import ImageError, decode, demand_folder, list_images, read_file
 
 Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of the picture
 
@@ -93,9 +93,7 @@ class TrainingSet:
 
 def read_dataset(folder: Path, trigger: str, repeats: int, max_megapixels: float) -> TrainingSet:
     """The pictures of `folder` and of its folders with a number; `repeats` for those without one. Raises UserError."""
-    if not folder.is_dir():
-        found = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {found}. train_lora.py takes the folder with the training pictures.")
+    demand_folder(folder, "train_lora.py takes the folder with the training pictures.")
     dataset = TrainingSet(folder, [])
     own = _FOLDER.fullmatch(folder.resolve().name)
     _add_folder(dataset, folder, trigger, int(own[1]) if own else repeats, own[2] if own else "", max_megapixels)
@@ -117,10 +115,7 @@ def read_dataset(folder: Path, trigger: str, repeats: int, max_megapixels: float
 def _add_folder(
     dataset: TrainingSet, folder: Path, trigger: str, repeats: int, words: str, max_megapixels: float
 ) -> None:
-    try:
-        listing = list_images(folder)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be opened: {reason_of(error)}.") from error
+    listing = list_images(folder)
     without_caption = longer = 0
     for path in listing.images:
         file = readable(path.relative_to(dataset.folder).as_posix())
