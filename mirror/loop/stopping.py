@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mirror.contracts.gaps import GapKey, GapReport
@@ -239,80 +239,49 @@ def decide(iterations: Sequence[IterationScores], threshold: float, max_iteratio
     """What follows from the iterations so far, the baseline first. `threshold` is a share: 0.05 is 5 %."""
     last, best = iterations[-1], best_of(iterations)
     gain = gain_of(iterations) if last.number and last.lora is not None else None
-    for rule in (_no_gaps, _worse, _without_a_merge, _approval, _small_gain, _only_real_photos_help, _enough):
-        found = rule(iterations, gain, threshold, max_iterations)
-        if found is not None:
-            return Decision(True, found[0], f"{found[1]} {_kept(iterations, best)}", best.lora, gain)
-    return Decision(False, GO_ON, _going_on(gain, threshold), best.lora, gain)
+    found = next(_reasons_to_stop(iterations, gain, threshold, max_iterations), None)
+    if found is None:
+        return Decision(False, GO_ON, _going_on(gain, threshold), best.lora, gain)
+    rule, words = found
+    return Decision(True, rule, f"{words} {_kept(iterations, best)}", best.lora, gain)
 
 
-Found = tuple[str, str] | None  # rule and sentence
-
-
-def _no_gaps(iterations: Sequence[IterationScores], gain: Gain | None, threshold: float, limit: int) -> Found:
-    return (
-        (NO_GAPS, "Nothing that was measured is scarce in the dataset any more.") if iterations[-1].gaps == 0 else None
-    )
-
-
-def _worse(iterations: Sequence[IterationScores], gain: Gain | None, threshold: float, limit: int) -> Found:
-    last = iterations[-1]
-    if last.number == 0 or last.lora is None:
-        return None
-    best = best_of(iterations[:-1])
-    lost = fall(best, last)
-    return (WORSE, f"{last.lora} is worse than {best.lora}: {lost}. That is no convergence.") if lost else None
-
-
-def _without_a_merge(iterations: Sequence[IterationScores], gain: Gain | None, threshold: float, limit: int) -> Found:
-    last = iterations[-1]
-    if last.number and not last.merged and last.without_room:
-        return NO_ROOM, "The dataset holds as many synthetic images as its cap allows; real photos make room."
-    if len(iterations) > 2 and all(
-        not one.merged and one.number and one.photos == last.photos for one in iterations[-2:]
-    ):
-        return (
-            NOTHING_APPROVED,
-            "No image of two iterations in a row may enter the dataset; the reasons stand in the report.",
-        )
-    return None
-
-
-def _approval(iterations: Sequence[IterationScores], gain: Gain | None, threshold: float, limit: int) -> Found:
-    rates = [one.approval.value for one in iterations[-2:] if one.approval is not None]
-    if len(rates) == 2 and min(rates) > HIGH_APPROVAL:
-        return APPROVAL, f"More than {HIGH_APPROVAL:.0%} of the images were approved in two iterations in a row."
-    return None
-
-
-def _small_gain(iterations: Sequence[IterationScores], gain: Gain | None, threshold: float, limit: int) -> Found:
-    """Below the threshold beyond doubt, or against each of the last iterations."""
-    if gain is None or gain.change >= threshold:
-        return None
-    doubtful = gain.noise is None or gain.change + BEYOND_NOISE * gain.noise >= threshold
-    gains = _gains(iterations)
-    if doubtful and (len(gains) < 2 or max(one.change for one in gains) >= threshold):
-        return None
-    said = f"Improvement {gain.change:.1%}, below the threshold of {100 * threshold:g}%"
-    if best_of(iterations).number == 0:
-        return NO_GAIN, f"{said}."
-    return CONVERGED, f"{said}: converged."
-
-
-def _only_real_photos_help(
+def _reasons_to_stop(
     iterations: Sequence[IterationScores], gain: Gain | None, threshold: float, limit: int
-) -> Found:
-    if not iterations[-1].only_real_photos_help:
-        return None
-    return REAL_PHOTOS, "Every gap that is left needs real photos: fewer than a tenth of its images were approved."
+) -> Iterator[tuple[str, str]]:
+    """Rule and sentence of all that would end the loop; the first one counts."""
+    last, before = iterations[-1], iterations[-2:]
+    if last.gaps == 0:
+        yield NO_GAPS, "Nothing that was measured is scarce in the dataset any more."
+    if last.number and last.lora is not None:
+        best = best_of(iterations[:-1])
+        if lost := fall(best, last):
+            yield WORSE, f"{last.lora} is worse than {best.lora}: {lost}. That is no convergence."
+    if last.number and not last.merged and last.without_room:
+        yield NO_ROOM, "The dataset holds as many synthetic images as its cap allows; real photos make room."
+    if len(iterations) > 2 and all(not one.merged and one.number and one.photos == last.photos for one in before):
+        words = "No image of two iterations in a row may enter the dataset; the reasons stand in the report."
+        yield NOTHING_APPROVED, words
+    rates = [one.approval.value for one in before if one.approval is not None]
+    if len(rates) == 2 and min(rates) > HIGH_APPROVAL:
+        yield APPROVAL, f"More than {HIGH_APPROVAL:.0%} of the images were approved in two iterations in a row."
+    if gain is not None and _is_small(gain, iterations, threshold):
+        said = f"Improvement {gain.change:.1%}, below the threshold of {100 * threshold:g}%"
+        yield (CONVERGED, f"{said}: converged.") if best_of(iterations).number else (NO_GAIN, f"{said}.")
+    if last.only_real_photos_help:
+        words = "Every gap that is left needs real photos: fewer than a tenth of its images were approved."
+        yield REAL_PHOTOS, words
+    if last.number >= limit:
+        yield MAX_ITERATIONS, f"{limit} iteration(s) were asked for (max_iterations)."
 
 
-def _enough(iterations: Sequence[IterationScores], gain: Gain | None, threshold: float, limit: int) -> Found:
-    return (
-        (MAX_ITERATIONS, f"{limit} iteration(s) were asked for (max_iterations).")
-        if iterations[-1].number >= limit
-        else None
-    )
+def _is_small(gain: Gain, iterations: Sequence[IterationScores], threshold: float) -> bool:
+    """Below the threshold beyond doubt, or against each of the last iterations."""
+    if gain.change >= threshold:
+        return False
+    gains = _gains(iterations)
+    is_beyond_doubt = gain.noise is not None and gain.change + BEYOND_NOISE * gain.noise < threshold
+    return is_beyond_doubt or (len(gains) > 1 and max(one.change for one in gains) < threshold)
 
 
 def _kept(iterations: Sequence[IterationScores], best: IterationScores) -> str:
