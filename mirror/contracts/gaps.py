@@ -20,6 +20,14 @@ class GapKey(NamedTuple):
         return f"{self.type} {self.target}" if self.type else "no target"
 
 
+class MadeForGap:
+    """What an image that may have been made for a gap has beside its fields `gap_type` and `target`."""
+
+    @property
+    def key(self) -> GapKey:
+        return GapKey(self.gap_type, self.target)
+
+
 class AngleSensor(Contract):
     """What measured faces and angles. Angles of two identities are not compared: each errs in its own way."""
 

@@ -6,11 +6,11 @@ import random
 from typing import Literal
 
 from mirror.contracts.contract import Contract
-from mirror.contracts.gaps import GapKey, GapSensors
+from mirror.contracts.gaps import GapSensors, MadeForGap
 from mirror.contracts.plan import MAX_SEED
 
 
-class GeneratedImage(Contract):
+class GeneratedImage(MadeForGap, Contract):
     """One image that a generator wrote, and what it was asked to show."""
 
     file: str  # its name; it lies beside generation_metadata.json
@@ -24,12 +24,8 @@ class GeneratedImage(Contract):
     size_wh: tuple[int, int] | None = None  # pixels
     created: str | None = None
 
-    @property
-    def key(self) -> GapKey:
-        return GapKey(self.gap_type, self.target)
 
-
-class FailedImage(Contract):
+class FailedImage(MadeForGap, Contract):
     """One planned image that came out black, blown or not a number, twice; no file was written."""
 
     name: str
@@ -38,10 +34,6 @@ class FailedImage(Contract):
     prompt: str
     seeds: list[int]
     reason: str
-
-    @property
-    def key(self) -> GapKey:
-        return GapKey(self.gap_type, self.target)
 
 
 def retry_seed(seed: int) -> int:

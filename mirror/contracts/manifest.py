@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from mirror.contracts.contract import Contract
-from mirror.contracts.gaps import GapKey
+from mirror.contracts.gaps import MadeForGap
 
 
 class RealPhoto(Contract):
@@ -14,13 +14,11 @@ class RealPhoto(Contract):
     file: str  # name in the dataset folder and of the copy; bytes that are no UTF-8 are written as \xNN
     sha256: str
     caption_sha256: str | None  # of the text file beside it
-    picture_hash: str | None = (
-        None  # 32 hexadecimal digits, see mirror/dataset/pixels.py; null: not needed, or not readable
-    )
+    picture_hash: str | None = None  # as in gaps.json; null: not needed, or not readable
     held_out: bool = False  # never trained on: likeness is measured against it
 
 
-class MergedImage(Contract):
+class MergedImage(MadeForGap, Contract):
     """One generated image that entered the working dataset."""
 
     file: str  # in the working dataset
@@ -34,10 +32,6 @@ class MergedImage(Contract):
     quality: float | None
     lora: str  # name of the LoRA that made it
     lora_sha256: str
-
-    @property
-    def key(self) -> GapKey:
-        return GapKey(self.gap_type, self.target)
 
 
 class MergeManifest(Contract):

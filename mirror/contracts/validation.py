@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Literal
 
 from mirror.contracts.contract import Contract
-from mirror.contracts.gaps import GapKey, GapSensors
+from mirror.contracts.gaps import GapSensors, MadeForGap
 
 
 class Outcome(StrEnum):
@@ -35,7 +35,7 @@ class Check(Contract):
     reason: str = ""
 
 
-class ValidatedImage(Contract):
+class ValidatedImage(MadeForGap, Contract):
     """One image with every check. null is not measured."""
 
     file: str  # relative to `folder`, forward slashes
@@ -51,10 +51,6 @@ class ValidatedImage(Contract):
     nearest_similarity: float | None
     checks: list[Check]
     copied_to: str | None = None  # where its copy lies; null with --no-auto-filter
-
-    @property
-    def key(self) -> GapKey:
-        return GapKey(self.gap_type, self.target)
 
 
 class ReferenceFacts(Contract):

@@ -22,10 +22,6 @@ class PackAngles:
         self.measurer = measurer
         self.info = AngleSensor(kind="pack", identity=measurer.identity, source=measurer.pack_info().pose_source)
 
-    def face(self, content: str, image: np.ndarray, note: str) -> FaceMeasurement:
-        """The largest face of one picture."""
-        return self.measurer.known_face(content) or self.measurer.measure_image(content, image, note)
-
 
 class DetectorAngles:
     """Faces and angles from a face detector with five landmarks, in batches."""

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import CodeType
 
@@ -24,9 +24,9 @@ from mirror.dataset.gaps import GapType, Look, face_height_share, measure_values
 from mirror.dataset.sensors import Sensors
 from mirror.detectors.detectors import demand_safe
 from mirror.faces.cache import FaceCache
-from mirror.faces.engine import MEASUREMENT_VERSION, RESCUED, FaceMeasurement
+from mirror.faces.engine import MEASUREMENT_VERSION, FaceMeasurement
 from mirror.faces.looking import failure, look_at
-from mirror.faces.measurer import NO_FACE, Measurer
+from mirror.faces.measurer import Measurer
 from utils.defaults import DETECTION_SIZE
 from utils.files import Status
 from utils.images import check_size, thumbnail
@@ -108,9 +108,9 @@ class Examiner:
     def look(self, picture: ExaminedPicture, content: str, image: np.ndarray, note: str) -> _Decoded:
         picture.thumbnail = thumbnail(image)
         angle = self._sensors.angle
-        face = angle.face(content, image, note) if isinstance(angle, PackAngles) else None
-        if self._comparing and not self._comparing.known_face(content):
-            self._comparing.measure_image(content, image, note)
+        face = angle.measurer.face_of(content, image, note) if isinstance(angle, PackAngles) else None
+        if self._comparing:
+            self._comparing.face_of(content, image, note)
         return _decoded(picture, content, image, face, note)
 
     def is_full(self, batch: list[_Decoded]) -> bool:
@@ -200,8 +200,7 @@ def _decoded(
         "unusable": pixels.unusable(histogram),
         "picture_hash": f"{pixels.picture_hash(grey):032x}",
     }
-    look = Look(image, grey, histogram, None, None, None, None, None)
-    return _Decoded(picture, content, image, facts, look, face, note)
+    return _Decoded(picture, content, image, facts, Look(image, grey, histogram), face, note)
 
 
 def _record_of(one: _Decoded, face: FaceMeasurement, hands: int | None) -> ImageRecord:
@@ -212,11 +211,10 @@ def _record_of(one: _Decoded, face: FaceMeasurement, hands: int | None) -> Image
 
     height = one.look.grey.shape[0]
     box = None if face.box_xyxy is None else tuple(round(edge, 1) for edge in face.box_xyxy)
-    said = {Status.RESCUED: RESCUED, Status.NO_FACE: NO_FACE}.get(face.status)
     return ImageRecord(
         file=one.picture.file,
         status=face.status,
-        reason="; ".join(filter(None, (said, one.note))),
+        reason=replace(face, note=one.note).reason,
         faces=face.faces,
         face_box_xyxy=box,
         det_score=rounded(face.det_score, 4),
@@ -232,16 +230,8 @@ def _record_of(one: _Decoded, face: FaceMeasurement, hands: int | None) -> Image
 
 def _complete(look: Look, record: ImageRecord) -> Look:
     """`look` with the numbers as they stand in the record: a bin must agree with the angle that is shown."""
-    return Look(
-        look.image,
-        look.grey,
-        look.histogram,
-        face_box_xyxy=record.face_box_xyxy,
-        yaw_deg=record.yaw_deg,
-        pitch_deg=record.pitch_deg,
-        eyes=record.eyes,
-        hands=record.hands,
-    )
+    names = ("face_box_xyxy", "yaw_deg", "pitch_deg", "eyes", "hands")
+    return replace(look, **{name: getattr(record, name) for name in names})
 
 
 def _eyes_of(face_box_xyxy: tuple[float, float, float, float] | None, eyes: Boxes | None) -> int | None:

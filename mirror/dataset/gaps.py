@@ -37,11 +37,11 @@ class Look:
     image: np.ndarray  # (H, W, 3) uint8 BGR
     grey: np.ndarray  # (H, W) uint8
     histogram: np.ndarray  # (256,) share of pixels at each grey level
-    face_box_xyxy: tuple[float, float, float, float] | None  # pixels, the largest face
-    yaw_deg: float | None
-    pitch_deg: float | None
-    eyes: int | None  # None: no detector for them
-    hands: int | None
+    face_box_xyxy: tuple[float, float, float, float] | None = None  # pixels, the largest face
+    yaw_deg: float | None = None
+    pitch_deg: float | None = None
+    eyes: int | None = None  # None: no detector for them
+    hands: int | None = None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from utils.files import Status
 
 DETECTION_THRESHOLD = 0.5  # InsightFace's own default
 RESCUE_PADDING = 0.40  # black border on each side, as a share of that side, as documented
-RESCUED = "Rescued via padding"
+RESCUED, NO_FACE = "Rescued via padding", "no face found, with black padding neither"
 
 # Needed networks. The 2-D landmark model of the larger packs is never run: nothing here uses its points.
 DETECTION, RECOGNITION, POSE, AGE = "detection", "recognition", "landmark_3d_68", "genderage"
@@ -51,6 +51,12 @@ class FaceMeasurement:
     embedding: np.ndarray | None = None  # (D,) float32, unit norm
     second_face_share: float | None = None  # see `second_face_share`
     note: str = ""  # what is wrong with the file, though it could be decoded
+
+    @property
+    def reason(self) -> str:
+        """What there is to say of it, in words; empty for a face that was found at once in a healthy file."""
+        said = {Status.RESCUED: RESCUED, Status.NO_FACE: NO_FACE}.get(self.status)
+        return "; ".join(filter(None, (said, self.note)))
 
     @property
     def aspect_ratio(self) -> float | None:

@@ -23,7 +23,6 @@ from utils.images import check_size, thumbnail
 from utils.progress import GroupProgress
 
 CUDA = "CUDAExecutionProvider"
-NO_FACE = "no face found, with black padding neither"
 GPU_ADVICE = "docs/troubleshooting.md says how onnxruntime gets a GPU."
 
 
@@ -125,6 +124,10 @@ class Measurer:
         """What this pack measured before in a picture of this content."""
         return self.cache.get_face(content, self.identity, self._settings, CUDA if self._require_gpu else None)
 
+    def face_of(self, content: str, image: np.ndarray, note: str) -> FaceMeasurement:
+        """What was measured before, else what `measure_image` finds."""
+        return self.known_face(content) or self.measure_image(content, image, note)
+
     # What the engine looks with, see mirror.faces.looking.Looker.
 
     def label(self, picture: Picture) -> str:
@@ -161,7 +164,5 @@ class Measurer:
 
 
 def _fill(picture: Picture, face: FaceMeasurement, small: bytes) -> None:
-    reasons = {Status.RESCUED: RESCUED, Status.NO_FACE: NO_FACE}
-    picture.status = face.status
-    picture.reason = "; ".join(filter(None, (reasons.get(face.status), face.note)))
+    picture.status, picture.reason = face.status, face.reason
     picture.face, picture.thumbnail = face, small

@@ -343,8 +343,7 @@ def test_a_picture_on_which_a_network_chokes_is_one_bad_row(gaps, heads, truth_m
 def test_a_face_that_overflows_the_picture_is_seen_with_a_border():
     from mirror.dataset.angles import DetectorAngles
     from mirror.dataset.boxes import Boxes
-    from mirror.faces.engine import RESCUED
-    from mirror.faces.measurer import NO_FACE
+    from mirror.faces.engine import NO_FACE, RESCUED
 
     points = np.float32([[90, 60], [160, 60], [125, 100], [95, 140], [155, 140]])
 
