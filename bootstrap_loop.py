@@ -280,11 +280,10 @@ def disk_told(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename2 or error.filename or folder
-        reason = "the disk is full" if error.errno == errno.ENOSPC else reason_of(error)
         no_room = (errno.ENOSPC, errno.EFBIG, errno.EROFS, getattr(errno, "EDQUOT", None))  # Windows has no quota's
         what = "cannot be written" if error.errno in no_room else "cannot be used"
         raise UserError(
-            f"{where} {what}: {reason}. Put that right and give the same command again: it goes on."
+            f"{where} {what}: {reason_of(error)}. Put that right and give the same command again: it goes on."
         ) from error
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,7 +33,7 @@ from utils.defaults import (
     SYNTHETIC_PREFIX,
     VERSION,
 )
-from utils.files import reason_of
+from utils.files import demand_writable, disk_told, timestamp
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.contract import Spread
@@ -127,7 +126,7 @@ def analyse(args: argparse.Namespace, dataset: Dataset, types: Mapping[str, GapT
     synthetic = sum(record.file.rpartition("/")[2].startswith(SYNTHETIC_PREFIX) for record in seen)
     room = synthetic_room(len(seen), synthetic, args.max_synthetic_share)
     return GapReport(
-        created=time.strftime("%Y-%m-%dT%H:%M:%S"),
+        created=timestamp(),
         dataset=readable(str(dataset.folder.resolve())),
         recommendations=recommend(distributions, room, args.max_synthetic_share),
         distributions=distributions,
@@ -250,11 +249,9 @@ def write_results(output: Path, report: GapReport, pictures: list[ExaminedPictur
     from utils.files import write_text_atomic
 
     page = output.with_suffix(".html")
-    try:
+    with disk_told(f"Results cannot be written to {output.parent}"):
         write_text_atomic(page, build_gaps(report, [picture.thumbnail for picture in pictures]))
         write_contract(output, report)
-    except OSError as error:
-        raise UserError(f"Results cannot be written to {output.parent}: {reason_of(error)}.") from error
     return page
 
 
@@ -294,8 +291,6 @@ def _percent(value: float | None) -> str:
 
 def _check_output(output: Path) -> None:
     """Find out before the work, not after it, that results cannot be written. Raises UserError."""
-    import tempfile
-
     from mirror.contracts.contract import demand_own
 
     if output.suffix.lower() != ".json":
@@ -303,15 +298,7 @@ def _check_output(output: Path) -> None:
     demand_own(output, "gap_analysis.py")
     if output.is_dir():
         raise UserError(f"--output {output} is a folder; it takes the name of the gap file, such as gaps.json.")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output.parent):
-            pass
-    except OSError as error:
-        reason = reason_of(error)
-        raise UserError(
-            f"Results cannot be written to {output.parent}: {reason}. --output takes another file."
-        ) from error
+    demand_writable(output.parent, "--output takes another file.")
 
 
 def _demand_a_picture(pictures: list[ExaminedPicture]) -> None:

@@ -31,7 +31,7 @@ from mirror.generation.families import DTYPES, FAMILIES, SIZE_STEP
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say, show, show_json
 from utils.defaults import BOOTSTRAP_REQUIREMENTS, METADATA, VERSION
-from utils.files import reason_of
+from utils.files import disk_told, timestamp
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.generation import GenerationMetadata
@@ -108,7 +108,6 @@ def print_plan(plan: Plan, as_json: bool) -> None:
 def tell_nothing(args: argparse.Namespace, plan: Plan) -> None:
     """There is no image to make, and that is no error."""
     from mirror.contracts.generation import GenerationMetadata
-    from mirror.generation.making import timestamp
 
     asked = any(gap.count for gap in plan.gaps.recommendations)
     why = "none of the gaps can be asked for, as the notes say" if asked else "the gap file asks for no image"
@@ -222,7 +221,7 @@ def metadata_of(args: argparse.Namespace, plan: Plan, pipeline: ImagePipeline) -
 
     from mirror.contracts.generation import GenerationMetadata
     from mirror.generation.earlier import OUTSIDE_SETTINGS
-    from mirror.generation.making import timestamp, used
+    from mirror.generation.making import used
     from mirror.generation.settings import effective_settings
     from utils.files import readable
 
@@ -274,10 +273,9 @@ def _make(args: argparse.Namespace, plan: Plan, pipeline: ImagePipeline, metadat
     from mirror.generation.making import generate
 
     try:
-        write_contract(args.output / METADATA, metadata)
-        generate(args, plan, pipeline, metadata)
-    except OSError as error:
-        raise UserError(f"Images cannot be written to {args.output}: {reason_of(error)}.") from error
+        with disk_told(f"Images cannot be written to {args.output}"):
+            write_contract(args.output / METADATA, metadata)
+            generate(args, plan, pipeline, metadata)
     except KeyboardInterrupt:
         say("What was generated so far is kept; the same command goes on from there.")
         raise
@@ -302,12 +300,10 @@ def _open_folder(folder: Path, plan: Plan) -> Iterator[None]:
     from utils.folder_lock import only_one
 
     with contextlib.ExitStack() as stack:
-        try:
+        with disk_told(f"Images cannot be written to {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(only_one(folder, LOCK_FILE))
             remove_rests(folder, plan)
-        except OSError as error:
-            raise UserError(f"Images cannot be written to {folder}: {reason_of(error)}.") from error
         yield
 
 

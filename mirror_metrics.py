@@ -38,7 +38,7 @@ from utils.defaults import (
     PROJECT,
     VERSION,
 )
-from utils.files import reason_of
+from utils.files import demand_writable, timestamp
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     import pandas as pd
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     planted = prepare_demo(args) if args.demo else []
     folders = folders_of(args)
     inputs = collect(folders)
-    _check_output(args.output)
+    demand_writable(args.output, "--output takes another folder.")
     for warning in inputs.warnings:
         say(f"Note: {warning}")
     pack = find_or_download(args)
@@ -202,7 +202,7 @@ def summarise(
 
     root = folders.candidates
     return Summary(
-        created=time.strftime("%Y-%m-%dT%H:%M:%S"),
+        created=timestamp(),
         pack=pack,
         providers=dict(Counter(table.loc[table[columns.DET_SCORE].notna(), columns.PROVIDER])),
         versions={
@@ -272,19 +272,6 @@ def _similarity_of(group: GroupSummary) -> list[str]:
     spread, interval = group.similarity, group.similarity_interval
     numbers = ["-" if value is None else f"{value:.3f}" for value in (spread.median, spread.q1, spread.q3)]
     return [numbers[0], "-" if interval is None else f"{interval[0]:.3f} - {interval[1]:.3f}", *numbers[1:]]
-
-
-def _check_output(folder: Path) -> None:
-    """Find out before the work, not after it, that results cannot be written. Raises UserError."""
-    import tempfile
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = reason_of(error)
-        raise UserError(f"Results cannot be written to {folder}: {reason}. --output takes another folder.") from error
 
 
 def _demand_a_face(pictures: list[Picture], what: str) -> None:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from utils.defaults import (
     UNVERIFIED_WORDS,
     VERSION,
 )
+from utils.files import demand_writable, timestamp
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.validation import ReferenceFacts, ValidatedImage, ValidationReport
@@ -92,7 +92,7 @@ def report_of(
     scores = [image.quality for image in images if image.verdict == Verdict.APPROVED and image.quality is not None]
     failed = Counter(one.check for image in images for one in image.checks if one.outcome == Outcome.FAILED)
     return ValidationReport(
-        created=time.strftime("%Y-%m-%dT%H:%M:%S"),
+        created=timestamp(),
         folder=readable(str(batch.folder.resolve())),
         metadata=readable(str(batch.metadata.resolve())) if batch.metadata else None,
         references=_reference_facts(measured.references, measured.thresholds),
@@ -207,10 +207,8 @@ def _cache_file(args: argparse.Namespace) -> Iterator[Path]:
 
 def _check_folders(args: argparse.Namespace, batch: Batch) -> None:
     """Find out before the work, not after it, that results cannot be written. Raises UserError."""
-    import tempfile
-
     from mirror.contracts.contract import demand_own
-    from mirror.dataset.sorting import folders_of, writing
+    from mirror.dataset.sorting import folders_of
 
     taken = {args.folder.resolve(): "the folder of the generated images"}
     if batch.dataset is not None:
@@ -228,10 +226,7 @@ def _check_folders(args: argparse.Namespace, batch: Batch) -> None:
     if args.report.suffix.lower() != ".json":
         raise UserError(f"--report {args.report} is no .json file; the page goes beside it as .html.")
     demand_own(args.report, "validate_synthetic.py")
-    with writing(args.report.parent):
-        args.report.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=args.report.parent):
-            pass
+    demand_writable(args.report.parent, "--report takes another file.")
 
 
 def _nearest_existing(folder: Path) -> Path:

@@ -23,7 +23,6 @@ import argparse
 import hashlib
 import json
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -45,7 +44,7 @@ from mirror.loop.merging import REAL, sha256_of
 from utils import options
 from utils.console import EXIT_OK, UserError, run_script
 from utils.defaults import METADATA, SYNTHETIC_PREFIX
-from utils.files import write_bytes_atomic
+from utils.files import timestamp, write_bytes_atomic
 from utils.progress import GroupProgress
 
 SAID = "simulated: rendered heads in place of a diffusion model's images"
@@ -184,13 +183,13 @@ def run(args: argparse.Namespace) -> int:
         task = progress.add("Rendering (simulated generator)", len(scenes))
         for image, scene, picture in zip(images, scenes, render_all(scenes, PIXELS, samples=1.0), strict=True):
             write_png(args.output / image.file, picture.image, scene.yaw_deg)
-            image.created = time.strftime("%Y-%m-%dT%H:%M:%S")
+            image.created = timestamp()
             progress.step(task)
     write_contract(
         args.output / METADATA,
         GenerationMetadata(
             script="demo/simulated_generator.py",
-            created=time.strftime("%Y-%m-%dT%H:%M:%S"),
+            created=timestamp(),
             gaps_file=str(args.gaps) if args.gaps else None,
             settings={"simulated": SAID, "never_improves": args.never_improves},
             images=images,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import tempfile
+import time
+from collections.abc import Iterator
 from enum import StrEnum
 from itertools import count
 from pathlib import Path
+
+from utils.console import UserError
 
 
 class Status(StrEnum):
@@ -51,7 +56,29 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 def reason_of(error: OSError) -> str:
     """Why the system refused, without its number and the path, which the sentence around it names."""
-    return error.strerror or str(error)
+    return "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+
+
+@contextlib.contextmanager
+def disk_told(sentence: str, advice: str = "") -> Iterator[None]:
+    """What the disk refuses, as a UserError that begins with `sentence`, as in "Results cannot be written to DIR"."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{sentence}: {reason_of(error)}. {advice}".rstrip()) from error
+
+
+def demand_writable(folder: Path, advice: str) -> None:
+    """Make `folder`, and find out before the work, not after it, that results cannot be written. Raises UserError."""
+    with disk_told(f"Results cannot be written to {folder}", advice):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+def timestamp() -> str:
+    """Now, as every document says it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def sha256_of(path: Path) -> str:

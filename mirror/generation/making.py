@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from mirror.generation.planning import Plan
 from mirror.generation.prompts import PlannedImage
 from utils.console import UserError, say
 from utils.defaults import METADATA
-from utils.files import write_bytes_atomic
+from utils.files import timestamp, write_bytes_atomic
 from utils.progress import ImageProgress
 
 SMALLEST = 256  # pixels: --allow-smaller does not go below
@@ -201,7 +200,3 @@ def write_image(
     text = parameters(image, scheduler, loaded.identity.partition("@")[0], known_lora, lora and lora.scale)
     write_bytes_atomic(folder / image.file, png(picture, text, image))
     return image
-
-
-def timestamp() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S")

@@ -24,9 +24,9 @@ from mirror.loop.commands import (
 from mirror.loop.config import LoopConfig
 from mirror.loop.facts import best_now
 from mirror.loop.results import lora_problem
-from mirror.loop.steps import Ledger, copy_atomic, now
+from mirror.loop.steps import Ledger, copy_atomic
 from utils.console import UserError
-from utils.files import sha256_of
+from utils.files import sha256_of, timestamp
 from utils.progress import GroupProgress
 
 
@@ -123,8 +123,8 @@ def new_history(
             raise UserError(f"{places.best} {problem}. It would become v1; put a whole one there, or move it away.")
         adopted = sha256_of(places.best)
     history = IterationHistory(
-        created=now(),
-        updated=now(),
+        created=timestamp(),
+        updated=timestamp(),
         person=config.person_name,
         base_model=config.portable(config.base_model),
         dataset_dir=config.portable(config.dataset_dir),

@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from mirror.contracts.contract import write_contract
 from mirror.contracts.history import IterationHistory, IterationRecord, RunningStep, StepRecord
 from utils.console import EXIT_OUR_FAULT, EXIT_USER, UserError
 from utils.defaults import IMAGE_EXTENSIONS, METADATA
-from utils.files import caption_of, reason_of, write_bytes_atomic
+from utils.files import caption_of, reason_of, timestamp, write_bytes_atomic
 
 # Fields of JSON files that tell the time or follow from it: two runs that differ in nothing else count as equal.
 TIME_FIELDS = frozenset({"created", "started", "finished", "updated", "seconds", "written"})
@@ -272,7 +271,7 @@ class Ledger:
         self.history = history
 
     def save(self) -> None:
-        self.history.updated = now()
+        self.history.updated = timestamp()
         write_contract(self.path, self.history)
 
     def stands(self, iteration: IterationRecord, name: str) -> bool:
@@ -294,7 +293,7 @@ class Ledger:
         forget()
         iteration.running = RunningStep(step=step.name, inputs=key)
         self.save()
-        started = now()
+        started = timestamp()
         step.make(again)
         outputs = step.outputs()
         for output in outputs:
@@ -305,15 +304,11 @@ class Ledger:
                 inputs=key,
                 outputs={relative(path, folder): content_of(path) for path in outputs},
                 started=started,
-                finished=now(),
+                finished=timestamp(),
             )
         )
         iteration.running = None
         self.save()
-
-
-def now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def copy_atomic(source: Path, place: Path) -> None:

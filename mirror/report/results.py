@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -55,8 +54,7 @@ def write_results(
             for path in paths.values():
                 path.unlink(missing_ok=True)
             if isinstance(error, OSError):
-                reason = "the disk is full" if error.errno == errno.ENOSPC else reason_of(error)
-                raise UserError(f"Results cannot be written to {output}: {reason}.") from error
+                raise UserError(f"Results cannot be written to {output}: {reason_of(error)}.") from error
             raise
 
 

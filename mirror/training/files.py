@@ -15,8 +15,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from mirror.contracts.training import TrainingLog
 from mirror.generation.families import FAMILIES
 from mirror.generation.lora_files import DIFFUSERS, Layers, diffusers_tensors, kohya_tensors
 from utils.console import UserError
-from utils.files import reason_of, write_bytes_atomic
+from utils.files import disk_told, write_bytes_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -133,13 +132,9 @@ class OutputFolder:
         return state
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> AbstractContextManager[None]:
     """What the disk refuses, told as a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {reason_of(error)}.") from error
+    return disk_told(f"{path} cannot be written")
 
 
 def lora_tensors(layers: Layers, how: LoraFormat) -> dict[str, torch.Tensor]:

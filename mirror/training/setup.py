@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +33,7 @@ from mirror.training.processes import PRECISIONS, progress_in_main
 from mirror.training.samples import Sampler, make_sampler, sample_as_trained
 from utils.console import UserError, print_table, say, show
 from utils.defaults import VERSION
-from utils.files import readable
+from utils.files import readable, timestamp
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -160,7 +159,7 @@ def new_log(args: argparse.Namespace, dataset: TrainingSet, identity: str, setti
 
     packages = ("torch", "diffusers", "peft", "accelerate", "transformers")
     return TrainingLog(
-        created=time.strftime("%Y-%m-%dT%H:%M:%S"),
+        created=timestamp(),
         finished=False,
         lora=None,
         trainer="train_lora.py",
