@@ -40,11 +40,11 @@ from mirror.contracts.manifest import MergeManifest
 from mirror.contracts.plan import PromptPlan
 from mirror.dataset.gaps import GAP_TYPES
 from mirror.loop.commands import HISTORY, MANIFEST
-from mirror.loop.merging import REAL, sha256_of
+from mirror.loop.photos import REAL
 from utils import options
 from utils.console import EXIT_OK, UserError, run_script
 from utils.defaults import METADATA, SYNTHETIC_PREFIX
-from utils.files import timestamp, write_bytes_atomic
+from utils.files import sha256_of, timestamp, write_bytes_atomic
 from utils.progress import GroupProgress
 
 SAID = "simulated: rendered heads in place of a diffusion model's images"

@@ -14,7 +14,7 @@ from pathlib import Path
 from mirror.contracts.contract import Contract, ContractError, read_contract
 from mirror.contracts.plan import PlannedPrompt, PromptPlan
 from mirror.loop.config import PLACEHOLDERS, LoopConfig, filled
-from mirror.loop.merging import DATASET, HELD_OUT, REAL
+from mirror.loop.photos import DATASET, HELD_OUT, REAL
 from mirror.loop.steps import Child
 from utils.console import UserError
 from utils.defaults import PACK, PROJECT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mirror.contracts.history import IterationRecord
-from mirror.loop import merging
+from mirror.loop import photos as user_photos
 from mirror.loop.commands import Commands
 from mirror.loop.config import LoopConfig
 from mirror.loop.iteration import FindGaps
@@ -18,13 +18,13 @@ def as_it_stands(config: LoopConfig, commands: Commands) -> Loop:
     """The loop that is there, or that would begin, with the photos of now; nothing is written."""
     places, folder = commands.places, Path(config.dataset_dir)
     try:
-        photos = merging.list_real(folder)
+        photos = user_photos.list_real(folder)
     except UserError as error:  # the commands can be shown without photos
         say(f"Note: {error}")
         photos = []
     if places.history.exists():
         history, manifest = read_loop(config, places)
-        manifest = merging.with_photos(manifest, merging.with_picture_hashes(photos, folder, manifest.real))
+        manifest = user_photos.with_photos(manifest, user_photos.with_picture_hashes(photos, folder, manifest.real))
     else:
         history, manifest = new_history(config, places, photos, looks=False)
     return Loop(config, places, commands, Ledger(places.history, history), manifest, ())

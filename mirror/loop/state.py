@@ -11,6 +11,7 @@ from mirror.contracts.contract import write_contract
 from mirror.contracts.history import IterationHistory
 from mirror.contracts.manifest import MergeManifest, RealPhoto
 from mirror.loop import merging
+from mirror.loop import photos as user_photos
 from mirror.loop.commands import (
     GAPS,
     LORA_FILE,
@@ -48,17 +49,17 @@ def open_loop(config: LoopConfig, commands: Commands, locks: tuple[int, ...], un
     With `undoing` the dataset may hold more synthetic images than the cap allows: taking some out is the cure.
     """
     places, folder = commands.places, Path(config.dataset_dir)
-    photos = merging.list_real(folder)
+    photos = user_photos.list_real(folder)
     if places.history.exists():
         history, manifest = read_loop(config, places)
         if any(photo.held_out for photo in manifest.real):
-            photos = merging.with_picture_hashes(photos, folder, manifest.real)
+            photos = user_photos.with_picture_hashes(photos, folder, manifest.real)
     else:
         demand_empty(places)
         history, manifest = new_history(config, places, photos)
         photos = manifest.real
     manifest = manifest.model_copy(update={"dataset_dir": config.dataset_dir})
-    manifest = merging.with_photos(manifest, photos, merging.cut_from_held_out(manifest, photos, places.output))
+    manifest = user_photos.with_photos(manifest, photos, user_photos.cut_from_held_out(manifest, photos, places.output))
     if not undoing:
         demand_share(config, manifest)
     history.held_out = merging.held_out_in(manifest)
@@ -115,7 +116,7 @@ def new_history(
 
     Without `looks` no picture is read: about as many are held out, and perhaps others.
     """
-    real = split_of(photos, config) if looks else merging.split(photos, [], config.seed)
+    real = split_of(photos, config) if looks else user_photos.split(photos, [], config.seed)
     adopted = None
     if places.best.exists():
         problem = lora_problem(places.best)
@@ -139,29 +140,29 @@ def new_history(
 
 def split_of(photos: list[RealPhoto], config: LoopConfig) -> list[RealPhoto]:
     """`photos` with some of them held out, where there are enough; their pictures are read for it."""
-    if len(photos) < merging.FEWEST_TO_SPLIT:
+    if len(photos) < user_photos.FEWEST_TO_SPLIT:
         return photos
     folder = Path(config.dataset_dir)
-    photos = merging.with_picture_hashes(photos, folder)
-    shows_part = merging.cuts_among(photos, folder)
+    photos = user_photos.with_picture_hashes(photos, folder)
+    shows_part = user_photos.cuts_among(photos, folder)
     with GroupProgress(only_live=True) as progress:
-        task = progress.add("Looking for crops", round(merging.HELD_OUT_SHARE * len(photos)))
+        task = progress.add("Looking for crops", round(user_photos.HELD_OUT_SHARE * len(photos)))
 
         def is_cut(photo: RealPhoto) -> bool:
             progress.step(task)
             return shows_part(photo)
 
-        return merging.split(photos, merging.near_duplicates_of(photos), config.seed, is_cut)
+        return user_photos.split(photos, user_photos.near_duplicates_of(photos), config.seed, is_cut)
 
 
 def warnings_of(folder: Path, history: IterationHistory, manifest: MergeManifest) -> list[str]:
     """What must be known to read the figures rightly, a sentence or two each; `folder` holds the user's photos."""
-    genuine = sum(not merging.is_generated(photo) for photo in manifest.real)
+    genuine = sum(not user_photos.is_generated(photo) for photo in manifest.real)
     generated = len(manifest.real) - genuine
-    inside = merging.passed_over(folder)
+    inside = user_photos.passed_over(folder)
     baseline = next((one for one in history.iterations if one.number == 0 and one.photos), None)
     found = []
-    if not history.held_out and history.iterations and genuine >= merging.FEWEST_TO_SPLIT:
+    if not history.held_out and history.iterations and genuine >= user_photos.FEWEST_TO_SPLIT:
         found.append(
             f"None of the {genuine} real photos is held out, as too few could be when this loop began, and its LoRAs "
             "know the photos of then: likeness is measured against photos that were trained on. A loop that begins "
@@ -169,7 +170,7 @@ def warnings_of(folder: Path, history: IterationHistory, manifest: MergeManifest
         )
     elif not history.held_out:
         found.append(
-            f"The dataset has {genuine} real photo(s): below {merging.FEWEST_TO_SPLIT}, or where most are near "
+            f"The dataset has {genuine} real photo(s): below {user_photos.FEWEST_TO_SPLIT}, or where most are near "
             "duplicates, none is held out, and likeness is measured against photos that were trained on."
         )
     if history.adopted:

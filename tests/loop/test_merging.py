@@ -13,17 +13,19 @@ from mirror.contracts.generation import GeneratedImage, GenerationMetadata
 from mirror.contracts.manifest import MergedImage, MergeManifest, RealPhoto
 from mirror.contracts.validation import ValidatedImage, ValidationReport
 from mirror.loop import merging
-from mirror.loop.merging import (
+from mirror.loop.merging import Source, plan_merge, room, sync, synthetic_share, take_out
+from mirror.loop.photos import (
     DATASET,
     HELD_OUT,
     REAL,
-    Source,
-    plan_merge,
-    room,
+    cut_from_held_out,
+    cuts_among,
+    list_real,
+    near_duplicates_of,
+    passed_over,
     split,
-    sync,
-    synthetic_share,
-    take_out,
+    with_photos,
+    with_picture_hashes,
 )
 from utils.console import UserError
 from utils.files import sha256_of
@@ -65,7 +67,7 @@ def test_new_photos_are_trained_on_and_held_out_ones_stay_so():
     manifest = MergeManifest(dataset_dir="x", seed=1, real=split(photos(30), [], 1))
     before = {photo.sha256 for photo in manifest.real if photo.held_out}
     first = next(photo for photo in manifest.real if not photo.held_out)
-    more = merging.with_photos(manifest, [photo for photo in photos(50) if photo.sha256 != first.sha256])
+    more = with_photos(manifest, [photo for photo in photos(50) if photo.sha256 != first.sha256])
     assert {photo.sha256 for photo in more.real if photo.held_out} == before and len(more.real) == 49
     assert f"{REAL}/{first.file}" in more.retired
 
@@ -74,11 +76,11 @@ def test_a_held_out_photo_that_goes_is_said():
     manifest = MergeManifest(dataset_dir="x", seed=1, real=split(photos(30), [], 1))
     gone = next(photo for photo in manifest.real if photo.held_out)
     with pytest.raises(UserError, match=f"^{gone.file} is gone from x: this loop holds it out"):
-        merging.with_photos(manifest, [photo for photo in photos(30) if photo.sha256 != gone.sha256])
+        with_photos(manifest, [photo for photo in photos(30) if photo.sha256 != gone.sha256])
     trained = next(photo for photo in manifest.real if not photo.held_out)
     over = trained.model_copy(update={"file": gone.file, "held_out": False})
     with pytest.raises(UserError, match="is gone"):  # a photo that was trained on takes its name
-        merging.with_photos(manifest, [photo for photo in photos(30) if photo.sha256 != gone.sha256] + [over])
+        with_photos(manifest, [photo for photo in photos(30) if photo.sha256 != gone.sha256] + [over])
 
 
 def scene(seed):
@@ -92,8 +94,8 @@ def test_a_photo_of_which_there_is_a_crop_is_not_held_out(tmp_path):
         cv2.imwrite(str(tmp_path / f"{index:02d}.png"), scene(index))
     for index in range(10):
         cv2.imwrite(str(tmp_path / f"{index:02d}_face.jpg"), scene(index)[40:220, 60:280])
-    photos = merging.list_real(tmp_path)
-    is_cut = merging.cuts_among(photos, tmp_path)
+    photos = list_real(tmp_path)
+    is_cut = cuts_among(photos, tmp_path)
     related = {f"{index:02d}.png" for index in range(10)} | {f"{index:02d}_face.jpg" for index in range(10)}
     assert {photo.file for photo in photos if is_cut(photo)} == related
     held_out = {photo.file for photo in split(photos, [], 1, is_cut) if photo.held_out}
@@ -104,8 +106,8 @@ def test_a_photo_of_which_there_is_a_crop_is_not_held_out(tmp_path):
 def test_what_was_held_out_is_never_trained_on_however_it_comes_back(tmp_path):
     for index in range(30):
         cv2.imwrite(str(tmp_path / f"{index:02d}.png"), scene(index))
-    first = merging.with_picture_hashes(merging.list_real(tmp_path), tmp_path)
-    manifest = MergeManifest(dataset_dir=str(tmp_path), seed=1, real=split(first, merging.near_duplicates_of(first), 1))
+    first = with_picture_hashes(list_real(tmp_path), tmp_path)
+    manifest = MergeManifest(dataset_dir=str(tmp_path), seed=1, real=split(first, near_duplicates_of(first), 1))
     tagged, renamed, doubled, cropped, *rest = [photo.file for photo in manifest.real if photo.held_out]
     with open(tmp_path / tagged, "ab") as file:
         file.write(b"what a photo manager adds")
@@ -116,14 +118,14 @@ def test_what_was_held_out_is_never_trained_on_however_it_comes_back(tmp_path):
     cv2.imwrite(str(tmp_path / "crop.png"), cv2.imread(str(tmp_path / cropped))[2:-2, 2:-2])
     cv2.imwrite(str(tmp_path / "new.png"), scene(99))
     cv2.imwrite(str(tmp_path / "part.jpg"), cv2.imread(str(tmp_path / rest[0]))[20:200, 30:270])
-    now = merging.with_picture_hashes(merging.list_real(tmp_path), tmp_path, manifest.real)
+    now = with_picture_hashes(list_real(tmp_path), tmp_path, manifest.real)
     shutil.copytree(tmp_path, tmp_path / "out" / HELD_OUT, ignore=shutil.ignore_patterns("out"))
-    cut = merging.cut_from_held_out(manifest, now, tmp_path / "out")
+    cut = cut_from_held_out(manifest, now, tmp_path / "out")
     assert "new.png" not in {photo.file for photo in now if photo.sha256 in cut}
-    more = merging.with_photos(manifest, now, cut)
+    more = with_photos(manifest, now, cut)
     held_out = {photo.file for photo in more.real if photo.held_out}
     assert held_out == {tagged, "other_name.jpg", doubled, "near duplicate.jpg", cropped, "crop.png", "part.jpg", *rest}
-    again = merging.with_photos(more, merging.with_picture_hashes(merging.list_real(tmp_path), tmp_path, more.real))
+    again = with_photos(more, with_picture_hashes(list_real(tmp_path), tmp_path, more.real))
     assert again.real == more.real
 
 
@@ -184,7 +186,7 @@ def world(tmp_path):
         (source / f"photo_{i}.png").write_bytes(picture(f"photo {i}"))
         if i % 2:
             (source / f"photo_{i}.txt").write_text(f"photo {i}")
-    manifest = MergeManifest(dataset_dir=str(source), seed=1, real=merging.list_real(source))
+    manifest = MergeManifest(dataset_dir=str(source), seed=1, real=list_real(source))
     return source, output, manifest
 
 
@@ -336,14 +338,14 @@ def test_a_photo_that_vanishes_meanwhile_is_said(world):
 def test_copies_of_one_photo_count_once(world):
     source, _, _ = world
     (source / "again.png").write_bytes((source / "photo_0.png").read_bytes())
-    assert len(merging.list_real(source)) == 8
+    assert len(list_real(source)) == 8
 
 
 def test_generated_files_of_the_user_come_after_the_control_and_count_as_synthetic(world):
     source, output, _ = world
     (source / "synthetic_old.png").write_bytes(picture("generated"))
     (source / "synthetic_old.txt").write_text("a generated one")
-    manifest = MergeManifest(dataset_dir=str(source), seed=1, real=merging.list_real(source))
+    manifest = MergeManifest(dataset_dir=str(source), seed=1, real=list_real(source))
     sync(manifest, output)
     assert "synthetic_old.png" not in contents(output / DATASET) and merging.trained_on(manifest) == (8, 0)
     later = manifest.model_copy(update={"baseline_is_made": True})
@@ -361,25 +363,25 @@ def test_generated_files_alone_are_no_dataset(tmp_path):
     inside.mkdir()
     (inside / "photo.png").write_bytes(picture("y"))
     with pytest.raises(UserError, match=r"holds no real photos .* Those in 10_alice are not used"):
-        merging.list_real(tmp_path)
-    assert merging.passed_over(tmp_path) == ["10_alice"]
+        list_real(tmp_path)
+    assert passed_over(tmp_path) == ["10_alice"]
 
 
 def test_a_caption_that_goes_is_not_trained_on(world):
     source, output, manifest = world
     sync(manifest, output)
     (source / "photo_1.txt").unlink()
-    now = merging.with_photos(manifest, merging.list_real(source))
+    now = with_photos(manifest, list_real(source))
     sync(now, output)
     assert not (output / DATASET / "photo_1.txt").exists() and not (output / REAL / "photo_1.txt").exists()
     assert merging.fingerprint(now) != merging.fingerprint(manifest)
     (source / "photo_3.png").unlink()
     (source / "photo_3.txt").unlink()
-    sync(merging.with_photos(now, merging.list_real(source)), output)
+    sync(with_photos(now, list_real(source)), output)
     assert not list(output.rglob("photo_3.*"))
     (output / DATASET / "photo_0.txt").write_text("somebody writes it beside the copy")
     with pytest.raises(UserError, match=r"photo_0\.txt is not of this loop"):
-        sync(merging.with_photos(now, merging.list_real(source)), output)
+        sync(with_photos(now, list_real(source)), output)
 
 
 def test_temporary_files_of_somebody_else_stay(world):
@@ -397,6 +399,6 @@ def test_names_that_are_no_utf8(tmp_path):
     source, output = tmp_path / "photos", tmp_path / "out"
     source.mkdir()
     (source / os.fsdecode(b"caf\xe9.png")).write_bytes(picture("x"))
-    manifest = MergeManifest(dataset_dir=str(source), seed=1, real=merging.list_real(source))
+    manifest = MergeManifest(dataset_dir=str(source), seed=1, real=list_real(source))
     sync(MergeManifest.model_validate_json(manifest.model_dump_json()), output)
     assert set(contents(output / DATASET)) == {r"caf\xe9.png"}
