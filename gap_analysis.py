@@ -281,7 +281,7 @@ def tell(args: argparse.Namespace, report: GapReport, page: Path) -> None:
     for gap in report.recommendations:
         show(f"Gap: {gap.key}, {gap.count} to add. {gap.reason}.")
     count = len(report.recommendations)
-    show(f"{count} gap(s) found." if count else "0 gaps: nothing that was measured is scarce.")
+    show(f"{count} gap(s) found." if count else "0 gaps: every goal that could be measured is reached.")
     show(f"Angles by {report.sensors.angle.identity}", f"gaps: {args.output}", f"page: {page}")
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.generation.loras import LoraFacts
     from mirror.generation.making import ImagePipeline
     from mirror.generation.pipelines import Loaded, SamplingParameters
-    from mirror.generation.planning import Plan
+    from mirror.generation.planning import GenerationPlan
 
 # Settings. Each is also an option of the command line, which wins.
 NUM_PER_GAP = 5  # images for each gap at most, as documented
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def fill_folder(args: argparse.Namespace, plan: Plan) -> GenerationMetadata:
+def fill_folder(args: argparse.Namespace, plan: GenerationPlan) -> GenerationMetadata:
     """Make what is not there; the metadata of all."""
     from mirror.generation.earlier import demand_same_run, is_complete, read_earlier, take_over
     from mirror.generation.pipelines import local_family, local_identity
@@ -93,7 +93,7 @@ def fill_folder(args: argparse.Namespace, plan: Plan) -> GenerationMetadata:
     return metadata
 
 
-def print_plan(plan: Plan, as_json: bool) -> None:
+def print_plan(plan: GenerationPlan, as_json: bool) -> None:
     """The plan on stdout: a table, or JSON."""
     if as_json:
         show_json(json.dumps({"images": [asdict(planned) for planned in plan.planned_images]}, indent=2))
@@ -105,7 +105,7 @@ def print_plan(plan: Plan, as_json: bool) -> None:
     print_table(f"{len(rows)} image(s) to generate", ["Gap", "Target", "Prompt", "Seed"], rows, numbers=False)
 
 
-def tell_nothing(args: argparse.Namespace, plan: Plan) -> None:
+def tell_nothing(args: argparse.Namespace, plan: GenerationPlan) -> None:
     """There is no image to make, and that is no error."""
     from mirror.contracts.generation import GenerationMetadata
 
@@ -120,7 +120,7 @@ def tell_nothing(args: argparse.Namespace, plan: Plan) -> None:
         )
 
 
-def open_pipeline(args: argparse.Namespace, plan: Plan) -> ImagePipeline:
+def open_pipeline(args: argparse.Namespace, plan: GenerationPlan) -> ImagePipeline:
     """Load model and LoRA, prove that the LoRA acts, and bring both to the device. Raises UserError."""
     from mirror.generation import pipelines
     from mirror.generation.devices import choose_device
@@ -189,7 +189,7 @@ def tell_lora(lora: LoraFacts) -> None:
         say(f"Not matched, and left out: {first}{' ... (all in the metadata)' if lora.unmatched[SHOWN_KEYS:] else ''}")
 
 
-def tell_pipeline(loaded: Loaded, sampling: SamplingParameters, plan: Plan) -> None:
+def tell_pipeline(loaded: Loaded, sampling: SamplingParameters, plan: GenerationPlan) -> None:
     """What is really used."""
     from mirror.generation.pipelines import prompt_is_cut
 
@@ -213,7 +213,7 @@ def _gpu_name() -> str:
     return torch.cuda.get_device_name()
 
 
-def metadata_of(args: argparse.Namespace, plan: Plan, pipeline: ImagePipeline) -> GenerationMetadata:
+def metadata_of(args: argparse.Namespace, plan: GenerationPlan, pipeline: ImagePipeline) -> GenerationMetadata:
     """What the run will be, without images yet."""
     import diffusers
     import torch
@@ -268,7 +268,9 @@ def tell(args: argparse.Namespace, metadata: GenerationMetadata) -> None:
         raise UserError("Every image came out unusable; try --dtype float32, and look whether the base model is whole.")
 
 
-def _make(args: argparse.Namespace, plan: Plan, pipeline: ImagePipeline, metadata: GenerationMetadata) -> None:
+def _make(
+    args: argparse.Namespace, plan: GenerationPlan, pipeline: ImagePipeline, metadata: GenerationMetadata
+) -> None:
     from mirror.contracts.contract import write_contract
     from mirror.generation.making import generate
 
@@ -294,7 +296,7 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _open_folder(folder: Path, plan: Plan) -> Iterator[None]:
+def _open_folder(folder: Path, plan: GenerationPlan) -> Iterator[None]:
     """Make the folder and keep other runs out; remove what a killed run left half-written. Raises UserError."""
     from mirror.generation.earlier import remove_rests
     from utils.folder_lock import only_one
@@ -335,6 +337,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--lora-scale", type=_scale, default=LORA_SCALE, metavar="SCALE", help="strength of the LoRA")
     add("--person", metavar="WORDS", help='who is to be seen, as in the training captions: "ohwx person"')
     add("--output", type=options.path, metavar="DIR", help="folder for images and metadata")
+    _add_images(parser)
+    _add_model(parser)
+    return parser.parse_args(argv)
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("images").add_argument
     add("--num-per-gap", type=options.count, default=NUM_PER_GAP, metavar="N", help="most images for one gap")
     add(
         "--seed",
@@ -356,6 +365,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "names, which needs no gap file",
     )
     add("--dry-run", action="store_true", help="only print the plan: gap, target, prompt, seed; needs no model")
+    add(
+        "--json", action="store_true", help="print the metadata (--dry-run: the plan) to stdout, and nothing else there"
+    )
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    others = parser.add_argument_group("model and machine")
+    add = others.add_argument
     add("--family", choices=tuple(FAMILIES), help="what the base model is (default: found out from its files)")
     add(
         "--base-config",
@@ -363,16 +380,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="diffusers folder of the family, for a checkpoint without network",
     )
-    options.add_device(parser)
+    options.add_device(others)
     add("--dtype", choices=DTYPES, help="(default: float32 on a CPU, else by family)")
     add("--batch", type=options.count, default=1, metavar="N", help="images at once")
     add("--low-vram", action="store_true", help="less GPU memory, slower (default: where free memory is too little)")
     add("--allow-smaller", action="store_true", help="out of memory, go on with smaller images")
-    add(
-        "--json", action="store_true", help="print the metadata (--dry-run: the plan) to stdout, and nothing else there"
-    )
-    options.add_debug_and_version(parser)
-    return parser.parse_args(argv)
+    options.add_debug_and_version(others)
 
 
 _guidance = options.number("a number from 0 to 100", lambda value: 0 <= value <= 100)

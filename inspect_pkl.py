@@ -22,7 +22,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirror.detectors.allowlist import Verdict
+from mirror.detectors.allowlist import Safety
 from mirror.detectors.checkpoints import UnfitError, import_torch, read_checkpoint
 from mirror.detectors.modelfiles import (
     PLAIN_PICKLE,
@@ -39,11 +39,11 @@ from utils.console import EXIT_OK, EXIT_USER, UserError, print_table, run_script
 from utils.defaults import MODELS_FOLDER
 from utils.files import reason_of
 
-EXIT_CODES = {Verdict.SAFE: EXIT_OK, Verdict.UNKNOWN: 3, Verdict.DANGEROUS: 4}
+EXIT_CODES = {Safety.SAFE: EXIT_OK, Safety.UNKNOWN: 3, Safety.DANGEROUS: 4}
 ADVICE = {
-    Verdict.SAFE: "",
-    Verdict.UNKNOWN: " Load it only if you trust whoever made it.",
-    Verdict.DANGEROUS: " Do not load it.",
+    Safety.SAFE: "",
+    Safety.UNKNOWN: " Load it only if you trust whoever made it.",
+    Safety.DANGEROUS: " Do not load it.",
 }
 ADVICE_DAMAGED = " It is damaged or not what it says: fetch it again."
 MOST_NAMES = 30  # of one kind, listed for one file
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     looked = [InspectedFile(path, inspect_file(path)) for path in collect(args.files)]
     tell(looked, args.list)
     all_done = convert_all(looked) if args.convert else True
-    worst = max(each.report.verdict for each in looked)
-    return EXIT_CODES[worst] if all_done or worst is not Verdict.SAFE else EXIT_USER
+    worst = max(each.report.safety for each in looked)
+    return EXIT_CODES[worst] if all_done or worst is not Safety.SAFE else EXIT_USER
 
 
 @dataclass
@@ -95,19 +95,19 @@ def _model_files(folder: Path) -> list[Path]:
 def tell(looked: list[InspectedFile], list_names: bool) -> None:
     """The table, then for each file a sentence, and what it would import and call."""
     rows = [
-        [str(each.path), each.report.kind, str(len(each.report.walk.imports)), each.report.verdict.name.lower()]
+        [str(each.path), each.report.kind, str(len(each.report.walk.imports)), each.report.safety.name.lower()]
         for each in looked
     ]
     print_table("What the files would do when they are loaded", ["File", "What it is", "Imports", "Verdict"], rows)
     for each in looked:
         report = each.report
-        verdict = report.verdict
+        safety = report.safety
         finding = report.finding()
-        advice = ADVICE_DAMAGED if report.is_damaged else ADVICE[verdict]
-        show(f"{each.path} is {verdict.name.lower()}: {finding}.{advice}")
-        for what in (Verdict.DANGEROUS, Verdict.UNKNOWN, Verdict.SAFE):
+        advice = ADVICE_DAMAGED if report.is_damaged else ADVICE[safety]
+        show(f"{each.path} is {safety.name.lower()}: {finding}.{advice}")
+        for what in (Safety.DANGEROUS, Safety.UNKNOWN, Safety.SAFE):
             names = sorted(name for name, judged in report.walk.imports.items() if judged is what)
-            if what is not Verdict.SAFE or list_names:
+            if what is not Safety.SAFE or list_names:
                 _tell_some(f"imports, {what.name.lower()}", names)
         _tell_some("calls", report.walk.calls)
         _tell_some("beyond that", [problem for problem in report.walk.problems if problem not in finding])
@@ -127,7 +127,7 @@ def convert(path: Path) -> str:
     is_taken = f"{target} is there already and is not overwritten, as it holds something else. Move it away first."
     with open(path, "rb") as file:
         report = inspect_open(file)  # again, through the same handle that is read from: files can change
-        if report.verdict is not Verdict.SAFE:
+        if report.safety is not Safety.SAFE:
             raise UserError(f"{path} changed while it was looked at.")
         content = read_checkpoint(file, report, str(path))
     try:
@@ -169,7 +169,7 @@ def convert_all(looked: list[InspectedFile]) -> bool:
     """Convert the safe ones; whether all of these could be."""
     fit = []
     for each in looked:
-        if each.report.verdict is not Verdict.SAFE:
+        if each.report.safety is not Safety.SAFE:
             say(f"{each.path} is not converted, because it is not safe.")
         elif each.report.kind not in (TORCH_ZIP, TORCH_LEGACY, PLAIN_PICKLE):
             say(f"{each.path} is not converted: {each.report.kind}, not a pickle or a file of PyTorch.")

@@ -311,6 +311,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="real photos that no LoRA was trained on; similarity is then to their centroid, not to the references'",
     )
     add("--recursive", action="store_true", help="take in pictures of sub-folders too")
+    add("--map", choices=("2d", "3d"), default="2d", help="dimensions of the identity map")
+    add(
+        "--demo",
+        type=options.path,
+        nargs="?",
+        const=DEMO_WORLD,
+        metavar="DIR",
+        help="render a world of heads with planted faults into DIR, or find it there, and measure it with the pack "
+        f"that ships with this project; results go to DIR/Results (without DIR: {DEMO_WORLD.name} beside this script)",
+    )
+    add("--json", action="store_true", help="print the summary as JSON to stdout, and nothing else there")
+    _add_measuring(parser)
+    return parser.parse_args(argv)
+
+
+def _add_measuring(parser: argparse.ArgumentParser) -> None:
+    measuring = parser.add_argument_group("measuring and machine")
+    add = measuring.add_argument
     add(
         "--pack",
         default=PACK,
@@ -322,7 +340,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="URL",
         help="where to download the pack from if it is not here (default: InsightFace's release page)",
     )
-    options.add_device(parser, "auto takes an NVIDIA GPU if onnxruntime has one")
+    options.add_device(measuring, "auto takes an NVIDIA GPU if onnxruntime has one")
     add("--require-gpu", action="store_true", help="stop unless the networks really run on CUDA")
     add(
         "--det-size",
@@ -331,21 +349,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="PIXELS",
         help="side of the detector's input, a multiple of 32",
     )
-    options.add_max_megapixels(parser)
-    add(
-        "--demo",
-        type=options.path,
-        nargs="?",
-        const=DEMO_WORLD,
-        metavar="DIR",
-        help="render a world of heads with planted faults into DIR, or find it there, and measure it with the pack "
-        f"that ships with this project; results go to DIR/Results (without DIR: {DEMO_WORLD.name} beside this script)",
-    )
-    add("--map", choices=("2d", "3d"), default="2d", help="dimensions of the identity map")
-    options.add_cache(parser)
-    add("--json", action="store_true", help="print the summary as JSON to stdout, and nothing else there")
-    options.add_debug_and_version(parser)
-    return parser.parse_args(argv)
+    options.add_max_megapixels(measuring)
+    options.add_cache(measuring)
+    options.add_debug_and_version(measuring)
 
 
 _detection_size = options.number(

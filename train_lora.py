@@ -46,7 +46,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.training.base import BaseFacts
     from mirror.training.data import TrainingSet
     from mirror.training.job import Job
-    from mirror.training.setup import Plan
+    from mirror.training.setup import TrainingPlan
 
 
 def run(args: argparse.Namespace) -> int:
@@ -151,13 +151,13 @@ def show_plan(args: argparse.Namespace) -> int:
 # Building the job
 
 
-def make_plan(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFacts, found: TrainingSet) -> Plan:
+def make_plan(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFacts, found: TrainingSet) -> TrainingPlan:
     """Every picture in its bucket, all settings, and what --resume finds. Raises UserError."""
     from mirror.training.data import assign_buckets, read_dataset, refuse_shared
     from mirror.training.elsewhere import local_identity_of
     from mirror.training.files import OutputFolder
     from mirror.training.samples import read_prompts
-    from mirror.training.setup import Plan, new_log, options_of, preset_of, settings_of_run
+    from mirror.training.setup import TrainingPlan, new_log, options_of, preset_of, settings_of_run
     from mirror.training.state import demand_same, earlier_training
 
     output = OutputFolder(args.output, args.name)
@@ -182,7 +182,7 @@ def make_plan(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
     log = new_log(args, dataset, local_identity_of(args.base_model) if earlier else args.base_model, settings)
     if earlier is not None:
         demand_same(output, earlier, log)
-    return Plan(dataset, held_out, prompts, settings, log, earlier is not None and earlier.finished)
+    return TrainingPlan(dataset, held_out, prompts, settings, log, earlier is not None and earlier.finished)
 
 
 # Trainers that others made
@@ -246,8 +246,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--trigger", type=_words, required=True, metavar="WORDS", help='what calls the person: "ohwx alice"')
     add("--name", type=_name, metavar="NAME", help="of the checkpoints (default: the trigger, ohwx_alice)")
     add("--preset", choices=tuple(PRESETS), help=_PRESET_HELP)
-    training = parser.add_argument_group("training (defaults: the preset's)")
-    add = training.add_argument
+    _add_training(parser)
+    _add_results(parser)
+    _add_other_trainers(parser)
+    _add_pictures_and_machine(parser)
+    args = parser.parse_args(argv)
+    args.name = args.name or _name(args.trigger)
+    if args.resume and args.overwrite:
+        parser.error("--resume and --overwrite exclude each other")
+    for name in ("family", "trainer_path", "trainer_command", "trainer_option"):
+        if getattr(args, name) and not args.trainer:
+            parser.error(f"--{name.replace('_', '-')} belongs to --trainer")
+    return args
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("training (defaults: the preset's)").add_argument
     add("--epochs", type=_count, metavar="N", help="(default: recommended by the size of the dataset)")
     add("--repeats", type=_count, default=REPEATS, metavar="N", help="for pictures in folders without a number")
     add("--rank", type=_count, metavar="R", help="width of the LoRA")
@@ -276,8 +290,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="held-out pictures: their loss is measured after every epoch",
     )
-    results = parser.add_argument_group("results")
-    add = results.add_argument
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("results").add_argument
     add("--sample-prompts", type=options.path, metavar="FILE", help="one prompt a line, drawn after every epoch")
     add("--sample-seeds", type=_count, default=1, metavar="N", help="pictures of each prompt, seeds from --seed on")
     add("--sample-steps", type=_count, default=30, metavar="N", help="of denoising")
@@ -290,8 +306,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--resume", action="store_true", help="go on with the training in --output, or begin one")
     add("--overwrite", action="store_true", help="delete an earlier training in --output")
     add("--dry-run", action="store_true", help="print the plan and load nothing; faces are not looked for")
-    elsewhere = parser.add_argument_group("trainers that others made")
-    add = elsewhere.add_argument
+
+
+def _add_other_trainers(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("other trainers").add_argument
     add("--trainer", choices=TRAINERS, help="write its configuration, and run it where its path is given")
     add("--trainer-path", type=options.path, metavar="DIR", help="where sd-scripts or ai-toolkit was installed")
     add(
@@ -307,6 +325,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="an option of the trainer's own: clip_l=clip_l.safetensors; may be repeated",
     )
     add("--family", choices=tuple(FAMILIES), help="what the base model is (default: as its files say)")
+
+
+def _add_pictures_and_machine(parser: argparse.ArgumentParser) -> None:
     others = parser.add_argument_group("pictures and machine")
     options.add_models_dir(others, "folder with model packs")
     options.add_pack(others, "InsightFace model pack that finds the faces")
@@ -314,14 +335,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     options.add_max_megapixels(others, "larger pictures are left out")
     options.add_cache(others)
     options.add_debug_and_version(others)
-    args = parser.parse_args(argv)
-    args.name = args.name or _name(args.trigger)
-    if args.resume and args.overwrite:
-        parser.error("--resume and --overwrite exclude each other")
-    for name in ("family", "trainer_path", "trainer_command", "trainer_option"):
-        if getattr(args, name) and not args.trainer:
-            parser.error(f"--{name.replace('_', '-')} belongs to --trainer")
-    return args
 
 
 def _words(text: str) -> str:

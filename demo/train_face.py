@@ -61,10 +61,10 @@ def checked_run(args: argparse.Namespace) -> int:
 
 def train(args: argparse.Namespace, scratch: Path) -> list[float]:
     """Losses of the training."""
-    from demo.facepack.training import Plan
+    from demo.facepack.training import RunSettings
 
     names = ("minutes", "steps", "seed", "people", "each", "oddities", "workers", "resume")
-    plan = Plan(scratch=scratch, **{name: getattr(args, name) for name in names})
+    plan = RunSettings(scratch=scratch, **{name: getattr(args, name) for name in names})
     return importlib.import_module(f"demo.facepack.{args.network}").train(plan, args.output)
 
 

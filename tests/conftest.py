@@ -17,9 +17,12 @@ import pytest
 # The suite has a process on every core already: threads of torch beside them only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A suite that was begun in the background of a shell ignores Ctrl-C, and so would every script that it interrupts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A suite that was begun in the background of a shell or under nohup ignores these, and so would every script that it
+# interrupts.
+for _name, _handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    _number = getattr(signal, _name, None)  # Windows has no SIGHUP
+    if _number is not None and signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_FACES = ROOT.parent / "shared" / "faces"

@@ -18,7 +18,7 @@ from demo.facepack import networks
 from demo.facepack.export import column, restore
 from demo.facepack.gallery import PIXELS, Gallery, portraits
 from demo.facepack.pictures import box_transform, mirrored_box, shaken, spoiled
-from demo.facepack.training import Plan, begin, fit, images_to_device, to_device, write_model
+from demo.facepack.training import RunSettings, begin, fit, images_to_device, to_device, write_model
 from demo.training_data import TRAINING_SEED
 
 FILE = "age_demo.onnx"
@@ -27,7 +27,7 @@ GENDERS = 2
 _BATCH = 64
 
 
-def train(plan: Plan, folder: Path) -> list[float]:
+def train(plan: RunSettings, folder: Path) -> list[float]:
     """Trains, writes the file, returns the losses."""
     random = begin(plan)
     gallery = portraits(TRAINING_SEED, plan.people, plan.each, plan.scratch, plan.workers)

@@ -27,7 +27,7 @@ from demo.facepack import networks
 from demo.facepack.export import NOTE, Graph, restore
 from demo.facepack.gallery import NO_FACE, OVERFLOW, PIXELS, Gallery, oddities, portraits
 from demo.facepack.pictures import MIRRORED_FIVE, flat, mirrored_box, mirrored_points, spoiled
-from demo.facepack.training import Plan, begin, fit, images_to_device, to_device, write_model
+from demo.facepack.training import RunSettings, begin, fit, images_to_device, to_device, write_model
 from demo.training_data import TRAINING_SEED
 
 FILE = "det_demo.onnx"
@@ -56,7 +56,7 @@ class Canvas:
     doubtful: list[np.ndarray]  # (4,) each
 
 
-def train(plan: Plan, folder: Path) -> list[float]:
+def train(plan: RunSettings, folder: Path) -> list[float]:
     """Trains, writes the file, returns the losses."""
     random = begin(plan)
     galleries = (

@@ -23,7 +23,7 @@ from demo.facepack import networks
 from demo.facepack.export import column, restore
 from demo.facepack.gallery import PIXELS, Gallery, portraits
 from demo.facepack.pictures import MIRRORED_68, box_transform, mirrored_box, mirrored_points, shaken, spoiled
-from demo.facepack.training import Plan, begin, fit, images_to_device, to_device, write_model
+from demo.facepack.training import RunSettings, begin, fit, images_to_device, to_device, write_model
 from demo.training_data import TRAINING_SEED
 from mirror.faces.pose import Angles, rotation
 
@@ -58,7 +58,7 @@ def posed_points(points: np.ndarray, angles: Angles) -> np.ndarray:
     return mean_shape() @ turned + left_over
 
 
-def train(plan: Plan, folder: Path) -> list[float]:
+def train(plan: RunSettings, folder: Path) -> list[float]:
     """Trains, writes the file, returns the losses."""
     random = begin(plan)
     gallery = portraits(TRAINING_SEED, plan.people, plan.each, plan.scratch, plan.workers)

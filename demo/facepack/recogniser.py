@@ -20,7 +20,7 @@ from demo.facepack import networks
 from demo.facepack.export import column, restore
 from demo.facepack.gallery import PIXELS, Gallery, portraits
 from demo.facepack.pictures import MIRRORED_FIVE, aligned, mirrored_points, spoiled
-from demo.facepack.training import Plan, begin, fit, images_to_device, write_model
+from demo.facepack.training import RunSettings, begin, fit, images_to_device, write_model
 from demo.training_data import TRAINING_SEED
 
 FILE = "rec_demo.onnx"
@@ -58,7 +58,7 @@ class Classes(nn.Module):
         return functional.cross_entropy(_SCALE * cosines, person)
 
 
-def train(plan: Plan, folder: Path) -> list[float]:
+def train(plan: RunSettings, folder: Path) -> list[float]:
     """Trains, writes the file, returns the losses."""
     random = begin(plan)
     gallery = portraits(TRAINING_SEED, plan.people, plan.each, plan.scratch, plan.workers)

@@ -22,7 +22,7 @@ _WARM_UP = 0.05  # share of the training over which the learning rate rises
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunSettings:
     """How long to train, on what, from which seed. With `steps` the same plan gives the same network; minutes vary."""
 
     minutes: float = 12.0
@@ -40,14 +40,14 @@ class Plan:
         return step / self.steps if self.steps else seconds / (60 * self.minutes)
 
 
-def begin(plan: Plan) -> np.random.Generator:
+def begin(plan: RunSettings) -> np.random.Generator:
     """Seeds everything; the generator that the batches draw from."""
     torch.manual_seed(plan.seed)
     cv2.setNumThreads(1)  # crops are small: threads would cost more than they give
     return np.random.default_rng(plan.seed)
 
 
-def fit(network: nn.Module, loss_of_batch: Callable[[], Tensor], plan: Plan, rate: float) -> list[float]:
+def fit(network: nn.Module, loss_of_batch: Callable[[], Tensor], plan: RunSettings, rate: float) -> list[float]:
     """Losses of all steps. `loss_of_batch` is given the share of the training that is done.
 
     The learning rate rises for a moment, then falls along a cosine to nothing (Loshchilov and Hutter 2017).

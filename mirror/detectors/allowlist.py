@@ -12,7 +12,7 @@ from _compat_pickle import IMPORT_MAPPING  # what pickle itself renames by
 from enum import IntEnum
 
 
-class Verdict(IntEnum):
+class Safety(IntEnum):
     """How far a file can be trusted; the worst one counts."""
 
     SAFE = 0
@@ -183,15 +183,15 @@ def modern(module: str) -> str:
     return IMPORT_MAPPING.get(module, module)
 
 
-def judge(full_name: str) -> Verdict:
+def judge(full_name: str) -> Safety:
     """How far importing `module.name` can be trusted; `module` as `modern` gives it."""
     if full_name in ALLOWED:
-        return Verdict.SAFE
+        return Safety.SAFE
     if full_name in _PLAIN_DATA:
-        return Verdict.UNKNOWN
+        return Safety.UNKNOWN
     parts = full_name.split(".")
     leads_out = any(part in _WAY_OUT for part in parts)
     # a model file needs nothing of Python's own library but what is allowed above
     of_python = parts[0] in sys.stdlib_module_names or parts[0] in _DANGEROUS_PACKAGES
     runs_things = any(full_name == part or full_name.startswith(f"{part}.") for part in _DANGEROUS_PARTS)
-    return Verdict.DANGEROUS if leads_out or of_python or runs_things else Verdict.UNKNOWN
+    return Safety.DANGEROUS if leads_out or of_python or runs_things else Safety.UNKNOWN

@@ -12,7 +12,7 @@ import threading
 from functools import cache
 from typing import Any, BinaryIO
 
-from mirror.detectors.allowlist import ALLOWED, GETATTR, Use, Verdict, modern
+from mirror.detectors.allowlist import ALLOWED, GETATTR, Safety, Use, modern
 from mirror.detectors.modelfiles import PLAIN_PICKLE, TORCH_LEGACY, TORCH_ZIP, Report
 from utils.console import UserError, shell_line
 
@@ -69,7 +69,7 @@ def read_checkpoint(file: BinaryIO, report: Report, name: str) -> object:
 
     `name` is the file's, for messages. Raises UserError.
     """
-    if report.verdict is not Verdict.SAFE:
+    if report.safety is not Safety.SAFE:
         raise ValueError(f"{name} is not safe: {report.finding()}")
     try:
         if report.kind in (TORCH_ZIP, TORCH_LEGACY):

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from mirror.detectors.allowlist import Verdict
+from mirror.detectors.allowlist import Safety
 from mirror.detectors.checkpoints import UnfitError, how_to_inspect, import_torch, read_checkpoint
 from mirror.detectors.modelfiles import Report, inspect_bytes
 from mirror.detectors.networks import Network, find_network
@@ -271,7 +271,7 @@ def _network_of(path: Path, data: bytes) -> Network:
 
 
 def _demand_safe(path: Path, report: Report) -> None:
-    if report.verdict is not Verdict.SAFE:
+    if report.safety is not Safety.SAFE:
         raise UserError(f"{path} is not loaded, nothing of it has run: {report.finding()}. {_advice(path)}")
 
 

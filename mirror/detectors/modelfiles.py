@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from mirror.detectors.allowlist import Verdict
+from mirror.detectors.allowlist import Safety
 from mirror.detectors.pickles import Pickle, Walk, walk_pickle
 from utils.console import UserError
 from utils.files import reason_of
@@ -65,32 +65,32 @@ class Report:
     damage: set[str] = field(default_factory=set)  # those of the problems that fetching the file again can mend
 
     @property
-    def verdict(self) -> Verdict:
-        return self.walk.verdict
+    def safety(self) -> Safety:
+        return self.walk.safety
 
     @property
     def is_damaged(self) -> bool:
         """Whether damage alone keeps it from being safe."""
-        named = any(verdict is not Verdict.SAFE for verdict in self.walk.imports.values())
+        named = any(safety is not Safety.SAFE for safety in self.walk.imports.values())
         return not named and bool(self.walk.problems) and self.walk.problems.keys() <= self.damage
 
     def problem(self, what: str, is_damage: bool = False) -> None:
-        self.walk.add(Walk(problems={what: Verdict.UNKNOWN}))
+        self.walk.add(Walk(problems={what: Safety.UNKNOWN}))
         self.damage |= {what} if is_damage else set()
 
     def finding(self) -> str:
-        """What decided the verdict, as the end of a sentence that begins with the file's name."""
-        worst = self.verdict
-        if worst is Verdict.SAFE:
+        """What decided the safety, as the end of a sentence that begins with the file's name."""
+        worst = self.safety
+        if worst is Safety.SAFE:
             return (
                 "imports nothing but what weights need"
                 if self.pickles
                 else _NO_PROGRAM.get(self.kind, "holds no pickle")
             )
-        names = sorted(name for name, verdict in self.walk.imports.items() if verdict is worst)
+        names = sorted(name for name, safety in self.walk.imports.items() if safety is worst)
         parts = [f"it would import {', '.join(names[:6])}{' and more' if len(names) > 6 else ''}"] if names else []
         parts += [f"it would call {self.walk.calls[0]}"] if self.walk.calls else []
-        parts += [problem for problem, verdict in self.walk.problems.items() if verdict is worst][:2]
+        parts += [problem for problem, safety in self.walk.problems.items() if safety is worst][:2]
         return "; ".join(parts)
 
 
@@ -262,7 +262,7 @@ def _look_at_pickles(data: bytes | mmap.mmap, report: Report, name: str, kind: s
             break
         pickles.append(following)
     for pickle in pickles:
-        problems = {where + what: verdict for what, verdict in pickle.walk.problems.items()}
+        problems = {where + what: safety for what, safety in pickle.walk.problems.items()}
         if pickle.end is None:
             report.damage.add(list(problems)[-1])  # what ended the reading
         report.walk.add(Walk(pickle.walk.imports, pickle.walk.calls, problems))
@@ -275,7 +275,7 @@ def _look_at_pickles(data: bytes | mmap.mmap, report: Report, name: str, kind: s
 def _is_a_pickle(pickle: Pickle, data: bytes | mmap.mmap, name: str, kind: str) -> bool:
     """Whether it was meant as one: text and numbers can look like a short pickle that does nothing."""
     walk, whole = pickle.walk, pickle.end is not None
-    if walk.verdict is Verdict.DANGEROUS or (walk.imports and whole):
+    if walk.safety is Safety.DANGEROUS or (walk.imports and whole):
         return True
     if kind != NOT_A_MODEL:
         return False

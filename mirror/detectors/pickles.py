@@ -16,7 +16,7 @@ import mmap
 import pickletools
 from dataclasses import dataclass, field
 
-from mirror.detectors.allowlist import ALLOWED, GETATTR, METHODS, Use, Verdict, judge, modern, words
+from mirror.detectors.allowlist import ALLOWED, GETATTR, METHODS, Safety, Use, judge, modern, words
 
 HIGHEST_PROTOCOL = 5
 _SHOWN_LENGTH = 120  # characters of a call in a report
@@ -50,20 +50,20 @@ _UNKNOWN = Made(None)
 class Walk:
     """What is known of one or more pickles."""
 
-    imports: dict[str, Verdict] = field(default_factory=dict)  # full name -> verdict
+    imports: dict[str, Safety] = field(default_factory=dict)  # full name -> safety
     calls: list[str] = field(default_factory=list)  # of what is not allowed, with arguments: os.system('id')
-    problems: dict[str, Verdict] = field(default_factory=dict)  # half a sentence -> verdict
+    problems: dict[str, Safety] = field(default_factory=dict)  # half a sentence -> safety
 
     @property
-    def verdict(self) -> Verdict:
-        return max([*self.imports.values(), *self.problems.values()], default=Verdict.SAFE)
+    def safety(self) -> Safety:
+        return max([*self.imports.values(), *self.problems.values()], default=Safety.SAFE)
 
     def add(self, other: Walk) -> None:
         """Take in what is known of another pickle of the same file."""
         self.calls += [call for call in other.calls if call not in self.calls]
         for mine, theirs in ((self.imports, other.imports), (self.problems, other.problems)):
-            for what, verdict in theirs.items():
-                mine[what] = max(verdict, mine.get(what, verdict))
+            for what, safety in theirs.items():
+                mine[what] = max(safety, mine.get(what, safety))
 
 
 @dataclass
@@ -87,7 +87,7 @@ def walk_pickle(data: bytes | mmap.mmap, start: int = 0) -> Pickle:
         return Pickle(machine.walk, machine.pop(), file.tell())
     except (ValueError, IndexError, KeyError, OverflowError, MemoryError, AttributeError, TypeError) as error:
         where = f"after byte {machine.position}" if machine.position >= 0 else "at all"
-        machine.problem(f"it cannot be read as a pickle {where} ({error or type(error).__name__})", Verdict.UNKNOWN)
+        machine.problem(f"it cannot be read as a pickle {where} ({error or type(error).__name__})", Safety.UNKNOWN)
     return Pickle(machine.walk)
 
 
@@ -111,8 +111,8 @@ class _Machine:
         elif opcode not in _NOTHING_TO_DO:
             raise ValueError(f"opcode {opcode}")
 
-    def problem(self, what: str, verdict: Verdict) -> None:
-        self.walk.problems[what] = max(verdict, self.walk.problems.get(what, verdict))
+    def problem(self, what: str, safety: Safety) -> None:
+        self.walk.problems[what] = max(safety, self.walk.problems.get(what, safety))
 
     def pop(self) -> object:
         value = self.stack.pop()
@@ -133,7 +133,7 @@ class _Machine:
     def hand_on(self, values: list) -> None:
         """getattr is harmless where it is called with a network's method; kept for later, it is not."""
         if _GETATTR in values:
-            self.walk.imports[GETATTR] = Verdict.DANGEROUS
+            self.walk.imports[GETATTR] = Safety.DANGEROUS
 
     # imports
 
@@ -146,7 +146,7 @@ class _Machine:
 
     def imported(self, module: object, name: object) -> Name:
         if not (isinstance(module, str) and isinstance(name, str)):
-            self.problem("it imports a name that is only put together while loading", Verdict.DANGEROUS)
+            self.problem("it imports a name that is only put together while loading", Safety.DANGEROUS)
             return Name(f"{_shown(module)}.{_shown(name)}")
         full = f"{modern(module)}.{name}"
         if full != GETATTR:  # what it is called with decides
@@ -166,14 +166,14 @@ class _Machine:
         """`is_new`: an empty instance is made, without __init__."""
         full = function.full if isinstance(function, Name) else None
         if full is None:
-            self.problem("it calls something that it made itself", Verdict.DANGEROUS)
+            self.problem("it calls something that it made itself", Safety.DANGEROUS)
             self.note_call(_shown(function), arguments)
         elif full == GETATTR:
             self.call_getattr(arguments)
         elif full not in ALLOWED:
             self.note_call(full, arguments)
         elif ALLOWED[full] is Use.VALUE or (ALLOWED[full] is Use.LAYER and not is_new):
-            self.problem(f"it calls {full}, which weights never need", Verdict.UNKNOWN)
+            self.problem(f"it calls {full}, which weights never need", Safety.UNKNOWN)
             self.note_call(full, arguments)
         self.stack.append(Made(full))
 
@@ -181,8 +181,8 @@ class _Machine:
         owner, name = arguments if isinstance(arguments, tuple) and len(arguments) == 2 else (None, None)
         of = owner.full if isinstance(owner, Name) else owner.by if isinstance(owner, Made) else None
         is_method = ALLOWED.get(of) is Use.LAYER and name in METHODS
-        verdict = Verdict.SAFE if is_method else Verdict.DANGEROUS
-        self.walk.imports[GETATTR] = max(verdict, self.walk.imports.get(GETATTR, verdict))
+        safety = Safety.SAFE if is_method else Safety.DANGEROUS
+        self.walk.imports[GETATTR] = max(safety, self.walk.imports.get(GETATTR, safety))
         if not is_method:
             self.note_call(GETATTR, arguments)
 
@@ -218,20 +218,20 @@ class _Machine:
         self.pop()
         target = self.stack[-1]
         if isinstance(target, Name):
-            self.problem(f"it changes {target.full} itself", Verdict.DANGEROUS)
+            self.problem(f"it changes {target.full} itself", Safety.DANGEROUS)
         elif not isinstance(target, Made) or target.by is None:
-            self.problem("it sets the state of something that has none", Verdict.UNKNOWN)
+            self.problem("it sets the state of something that has none", Safety.UNKNOWN)
         elif target.by not in ALLOWED:
             self.note_call(f"{target.by}.__setstate__", ("...",))
 
     def extension(self, argument: object) -> None:
-        self.problem(f"it uses the registered extension {argument}, which can stand for any name", Verdict.DANGEROUS)
+        self.problem(f"it uses the registered extension {argument}, which can stand for any name", Safety.DANGEROUS)
         self.stack.append(_UNKNOWN)
 
     def persistent(self, identifier: object) -> None:
         kind = identifier[0] if isinstance(identifier, tuple) and identifier else identifier
         if kind not in ("storage", b"storage") and not isinstance(identifier, int):
-            self.problem(f"it refers to something outside the pickle: {_shown(identifier)}", Verdict.UNKNOWN)
+            self.problem(f"it refers to something outside the pickle: {_shown(identifier)}", Safety.UNKNOWN)
         self.stack.append(Made("torch storage"))
 
     # containers
@@ -248,7 +248,7 @@ class _Machine:
         if isinstance(self.stack[-1], list):
             self.stack[-1].extend(items)
         elif isinstance(self.stack[-1], Name):
-            self.problem(f"it changes {self.stack[-1].full} itself", Verdict.DANGEROUS)
+            self.problem(f"it changes {self.stack[-1].full} itself", Safety.DANGEROUS)
 
     def set_item(self, _: object) -> None:
         self.pop(), self.pop()
@@ -275,7 +275,7 @@ class _Machine:
 
     def proto(self, argument: int) -> None:
         if argument > HIGHEST_PROTOCOL:
-            self.problem(f"it is of pickle protocol {argument}, which is not known here", Verdict.UNKNOWN)
+            self.problem(f"it is of pickle protocol {argument}, which is not known here", Safety.UNKNOWN)
 
 
 _LITERALS = words(

@@ -16,17 +16,16 @@ class Band(NamedTuple):
     low: float | None
     high: float | None
     meaning: str
+    is_above_low: bool = False  # whether its lower limit itself still belongs to the band below
 
 
-# As documented for the Copycat report, from the lowest to the highest. A limit belongs to the band above it, except
-# that of the last one ("above 0.85" is the Danger Zone).
+# As documented for the Copycat report, from the lowest to the highest; "above 0.85" is the Danger Zone.
 BANDS = {
     "LOW": Band(None, 0.50, "may not be the person"),
     "OK": Band(0.50, 0.70, "the same person in a new picture"),
     "Watch Out": Band(0.70, 0.85, "very close to one reference"),
-    "Danger Zone": Band(0.85, None, "nearly a copy of one reference"),
+    "Danger Zone": Band(0.85, None, "nearly a copy of one reference", is_above_low=True),
 }
-HIGHEST_BAND = list(BANDS)[-1]
 
 # Identity depends on pose: how alike a picture must be to the person, as a share of how alike the references are to
 # each other, by |yaw| in degrees. Between what other people score and what the person scores there; the table in
@@ -98,10 +97,11 @@ def nearest(queries: np.ndarray, references: np.ndarray, exclude_self: bool = Fa
 
 def copy_band(similarity: float) -> str:
     """Name of the band of a similarity to the nearest reference."""
-    reached = [name for name, band in BANDS.items() if band.low is None or similarity >= band.low]
-    if reached[-1] == HIGHEST_BAND and similarity == BANDS[HIGHEST_BAND].low:
-        return reached[-2]
-    return reached[-1]
+    name = next(iter(BANDS))
+    for name_above, band in BANDS.items():
+        if band.low is not None and (similarity > band.low if band.is_above_low else similarity >= band.low):
+            name = name_above
+    return name
 
 
 def reference_level(references: np.ndarray, yaws_deg: np.ndarray) -> float | None:

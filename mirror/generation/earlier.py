@@ -10,14 +10,14 @@ from mirror.contracts.contract import read_contract
 from mirror.contracts.generation import GeneratedImage, GenerationMetadata, retry_seed
 from mirror.generation.a1111 import read_ours
 from mirror.generation.families import Family
-from mirror.generation.planning import Plan
+from mirror.generation.planning import GenerationPlan
 from mirror.generation.prompts import PlannedImage
 from mirror.generation.settings import effective_settings
 from utils.console import UserError
 from utils.defaults import METADATA, SYNTHETIC_PREFIX
 
 
-def read_earlier(args: argparse.Namespace, plan: Plan) -> GenerationMetadata | None:
+def read_earlier(args: argparse.Namespace, plan: GenerationPlan) -> GenerationMetadata | None:
     """The metadata of an earlier run of the same plan, None for a new folder. Raises UserError for another plan."""
     path = args.output / METADATA
     if not path.exists():
@@ -56,7 +56,7 @@ def demand_same_run(earlier: GenerationMetadata, args: argparse.Namespace, famil
 OUTSIDE_SETTINGS = {"base_model", "lora", "lora_scale", "family"}  # fields of their own in the metadata
 
 
-def take_over(folder: Path, plan: Plan, earlier: GenerationMetadata | None) -> list[GeneratedImage]:
+def take_over(folder: Path, plan: GenerationPlan, earlier: GenerationMetadata | None) -> list[GeneratedImage]:
     """Images of the plan that lie in the folder already, also one that was written just before a run was killed."""
     known = {image.file: image for image in earlier.images} if earlier else {}
     images = []
@@ -84,20 +84,20 @@ def file_name(planned: PlannedImage) -> str:
     return f"{planned.name}{time.strftime('_%Y%m%d_%H%M%S') if planned.gap_type else ''}.png"
 
 
-def images_done(plan: Plan, metadata: GenerationMetadata) -> set[str]:
+def images_done(plan: GenerationPlan, metadata: GenerationMetadata) -> set[str]:
     """Names of the planned images that need no work: made, or failed twice."""
     files = [Path(image.file) for image in metadata.images]
     made = {planned.name for planned in plan.planned_images for file in files if is_file_of(file, planned)}
     return made | {one.name for one in metadata.failed}
 
 
-def is_complete(args: argparse.Namespace, plan: Plan, earlier: GenerationMetadata) -> bool:
+def is_complete(args: argparse.Namespace, plan: GenerationPlan, earlier: GenerationMetadata) -> bool:
     """Whether an earlier run with the same settings left nothing to do."""
     there = all((args.output / image.file).is_file() for image in earlier.images)
     return there and {planned.name for planned in plan.planned_images} == images_done(plan, earlier)
 
 
-def remove_rests(folder: Path, plan: Plan) -> None:
+def remove_rests(folder: Path, plan: GenerationPlan) -> None:
     """Files that a killed run left half-written. Raises OSError."""
     ours = tuple(
         f".{name}" for name in (SYNTHETIC_PREFIX, METADATA, *(f"{planned.name}.png" for planned in plan.planned_images))

@@ -17,7 +17,7 @@ from mirror.generation.earlier import file_name, images_done
 from mirror.generation.families import SIZE_STEP
 from mirror.generation.loras import LoraFacts
 from mirror.generation.pipelines import Loaded, SamplingParameters
-from mirror.generation.planning import Plan
+from mirror.generation.planning import GenerationPlan
 from mirror.generation.prompts import PlannedImage
 from utils.console import UserError, say
 from utils.defaults import METADATA
@@ -59,7 +59,9 @@ def used(pipeline: ImagePipeline) -> dict[str, int | bool | None]:
     }
 
 
-def generate(args: argparse.Namespace, plan: Plan, pipeline: ImagePipeline, metadata: GenerationMetadata) -> None:
+def generate(
+    args: argparse.Namespace, plan: GenerationPlan, pipeline: ImagePipeline, metadata: GenerationMetadata
+) -> None:
     """Make what is not there yet, chunk by chunk; a chunk has the same images in every run, so that they come out
     the same after an interruption."""
     done = images_done(plan, metadata)

@@ -14,7 +14,7 @@ from utils.console import UserError
 
 
 @dataclass
-class Plan:
+class GenerationPlan:
     """What to make, and where it comes from."""
 
     planned_images: list[PlannedImage]
@@ -29,15 +29,15 @@ class Plan:
         ]
 
 
-def make_plan(args: argparse.Namespace) -> Plan:
+def make_plan(args: argparse.Namespace) -> GenerationPlan:
     """The images to make. Needs no model. Raises UserError."""
     prompts = () if args.prompts_file is None else read_prompts(args.prompts_file)
     gaps = None if args.gaps is None else read_contract(args.gaps, GapReport, "gap_analysis.py")
     if isinstance(prompts, list):
-        return Plan(prompts, [], gaps, is_fixed=True)
+        return GenerationPlan(prompts, [], gaps, is_fixed=True)
     if gaps is None:
         raise UserError("A gap file is needed, or a plan: --prompts-file plan.json. gap_analysis.py writes a gap file.")
     if not (args.person or "").strip():
         raise UserError('--person says who is to be seen, in the words that the LoRA was trained with: "ohwx person".')
     planned_images, passed_over = plan_gaps(gaps.recommendations, args.person, args.num_per_gap, args.seed, prompts)
-    return Plan(planned_images, passed_over, gaps)
+    return GenerationPlan(planned_images, passed_over, gaps)

@@ -302,6 +302,6 @@ def publish(loop: Loop) -> None:
     best = next(lora for lora in history.loras if lora.name == history.best)
     there = sha256_of(place) if place.is_file() else None
     if there not in {None, history.adopted, *(lora.sha256 for lora in history.loras)}:
-        raise UserError(f"{place} is none of this loop's LoRAs: move it away, {best.name} is to take its place.")
+        raise UserError(f"{place} was not written by this loop: move it away; {best.name} goes there.")
     if there != best.sha256:
         copy_atomic(loop.places.loras / best.file, place)

@@ -252,7 +252,7 @@ def _reasons_to_stop(
     """Rule and sentence of all that would end the loop; the first one counts."""
     last, before = iterations[-1], iterations[-2:]
     if last.gaps == 0:
-        yield NO_GAPS, "Nothing that was measured is scarce in the dataset any more."
+        yield NO_GAPS, "Every goal that could be measured is reached in the dataset."
     if last.number and last.lora is not None:
         best = best_of(iterations[:-1])
         if lost := fall(best, last):

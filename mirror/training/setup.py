@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What will be trained, before any network is loaded."""
 
     dataset: TrainingSet  # placed in buckets
@@ -81,7 +81,7 @@ def options_of(args: argparse.Namespace, preset: Preset, zero_snr: bool) -> dict
     )
 
 
-def build_job(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFacts, plan: Plan) -> Job:
+def build_job(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFacts, plan: TrainingPlan) -> Job:
     """Refuse what cannot work, load, encode, put the LoRA in. Raises UserError."""
     import torch
 
@@ -178,7 +178,7 @@ def new_log(args: argparse.Namespace, dataset: TrainingSet, identity: str, setti
 
 
 def encode(
-    args: argparse.Namespace, accelerator: Accelerator, pipeline: Any, plan: Plan
+    args: argparse.Namespace, accelerator: Accelerator, pipeline: Any, plan: TrainingPlan
 ) -> tuple[list[Example], list[Example], Sampler | None]:
     """Examples of dataset and held-out pictures, and what draws samples; the text encoders are gone afterwards."""
     device, images, held = accelerator.device, plan.dataset.images, plan.held_out.images if plan.held_out else []

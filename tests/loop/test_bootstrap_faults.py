@@ -349,7 +349,7 @@ def forget_lora(told):
         ("merge_manifest.json", lambda path: edited(path, drop_merged), "one of them was changed by hand"),
         ("merge_manifest.json", lambda path: path.unlink(), "merge_manifest.json cannot be read"),
         ("../loras/v1/lora.safetensors", lambda path: path.unlink(), "v1/lora.safetensors is gone"),
-        ("../loras/lora.safetensors", lambda path: path.write_bytes(b"mine"), "is none of this loop's LoRAs"),
+        ("../loras/lora.safetensors", lambda path: path.write_bytes(b"mine"), "was not written by this loop"),
         ("dataset/mine.png", lambda path: path.write_bytes(b"mine"), "dataset/mine.png is not of this loop"),
     ],
 )
