@@ -36,7 +36,7 @@ from utils.files import reason_of
 
 if TYPE_CHECKING:  # mirror.loop is imported where it is used, so that --help is instant
     from mirror.contracts.history import IterationRecord
-    from mirror.loop.commands import Commands, Places
+    from mirror.loop.commands import Commands, LoopPaths
     from mirror.loop.config import LoopConfig
     from mirror.loop.state import Loop
     from mirror.loop.stopping import Decision
@@ -47,7 +47,7 @@ DEMO_FOLDER = PROJECT / "demo_bootstrap"
 
 def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
-    from mirror.loop.commands import Commands, Places
+    from mirror.loop.commands import Commands, LoopPaths
     from mirror.loop.config import load_config
     from mirror.loop.state import open_loop
     from mirror.loop.steps import StepError
@@ -60,19 +60,19 @@ def run(args: argparse.Namespace) -> int:
 
         args.config, args.yes = prepare(args.demo, args.demo_baseline), True
     config = load_config(args.config, PRESETS)
-    places = Places(Path(config.output_dir), Path(config.lora_output_dir))
-    commands = Commands(config, places, PROJECT if args.demo else args.config.resolve().parent)
+    paths = LoopPaths(Path(config.output_dir), Path(config.lora_output_dir))
+    commands = Commands(config, paths, PROJECT if args.demo else args.config.resolve().parent)
     commands.demand_programs()
     if args.dry_run:
-        with disk_told(places.output):
+        with disk_told(paths.output):
             return dry_run(config, commands)
-    if args.undo is not None and not places.history.exists():
-        raise UserError(f"There is no loop in {places.output}, so there is nothing to undo.")
-    begins = args.undo is None and not places.history.exists()
+    if args.undo is not None and not paths.history.exists():
+        raise UserError(f"There is no loop in {paths.output}, so there is nothing to undo.")
+    begins = args.undo is None and not paths.history.exists()
     if begins and not args.yes and sys.stdin.isatty() and not agreed(config):
         return EXIT_OK
     try:
-        with disk_told(places.output), locked(places) as locks:
+        with disk_told(paths.output), locked(paths) as locks:
             loop = open_loop(config, commands, locks, undoing=args.undo is not None)
             return run_undo(loop, args.undo) if args.undo is not None else run_loop(loop)
     except StepError as error:
@@ -174,7 +174,7 @@ def write_page(loop: Loop) -> None:
     facts = LoopFacts(*trained_on(loop.manifest), decision, converged=rule in CONVERGENCE, worse=rule == WORSE)
     pictures, reasons = sample_thumbnails(loop, plan), reasons_by_image(loop)
     page = build_loop(loop.ledger.history, loop.manifest, facts, plan, pictures, reasons)
-    write_text_atomic(loop.places.page, page)
+    write_text_atomic(loop.paths.page, page)
 
 
 def tell_ended(loop: Loop) -> None:
@@ -215,7 +215,7 @@ def tell_end(loop: Loop) -> None:
     columns = ["LoRA", "Real", "Synthetic", "Identity", "from", "to (95 %)", "Pose diversity"]
     said = f" ({history.simulated})" if history.simulated else ""
     print_table(f"LoRAs; * is kept{said}", columns, rows)
-    tell(f"best: {loop.places.best}", f"report: {loop.places.page}", f"history: {loop.places.history}")
+    tell(f"best: {loop.paths.best}", f"report: {loop.paths.page}", f"history: {loop.paths.history}")
 
 
 def run_undo(loop: Loop, number: int) -> int:
@@ -263,14 +263,14 @@ def agreed(config: LoopConfig) -> bool:
 
 
 @contextmanager
-def locked(places: Places) -> Iterator[tuple[int, ...]]:
+def locked(paths: LoopPaths) -> Iterator[tuple[int, ...]]:
     """No other loop in either folder."""
     from mirror.loop.lock import only_one
 
     with ExitStack() as stack:
-        for folder in (places.output, places.loras):
+        for folder in (paths.output, paths.loras):
             folder.mkdir(parents=True, exist_ok=True)
-        yield tuple(stack.enter_context(only_one(folder)) for folder in (places.output, places.loras))
+        yield tuple(stack.enter_context(only_one(folder)) for folder in (paths.output, paths.loras))
 
 
 @contextmanager

@@ -52,7 +52,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
 # Settings. Each is also an option of the command line, which wins.
 PATH_REFERENCE = PROJECT / "Reference_Images"
 PATH_CANDIDATES_ROOT = PROJECT / "Lora_Candidates"
-EXTENSIONS = IMAGE_EXTENSIONS  # jpg, jpeg, png, webp, bmp; upper or lower case
+EXTENSIONS = IMAGE_EXTENSIONS  # of pictures, upper or lower case; utils/defaults.py lists them
 
 NOT_FOR_PEOPLE = "The demo pack was trained on rendered heads: its scores say nothing about photos of people."
 

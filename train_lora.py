@@ -273,7 +273,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     add("--resolution", type=_resolution, metavar="PIXELS", help="side of the square whose area pictures get")
     add("--min-snr-gamma", type=_amount, metavar="G", help="weighting of the losses; 0 is none")
     add("--noise-offset", type=_amount, metavar="O", help="0 is none, as for bases of zero terminal SNR")
-    add("--seed", type=int, default=42, metavar="N", help="of everything that is drawn")
+    add("--seed", type=int, default=42, metavar="N", help="of everything random")
     add("--optimizer", choices=("auto", "adamw", "adamw8bit"), default="auto", help="auto: 8 bits with bitsandbytes")
     add("--precision", choices=("auto", *PRECISIONS), default="auto", help="auto: bf16 or fp16 on a GPU, else fp32")
     add("--gradient-checkpointing", action=argparse.BooleanOptionalAction, default=True, help="less memory, slower")
@@ -294,7 +294,12 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("results").add_argument
-    add("--sample-prompts", type=options.path, metavar="FILE", help="one prompt a line, drawn after every epoch")
+    add(
+        "--sample-prompts",
+        type=options.path,
+        metavar="FILE",
+        help="one prompt a line; samples are generated after every epoch",
+    )
     add("--sample-seeds", type=_count, default=1, metavar="N", help="pictures of each prompt, seeds from --seed on")
     add("--sample-steps", type=_count, default=30, metavar="N", help="of denoising")
     add(

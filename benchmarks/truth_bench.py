@@ -223,15 +223,15 @@ def close_up_rows(table: Table, worlds: list[World]) -> None:
 def step_rows(table: Table, worlds: list[World]) -> None:
     """Steps 2, 4, 6, 8 get better; 8 is the best without copies; 10 and 12 copy."""
     runs = [np.array(world["steps"], dtype=float) for world in worlds]
-    likeness, nearest = [run[:, 0] for run in runs], [run[:, 1] for run in runs]
+    similarity, nearest = [run[:, 0] for run in runs], [run[:, 1] for run in runs]
     varied = [np.where(run[:, 2] < 0.5, run[:, 0], -1) for run in runs]
     table.rate(
         "step series: median Similarity rises at every step from 2 to 8",
-        (bool(np.all(np.diff(one[:4]) > 0)) for one in likeness),
+        (bool(np.all(np.diff(one[:4]) > 0)) for one in similarity),
         "worlds",
     )
-    table.rate("... is highest at step 8 of 2 to 8", (one[:4].argmax() == 3 for one in likeness), "worlds")
-    table.rate("... is highest at step 8 of all", (one.argmax() == 3 for one in likeness), "worlds")
+    table.rate("... is highest at step 8 of 2 to 8", (one[:4].argmax() == 3 for one in similarity), "worlds")
+    table.rate("... is highest at step 8 of all", (one.argmax() == 3 for one in similarity), "worlds")
     table.rate(
         "... is highest at step 8 of those where no reference takes half of the images",
         (one.argmax() == 3 for one in varied),

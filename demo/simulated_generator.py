@@ -58,7 +58,7 @@ YAWS_DEG = {"front": (0.0, 16.0), "three_quarter": (33.0, 47.0), "profile": (64.
 KINSHIP_DEG = 10.0  # a picture teaches angles about so far from its own
 ENOUGH = 2.5  # pictures of an angle after which the error has fallen to 37 %
 LUCK = (0.2, 1.2)  # the error of one picture is the usual one times a number between these
-TURN_LOST, FACE_LOST = 0.75, 1.0  # of the turn, and of the likeness, at an error of 1
+TURN_LOST, FACE_LOST = 0.75, 1.0  # of the turn, and of the identity, at an error of 1
 _LUCK, _SCENE = 17, 18  # what random numbers are for, so that those of one purpose never are those of another
 YAW_KEY = "yaw_deg"  # in the PNG
 

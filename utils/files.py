@@ -116,29 +116,29 @@ def copy_with_caption(picture: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     data, caption = picture.read_bytes(), _bytes_of(caption_of(picture))
     for number in count(1):
-        place = folder / (picture.name if number == 1 else f"{picture.stem} ({number}){picture.suffix}")
-        there = _bytes_of(place)
+        copy = folder / (picture.name if number == 1 else f"{picture.stem} ({number}){picture.suffix}")
+        there = _bytes_of(copy)
         if there == data:
-            return place
-        if there is None and _bytes_of(caption_of(place)) in (None, caption):
+            return copy
+        if there is None and _bytes_of(caption_of(copy)) in (None, caption):
             break
     if caption is not None:
-        write_bytes_atomic(caption_of(place), caption)
-    write_bytes_atomic(place, data)  # last: a picture in the folder has its caption
-    return place
+        write_bytes_atomic(caption_of(copy), caption)
+    write_bytes_atomic(copy, data)  # last: a picture in the folder has its caption
+    return copy
 
 
-def is_copy_of(place: Path, picture: Path) -> bool:
-    """Whether `place` is what `copy_with_caption` made of `picture`: its name or that with a number, and its bytes."""
-    named = re.fullmatch(re.escape(picture.stem) + r"( \(\d+\))?", place.stem) and place.suffix == picture.suffix
-    return bool(named) and place.is_file() and _bytes_of(place) == _bytes_of(picture)
+def is_copy_of(copy: Path, picture: Path) -> bool:
+    """Whether `copy` is what `copy_with_caption` made of `picture`: its name or that with a number, and its bytes."""
+    named = re.fullmatch(re.escape(picture.stem) + r"( \(\d+\))?", copy.stem) and copy.suffix == picture.suffix
+    return bool(named) and copy.is_file() and _bytes_of(copy) == _bytes_of(picture)
 
 
-def take_back_copy(place: Path, picture: Path) -> None:
-    """Delete the copy of `picture` at `place`, and its caption unless somebody changed it. Raises OSError."""
-    if _bytes_of(caption_of(place)) == _bytes_of(caption_of(picture)):
-        caption_of(place).unlink(missing_ok=True)
-    place.unlink(missing_ok=True)
+def take_back_copy(copy: Path, picture: Path) -> None:
+    """Delete the copy of `picture` at `copy`, and its caption unless somebody changed it. Raises OSError."""
+    if _bytes_of(caption_of(copy)) == _bytes_of(caption_of(picture)):
+        caption_of(copy).unlink(missing_ok=True)
+    copy.unlink(missing_ok=True)
 
 
 def _bytes_of(path: Path) -> bytes | None:

@@ -15,7 +15,7 @@ class RealPhoto(Contract):
     sha256: str
     caption_sha256: str | None  # of the text file beside it
     picture_hash: str | None = None  # as in gaps.json; null: not needed, or not readable
-    held_out: bool = False  # never trained on: likeness is measured against it
+    held_out: bool = False  # never trained on: similarity is measured against it
 
 
 class MergedImage(MadeForGap, Contract):

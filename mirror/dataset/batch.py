@@ -115,25 +115,25 @@ def _beside(path: Path, named: str | None) -> Path | None:
 
 def _demand_known_targets(path: Path, metadata: GenerationMetadata) -> None:
     names: set[str] = set()
-    for place, image in enumerate(metadata.images):
+    for index, image in enumerate(metadata.images):
         if "/" in image.file or "\\" in image.file or image.file in names:
             fault = "is named twice" if image.file in names else "is no plain file name: images lie beside this file"
-            raise UserError(f"{path}: field images.{place}.file: {image.file!r} {fault}.")
+            raise UserError(f"{path}: field images.{index}.file: {image.file!r} {fault}.")
         names.add(image.file)
         if (image.gap_type is None) != (image.target is None):
             raise UserError(
-                f"{path}: field images.{place}: gap_type and target belong together; one of them is missing."
+                f"{path}: field images.{index}: gap_type and target belong together; one of them is missing."
             )
         if image.gap_type is None:
             continue
         if image.gap_type not in GAP_TYPES:
             raise UserError(
-                f"{path}: field images.{place}.gap_type: {image.gap_type!r} is no gap type of mirror/dataset/gaps.py; "
+                f"{path}: field images.{index}.gap_type: {image.gap_type!r} is no gap type of mirror/dataset/gaps.py; "
                 f"known: {', '.join(GAP_TYPES)}."
             )
         targets = [target.name for target in GAP_TYPES[image.gap_type].targets]
         if image.target not in targets:
             raise UserError(
-                f"{path}: field images.{place}.target: {image.target!r} is no target of {image.gap_type}; "
+                f"{path}: field images.{index}.target: {image.target!r} is no target of {image.gap_type}; "
                 f"known: {', '.join(targets)}."
             )

@@ -20,20 +20,21 @@ from mirror.contracts.gaps import ImageRecord
 from mirror.dataset import pixels
 from mirror.dataset.angles import DetectorAngles, PackAngles
 from mirror.dataset.boxes import BOXES_VERSION, Boxes, BoxSensor
-from mirror.dataset.gaps import GapType, Look, face_height_share, measure_values
+from mirror.dataset.gaps import SHOT_SIZES, GapType, Look, face_height_share, measure_values
 from mirror.dataset.sensors import Sensors
 from mirror.detectors.detectors import demand_safe
 from mirror.faces.cache import FaceCache
 from mirror.faces.engine import MEASUREMENT_VERSION, FaceMeasurement
 from mirror.faces.looking import failure, look_at
 from mirror.faces.measurer import Measurer
+from mirror.faces.pose import BIN_LIMITS_DEG
 from utils.defaults import DETECTION_SIZE
 from utils.files import Status
 from utils.images import check_size, thumbnail
 from utils.progress import GroupProgress
 
-# Of the records that are kept of pictures; raise it with every change of a number or a bin: in this file, angles.py,
-# gaps.py, pixels.py or mirror/faces/pose.py.
+# Of the records that are kept of pictures; raise it with every change of what is computed: in this file, angles.py,
+# gaps.py, pixels.py or mirror/faces/pose.py. The limits of the angle bins and shot sizes need no new version.
 RECORD_VERSION = 2
 BATCH_IMAGES = 16  # fills a GPU at 640 pixels (our choice)
 BATCH_PIXELS = 64_000_000  # a batch of very large pictures is cut short: 192 MB decoded
@@ -167,7 +168,7 @@ def _settings(sensors: Sensors, types: Mapping[str, GapType]) -> str:
 
     A user's own gap type has no version number: its instructions stand for it, and formatting does not change them.
     """
-    numbers = f"{MEASUREMENT_VERSION} {BOXES_VERSION} {RECORD_VERSION} {DETECTION_SIZE}"
+    numbers = f"{MEASUREMENT_VERSION} {BOXES_VERSION} {RECORD_VERSION} {DETECTION_SIZE} {BIN_LIMITS_DEG} {SHOT_SIZES}"
     classes = [one.asked for one in sensors.detectors()]
     measures = [(name, _instructions(getattr(types[name].measure, "__code__", None))) for name in sorted(types)]
     return hashlib.sha256(f"{sensors.info.model_dump_json()} {classes} {measures} {numbers}".encode()).hexdigest()

@@ -73,8 +73,8 @@ def comparison(
         index, cosine = nearest(row, known)
         file, other = references.faces[int(index[0])]
         turn = max(abs(getattr(face, angle) - getattr(other, angle)) for angle in ("yaw_deg", "pitch_deg", "roll_deg"))
-        likeness = round(float(similarity_to_centroid(row, known)[0]), 4)
-        return likeness, Nearest(file, round(float(cosine[0]), 4), round(turn, 2))
+        similarity = round(float(similarity_to_centroid(row, known)[0]), 4)
+        return similarity, Nearest(file, round(float(cosine[0]), 4), round(turn, 2))
 
     return compare
 

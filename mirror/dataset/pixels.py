@@ -1,4 +1,4 @@
-"""What pixels alone tell about a picture: light, exposure, sharpness, likeness of two pictures. No model is needed."""
+"""What pixels alone tell about a picture: light, exposure, sharpness, near duplicates. No model is needed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HASH_SIDE, HASH_FREQUENCIES = 32, 8
 DUPLICATE_BITS = 10
 
 # A picture that is cut out of another one is found by sliding it over that one, 64 pixels long, at sizes from all of it
-# to half of it in steps of 4.5 %. On 22 photos, cut at random to 95, 90, 80, 70 and 60 % of their sides, the likeness
+# to half of it in steps of 4.5 %. On 22 photos, cut at random to 95, 90, 80, 70 and 60 % of their sides, the similarity
 # was 0.92 and more; of 462 pairs of files 95 % stayed below 0.67, and all above 0.90 were a picture and its own crops.
 CROP_SIDE, CROP_STEP, CROP_SIZES, CROP_LIKENESS = 64, 0.955, 15, 0.90
 

@@ -61,7 +61,7 @@ def left_behind(batch: Batch, report: ValidationReport, folders: dict[str, Path]
             for picture, image in zip(batch.pictures, report.images, strict=True)
             if image.verdict != verdict
         ]
-        names = [place.name for place in there if any(is_copy_of(place, picture) for picture in judged_otherwise)]
+        names = [copy.name for copy in there if any(is_copy_of(copy, picture) for picture in judged_otherwise)]
         if names:
             notes.append(
                 f"{folder} still holds {len(names)} image(s) that are not {verdict} any more, {readable(names[0])} "

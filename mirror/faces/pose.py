@@ -36,12 +36,11 @@ class Angles(NamedTuple):
 
 
 def angle_bin(yaw_deg: float) -> str:
-    """Name of the bin of `yaw_deg`: front, three_quarter or profile."""
-    size = abs(yaw_deg)
-    for name, (low, high) in BIN_LIMITS_DEG.items():
-        if low <= size < high:
-            return name
-    return "profile"
+    """Name of the bin of `yaw_deg`, one of `BIN_LIMITS_DEG`; the last one takes all that lies beyond."""
+    for name, (_, high) in BIN_LIMITS_DEG.items():
+        if abs(yaw_deg) < high:
+            break
+    return name
 
 
 def rotation(angles: Angles) -> np.ndarray:

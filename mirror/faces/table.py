@@ -160,7 +160,7 @@ def warnings_about(table: pd.DataFrame, device: str) -> list[str]:
     known = int((held_out[columns.NEAREST_SIMILARITY] > SAME_PICTURE).sum())
     if known:
         warnings.append(
-            f"{known} held-out photo(s) are references too: what was trained on tells nothing about likeness."
+            f"{known} held-out photo(s) are references too: what was trained on tells nothing about similarity."
         )
     providers = set(table[columns.PROVIDER].dropna())
     if device == "cuda" and providers - {CUDA}:

@@ -26,8 +26,8 @@ def kohya_module(module: str, family: str, layers_per_block: int) -> str:
     """Kohya's name of a U-Net module that diffusers calls `down_blocks.1.attentions.0.proj_in`."""
     words = module.split(".")
     if family == "sdxl" and "attentions" in words:
-        place = words.index("attentions")
-        rest, layer = words[place + 2 :], int(words[place + 1])
+        at = words.index("attentions")
+        rest, layer = words[at + 2 :], int(words[at + 1])
         if words[0] == "mid_block":
             words = ["middle_block", "1", *rest]
         else:

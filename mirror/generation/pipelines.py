@@ -1,4 +1,4 @@
-"""Text-to-image pipelines of diffusers: load one from a folder, a hub id or a single file, place it, draw with it.
+"""Text-to-image pipelines of diffusers: load one from a folder, a hub id or a single file, move it to the device, generate with it.
 
 What differs between families stands in `mirror.generation.families`; which arguments a pipeline takes is asked of its
 signature.
@@ -72,7 +72,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class SamplingParameters:
-    """How all images of a run are drawn."""
+    """How all images of a run are generated."""
 
     steps: int
     guidance: float
@@ -183,11 +183,11 @@ def _from_folder(source: str, family: Family, kind: Any) -> Any:
         variants = [half] if weights and all(".fp16." in name for name in weights) else [{}]
     else:  # half of the download, where the hub has it
         variants = [half, {}] if str(kind) == "torch.float16" else [{}]
-    for place, one in enumerate(variants):
+    for index, one in enumerate(variants):
         try:
             return of_file(source, **options, **one)
         except UNFIT as error:
-            if place == len(variants) - 1:
+            if index == len(variants) - 1:
                 raise _unfit(error, source, family) from error
     raise AssertionError("one of the variants is always tried")
 
@@ -249,7 +249,7 @@ PLAIN_TEXT = "photo of a person"  # every tokenizer has a token of its own for e
 
 
 def _demand_tokenizers(pipeline: Any, what: str) -> None:
-    """Without its files transformers makes a tokenizer that knows no word, and every prompt draws the same."""
+    """Without its files transformers makes a tokenizer that knows no word, and every prompt gives the same image."""
     for name in inspect.signature(type(pipeline).__init__).parameters:
         if not name.startswith("tokenizer"):
             continue
@@ -379,7 +379,7 @@ def sample(
 ) -> list[np.ndarray | None]:
     """A picture (H, W, 3) uint8 RGB for each prompt; None where it is not a number.
 
-    Random numbers are drawn on the CPU, one stream an image: neither device nor batch changes them.
+    Noise is sampled on the CPU, one stream an image: neither device nor batch changes them.
     """
     import torch
 

@@ -112,13 +112,13 @@ def _why_not(gap: Recommendation) -> str | None:
 def composed(person: str, gap_type: str, text: str, source: random.Random) -> str:
     """A prompt from our parts."""
     parts = {EXPRESSION: EXPRESSIONS, SETTING: SETTINGS, COMPOSITION: COMPOSITIONS}
-    drawn = {name: source.choice(choices) for name, choices in parts.items()}
-    kept = [part for name, part in drawn.items() if name not in LEAVE_OUT.get(gap_type, ())]
+    chosen = {name: source.choice(choices) for name, choices in parts.items()}
+    kept = [part for name, part in chosen.items() if name not in LEAVE_OUT.get(gap_type, ())]
     return ", ".join([f"photo of {person}", text, *kept, source.choice(QUALITY)])
 
 
 def filled(template: str, person: str, text: str) -> str:
-    """A line of a prompts file with both put in; a person that it has no place for comes first, a target last."""
+    """A line of a prompts file with both put in; a person that it does not name comes first, a target last."""
     if "{person}" not in template:
         template = "{person}, " + template
     if "{target}" not in template:
@@ -176,8 +176,8 @@ def read_prompts(path: Path) -> tuple[str, ...] | list[PlannedImage]:
 def _read_plan(path: Path) -> list[PlannedImage]:
     plan = read_contract(path, PromptPlan, cure="correct the plan")
     planned_images = [
-        PlannedImage(one.name or f"{place + 1:03d}", one.prompt, one.seed, negative=one.negative_prompt)
-        for place, one in enumerate(plan.images)
+        PlannedImage(one.name or f"{index + 1:03d}", one.prompt, one.seed, negative=one.negative_prompt)
+        for index, one in enumerate(plan.images)
     ]
     names = [planned.name.casefold() for planned in planned_images]  # Windows takes A.png and a.png for one
     for planned in planned_images:

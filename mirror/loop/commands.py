@@ -1,7 +1,7 @@
 """What the bootstrap loop runs for each step, and what it demands of the result, whoever made it.
 
 A step is one of our scripts, or the `command` that the configuration puts in its place; both are held to the same
-contract: the files are there, they are new (the step began with an empty place), they are whole, and they parse.
+contract: the files are there, they are new (the step began with an empty index), they are whole, and they parse.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HISTORY, MANIFEST, PAGE, PLAN = (
 _SEED_STEP = 7919  # a prime, so that the seeds of a plan are not those of neighbouring plans
 
 
-class Places:
+class LoopPaths:
     """Where everything of a loop lies."""
 
     def __init__(self, output: Path, loras: Path):
@@ -68,13 +68,13 @@ class Commands:
     """The commands of one configuration. `folder` is where commands of the user's own run: beside the configuration."""
 
     config: LoopConfig
-    places: Places
+    paths: LoopPaths
     folder: Path
 
     def gaps(self, number: int, note: str = "") -> Child:
-        config, output = self.config, self.places.gaps(number)
-        own = ["gap_analysis.py", self.places.dataset, "--models-dir", config.models_dir, "--output", output]
-        own += ["--max-synthetic-share", config.max_synthetic_share, "--cache", self.places.cache, *self._pack()]
+        config, output = self.config, self.paths.gaps(number)
+        own = ["gap_analysis.py", self.paths.dataset, "--models-dir", config.models_dir, "--output", output]
+        own += ["--max-synthetic-share", config.max_synthetic_share, "--cache", self.paths.cache, *self._pack()]
         own += ["--goals", config.gap_analysis.goals] if config.gap_analysis.goals else []
         own += ["--note", note] if note else []
         values = {"output": output, "max_synthetic_share": config.max_synthetic_share}
@@ -82,18 +82,18 @@ class Commands:
 
     def generate(self, number: int, lora: str, seed: int) -> Child:
         """Images for the gaps of an iteration."""
-        gaps, output = self.places.gaps(number), self.places.of("synthetic", number)
+        gaps, output = self.paths.gaps(number), self.paths.of("synthetic", number)
         values = {"gaps": gaps, "prompts": "", "output": output, "seed": seed}
         return self._generation("Generation", number, GENERATE, lora, values, [gaps])
 
     def sample(self, number: int, lora: str) -> Child:
         """The fixed plan with a LoRA."""
-        values = {"gaps": "", "prompts": self.places.plan, "output": self.places.samples(lora)}
-        return self._generation("Sampling", number, SAMPLE, lora, values, ["--prompts-file", self.places.plan])
+        values = {"gaps": "", "prompts": self.paths.plan, "output": self.paths.samples(lora)}
+        return self._generation("Sampling", number, SAMPLE, lora, values, ["--prompts-file", self.paths.plan])
 
     def _generation(self, title: str, number: int, step: str, lora: str, values: dict, first: list) -> Child:
         config, wanted = self.config, self.config.generation
-        file = self.places.lora(lora)
+        file = self.paths.lora(lora)
         own = ["generate_synthetic.py", *first, "--base-model", config.base_model, "--lora", file]
         own += ["--person", config.person_trigger, "--output", values["output"], "--num-per-gap", wanted.num_per_gap]
         own += ["--seed", values.get("seed", config.seed)]
@@ -103,33 +103,33 @@ class Commands:
         return self._child(title, "generation", number, step, own, values | more)
 
     def validate(self, number: int) -> Child:
-        config, places = self.config, self.places
-        folder, report = places.of("synthetic", number), places.report(number)
-        sorted_into = {name: places.of(name, number) for name in ("approved", "rejected", "unverified")}
-        own = ["validate_synthetic.py", folder, "--models-dir", config.models_dir, "--reference", places.dataset]
-        for name, place in sorted_into.items():
-            own += [f"--{name}", place]
-        own += ["--report", report, "--cache", places.cache, *self._pack()]
+        config, paths = self.config, self.paths
+        folder, report = paths.of("synthetic", number), paths.report(number)
+        sorted_into = {name: paths.of(name, number) for name in ("approved", "rejected", "unverified")}
+        own = ["validate_synthetic.py", folder, "--models-dir", config.models_dir, "--reference", paths.dataset]
+        for name, index in sorted_into.items():
+            own += [f"--{name}", index]
+        own += ["--report", report, "--cache", paths.cache, *self._pack()]
         allowed = config.validation.allow_unverified
         own += ["--allow-unverified", ",".join(allowed)] if allowed else []
-        values = {"folder": folder, "references": places.dataset, "report": report} | sorted_into
+        values = {"folder": folder, "references": paths.dataset, "report": report} | sorted_into
         return self._child("Validation", "validation", number, VALIDATE, own, values)
 
     def train(self, number: int, lora: str) -> Child:
-        config, wanted, output = self.config, self.config.training, self.places.lora(lora).parent
-        own = ["train_lora.py", self.places.dataset, "--base-model", config.base_model, "--output", output]
+        config, wanted, output = self.config, self.config.training, self.paths.lora(lora).parent
+        own = ["train_lora.py", self.paths.dataset, "--base-model", config.base_model, "--output", output]
         own += ["--trigger", config.person_trigger, "--preset", wanted.preset, "--epochs", wanted.epochs]
-        own += ["--seed", config.seed, "--resume", "--models-dir", config.models_dir, "--cache", self.places.cache]
+        own += ["--seed", config.seed, "--resume", "--models-dir", config.models_dir, "--cache", self.paths.cache]
         values = {"output": output, "preset": wanted.preset, "epochs": wanted.epochs}
         return self._child("Training", "training", number, TRAIN, own + self._pack(), values)
 
     def measure(self, number: int, has_holdout: bool) -> Child:
-        output, places = self.places.of("metrics", number), self.places
-        own = ["mirror_metrics.py", "--reference", places.real, "--candidates", places.samples(), "--output", output]
-        own += ["--holdout", places.held_out] if has_holdout else []
-        own += ["--cache", places.cache, *self._pack(always=True)]
-        values = {"references": places.real, "candidates": places.samples(), "output": output}
-        values["holdout"] = places.held_out if has_holdout else ""
+        output, paths = self.paths.of("metrics", number), self.paths
+        own = ["mirror_metrics.py", "--reference", paths.real, "--candidates", paths.samples(), "--output", output]
+        own += ["--holdout", paths.held_out] if has_holdout else []
+        own += ["--cache", paths.cache, *self._pack(always=True)]
+        values = {"references": paths.real, "candidates": paths.samples(), "output": output}
+        values["holdout"] = paths.held_out if has_holdout else ""
         return self._child("Measuring", "metrics", number, MEASURE, own, values)
 
     def demand_programs(self) -> None:
@@ -163,7 +163,7 @@ class Commands:
 
     def _child(self, title: str, section: str, number: int, step: str, own: list, values: dict) -> Child:
         config, settings = self.config, getattr(self.config, section)
-        log = self.places.log(number, step)
+        log = self.paths.log(number, step)
         if settings.command is None:
             command = [sys.executable, str(PROJECT / own[0]), *map(str, own[1:]), *settings.options]
             return Child(title, command, log, self.folder)
@@ -173,7 +173,7 @@ class Commands:
             "person": config.person_name,
             "trigger": config.person_trigger,
             "base_model": config.base_model,
-            "dataset": self.places.dataset,
+            "dataset": self.paths.dataset,
             "seed": config.seed,
         } | values
         program, *arguments = filled(settings.command, values)
@@ -187,13 +187,14 @@ def sample_plan(trigger: str, count: int, seed: int) -> PromptPlan:
     targets = GAP_TYPES["face_angle"].targets
     images = []
     for index in range(count):
-        turn, place = divmod(index, len(targets))
-        words = targets[place].prompts[turn % len(targets[place].prompts)]
+        turn, which = divmod(index, len(targets))
+        target = targets[which]
+        words = target.prompts[turn % len(target.prompts)]
         images.append(
             PlannedPrompt(
                 prompt=f"photo of {trigger}, {words}, high quality, natural light",
                 seed=(seed + _SEED_STEP * (index + 1)) % 2**31,
-                name=f"sample_{index + 1:02d}_{targets[place].name}",
+                name=f"sample_{index + 1:02d}_{target.name}",
             )
         )
     return PromptPlan(images=images)

@@ -18,7 +18,7 @@ from utils.console import UserError
 from utils.defaults import HARD_SYNTHETIC_SHARE, MAX_SYNTHETIC_SHARE, UNVERIFIED_WORDS
 
 SEED = 42
-SAMPLES = 24  # images of each LoRA that likeness is measured on; our choice: the median is then known to about 0.03
+SAMPLES = 24  # images of each LoRA that similarity is measured on; our choice: the median is then known to about 0.03
 
 # What a command may ask for, by the step that it takes over; `needs` must occur in it.
 _EVERYWHERE = ("python", "models_dir", "person", "trigger", "base_model", "dataset", "seed")
@@ -135,23 +135,23 @@ def _no_key_twice(pairs: list[tuple[str, object]]) -> dict:
 
 def _sentence(error: dict) -> str:
     """One problem of pydantic's list in words, with the path of the key and a hint."""
-    place = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         names = list(_fields_at(error["loc"][:-1]))
-        return f"{place} is no key that is known here{_nearest(str(error['loc'][-1]), names)}."
+        return f"{key} is no key that is known here{_nearest(str(error['loc'][-1]), names)}."
     if error["type"] == "missing":
-        return f"the key {place} is missing."
+        return f"the key {key} is missing."
     seen = json.dumps(error["input"], ensure_ascii=False)[:60]
     hint = ""
-    if place == "convergence_threshold" and isinstance(error["input"], int | float):
+    if key == "convergence_threshold" and isinstance(error["input"], int | float):
         hint = " It is a share: 0.05 is 5 %."
     message = error["msg"].removeprefix("Input ").replace("should be", "it should be", 1)
-    return f"{place or 'the whole file'}: {message}, and it is {seen}.{hint}"
+    return f"{key or 'the whole file'}: {message}, and it is {seen}.{hint}"
 
 
-def _fields_at(place: tuple[str | int, ...]) -> dict:
+def _fields_at(location: tuple[str | int, ...]) -> dict:
     model = LoopConfig
-    for part in place:
+    for part in location:
         model = model.model_fields[part].annotation
     return model.model_fields
 
@@ -229,30 +229,32 @@ def _with_paths(path: Path, config: LoopConfig) -> LoopConfig:
 def _absolute(base: Path, given: str) -> Path:
     """Raises UserError for what can be no path: a home of nobody, a NUL, more letters than a name may have."""
     try:
-        place = (base / Path(given).expanduser()).resolve()
-        place.exists()
+        path_given = (base / Path(given).expanduser()).resolve()
+        path_given.exists()
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{given[:80]!r} in the configuration cannot be a path: {error}.") from error
-    return place
+    return path_given
 
 
 def _existing(path: Path, base: Path, key: str, given: str) -> Path:
-    place = _absolute(base, given)
-    if not place.exists():
-        raise UserError(f"{path}: {key}: {_what_is(place)}{_nearest_file(place)}.")
-    return place
+    path_given = _absolute(base, given)
+    if not path_given.exists():
+        raise UserError(f"{path}: {key}: {_what_is(path_given)}{_nearest_file(path_given)}.")
+    return path_given
 
 
-def _what_is(place: Path) -> str:
-    return f"{place} is a file, and it should be a folder" if place.exists() else f"{place} does not exist"
+def _what_is(path_given: Path) -> str:
+    return (
+        f"{path_given} is a file, and it should be a folder" if path_given.exists() else f"{path_given} does not exist"
+    )
 
 
-def _nearest_file(place: Path) -> str:
+def _nearest_file(path_given: Path) -> str:
     """The name in the same folder that is most like it."""
-    if place.exists() or not place.parent.is_dir():
+    if path_given.exists() or not path_given.parent.is_dir():
         return ""
-    close = difflib.get_close_matches(place.name, [one.name for one in place.parent.iterdir()], 1, 0.6)
-    return f"; did you mean {place.parent / close[0]}" if close else ""
+    close = difflib.get_close_matches(path_given.name, [one.name for one in path_given.parent.iterdir()], 1, 0.6)
+    return f"; did you mean {path_given.parent / close[0]}" if close else ""
 
 
 def _is_path(given: str) -> bool:
@@ -277,11 +279,11 @@ def _pack(path: Path, base: Path, models: Path, given: str) -> str:
 
 def _base_model(path: Path, base: Path, given: str) -> str:
     """A folder or file that is there as an absolute path, a hub id as it is. Raises UserError for a path to nothing."""
-    place = _absolute(base, given)
-    if place.exists():
-        return str(place)
+    path_given = _absolute(base, given)
+    if path_given.exists():
+        return str(path_given)
     if _is_path(given) or given.lower().endswith((".safetensors", ".ckpt")):
-        raise UserError(f"{path}: base_model: {_what_is(place)}{_nearest_file(place)}.")
+        raise UserError(f"{path}: base_model: {_what_is(path_given)}{_nearest_file(path_given)}.")
     return given
 
 

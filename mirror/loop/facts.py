@@ -61,7 +61,7 @@ def _scored(one: IterationRecord, lora: LoraRecord | None, coverage: float | Non
 
 
 def _measures(lora: LoraRecord | None) -> dict[str, object]:
-    """What the samples of a LoRA showed, likeness by what the real photos score."""
+    """What the samples of a LoRA showed, similarity by what the real photos score."""
     if lora is None:
         return {}
     unit = lora.level or 1.0

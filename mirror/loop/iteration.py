@@ -134,7 +134,7 @@ class FindGaps(Step):
 
     @property
     def path(self) -> Path:
-        return self.loop.places.gaps(self.iteration.number)
+        return self.loop.paths.gaps(self.iteration.number)
 
     @cached_property
     def report(self) -> GapReport:
@@ -174,7 +174,7 @@ class Generate(Step):
 
     @property
     def folder(self) -> Path:
-        return self.loop.places.of("synthetic", self.iteration.number)
+        return self.loop.paths.of("synthetic", self.iteration.number)
 
     @cached_property
     def metadata(self) -> GenerationMetadata:
@@ -216,11 +216,11 @@ class Validate(Step):
 
     @property
     def path(self) -> Path:
-        return self.loop.places.report(self.iteration.number)
+        return self.loop.paths.report(self.iteration.number)
 
     @property
     def approved(self) -> Path:
-        return self.loop.places.of("approved", self.iteration.number)
+        return self.loop.paths.of("approved", self.iteration.number)
 
     @cached_property
     def report(self) -> ValidationReport:
@@ -236,7 +236,7 @@ class Validate(Step):
 
     def make(self, again: bool) -> None:
         number = self.iteration.number
-        folders = [self.loop.places.of(name, number) for name in ("approved", "rejected", "unverified")]
+        folders = [self.loop.paths.of(name, number) for name in ("approved", "rejected", "unverified")]
         for folder in folders:
             merging.new_folder(folder)
         self.run_child(self.path)
@@ -275,11 +275,11 @@ class Merge(Step):
         return [*inputs, merging.fingerprint(before)]
 
     def outputs(self) -> list[Path]:
-        return [self.loop.places.manifest]
+        return [self.loop.paths.manifest]
 
     def make(self, again: bool) -> None:
         loop, iteration = self.loop, self.iteration
-        metadata, output = self.validation.generated.metadata, loop.places.output
+        metadata, output = self.validation.generated.metadata, loop.paths.output
         share = loop.config.max_synthetic_share
         merge = merging.plan_merge(loop.manifest, self.validation.report, metadata, output, self.source, share)
         set_manifest(loop, merge.manifest)
@@ -323,7 +323,7 @@ class Train(Step):
 
     @property
     def path(self) -> Path:
-        return self.loop.places.lora(self.lora)
+        return self.loop.paths.lora(self.lora)
 
     def inputs(self) -> list:
         return [self.adopts] if self.adopts else [merging.fingerprint(self.loop.manifest)]
@@ -332,11 +332,11 @@ class Train(Step):
         return [self.path]
 
     def make(self, again: bool) -> None:
-        places, history = self.loop.places, self.loop.ledger.history
+        paths, history = self.loop.paths, self.loop.ledger.history
         record = LoraRecord(name=self.lora, file="", sha256="", iteration=self.iteration.number)
         if self.adopts:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            copy_atomic(places.best, self.path)
+            copy_atomic(paths.best, self.path)
             record.adopted, record.sha256 = True, sha256_of(self.path)
         else:
             self.run_child_into(self.path.parent, again)
@@ -345,7 +345,7 @@ class Train(Step):
             record.learned_from = sorted({image.iteration for image in self.loop.manifest.merged})
         if record.sha256 in {lora.sha256 for lora in history.loras}:
             raise UserError(f"{self.path} is the same as an earlier LoRA: the training made nothing new.")
-        record.file = self.path.relative_to(places.loras).as_posix()
+        record.file = self.path.relative_to(paths.loras).as_posix()
         history.loras.append(record)
         self.iteration.lora = self.lora
 
@@ -372,17 +372,17 @@ class Sample(Step):
 
     @property
     def folder(self) -> Path:
-        return self.loop.places.samples(self.lora.name)
+        return self.loop.paths.samples(self.lora.name)
 
     def inputs(self) -> list:
-        return [self.lora.sha256, content_of(self.loop.places.plan)]
+        return [self.lora.sha256, content_of(self.loop.paths.plan)]
 
     def outputs(self) -> list[Path]:
         return [self.folder]
 
     def make(self, again: bool) -> None:
         history = self.loop.ledger.history
-        plan = read_contract(self.loop.places.plan, PromptPlan, "bootstrap_loop.py")
+        plan = read_contract(self.loop.paths.plan, PromptPlan, "bootstrap_loop.py")
         self.run_child_into(self.folder, again)
         metadata = images_made(self.child, self.folder)
         demand_planned(self.child, metadata, plan)
@@ -404,10 +404,10 @@ class Measure(Step):
     def inputs(self) -> list:
         photos = [(photo.sha256, photo.held_out) for photo in self.loop.manifest.real]
         loras = self.loop.ledger.history.loras
-        return [photos, *(content_of(self.loop.places.samples(lora.name)) for lora in loras)]
+        return [photos, *(content_of(self.loop.paths.samples(lora.name)) for lora in loras)]
 
     def make(self, again: bool) -> None:
-        history, folder = self.loop.ledger.history, self.loop.places.of("metrics", self.iteration.number)
+        history, folder = self.loop.ledger.history, self.loop.paths.of("metrics", self.iteration.number)
         merging.new_folder(folder)
         self.run_child()
         summary = measured(self.child, folder, {lora.name: lora.samples for lora in history.loras})
@@ -430,8 +430,8 @@ ORDER: Sequence[type[Step]] = (FindGaps, Generate, Validate, Merge, Train, Sampl
 def set_manifest(loop: Loop, manifest: object) -> None:
     """Write the manifest, then make the folders follow it."""
     loop.manifest = manifest
-    write_contract(loop.places.manifest, manifest)
-    merging.sync(manifest, loop.places.output)
+    write_contract(loop.paths.manifest, manifest)
+    merging.sync(manifest, loop.paths.output)
 
 
 def sample_again(loop: Loop, now: IterationRecord) -> None:

@@ -54,7 +54,7 @@ class Source:
 
 
 def held_out_in(manifest: MergeManifest) -> int:
-    """Real photos that likeness is measured against."""
+    """Real photos that similarity is measured against."""
     return sum(photo.held_out and not is_generated(photo) for photo in manifest.real)
 
 
@@ -135,7 +135,7 @@ def plan_merge(
             chosen.append(_entry(image, about.get(image.file), output, source))
     merged = sorted(manifest.merged + chosen, key=lambda one: (one.iteration, one.file))
     again = {f"{DATASET}/{one.file}" for one in chosen}
-    retired = {place: sha256 for place, sha256 in manifest.retired.items() if place not in again}
+    retired = {path: sha256 for path, sha256 in manifest.retired.items() if path not in again}
     return Merge(manifest.model_copy(update={"merged": merged, "retired": retired}), chosen, dict(left_out))
 
 
@@ -162,8 +162,8 @@ def without(manifest: MergeManifest, iteration: int) -> MergeManifest:
     """`manifest` as it was before `iteration` merged; what it merged is to go."""
     gone = [one for one in manifest.merged if one.iteration == iteration]
     kept = [one for one in manifest.merged if one.iteration != iteration]
-    places = {f"{DATASET}/{one.file}": one.sha256 for one in gone}
-    return manifest.model_copy(update={"merged": kept, "retired": manifest.retired | places})
+    dropped = {f"{DATASET}/{one.file}": one.sha256 for one in gone}
+    return manifest.model_copy(update={"merged": kept, "retired": manifest.retired | dropped})
 
 
 def by_turns(report: ValidationReport) -> list[ValidatedImage]:
@@ -225,33 +225,33 @@ def sync(manifest: MergeManifest, output: Path) -> None:
     _clear(manifest, output, wanted)
 
 
-def _copy_of_real(folder: Path, place: Path, photo: RealPhoto) -> dict[Path, str]:
-    source, found = source_of(folder, photo.file), {place: photo.sha256}
-    _ensure(place, photo.sha256, source)
+def _copy_of_real(folder: Path, copy: Path, photo: RealPhoto) -> dict[Path, str]:
+    source, found = source_of(folder, photo.file), {copy: photo.sha256}
+    _ensure(copy, photo.sha256, source)
     if photo.caption_sha256 is not None:
-        found[caption_of(place)] = photo.caption_sha256
-        _ensure(caption_of(place), photo.caption_sha256, caption_of(source))
+        found[caption_of(copy)] = photo.caption_sha256
+        _ensure(caption_of(copy), photo.caption_sha256, caption_of(source))
     return found
 
 
-def _ensure(place: Path, sha256: str, source: Path) -> None:
-    """`place` holds the content `sha256`, from `source` where it does not yet. Raises UserError where that changed."""
-    if place.is_file() and sha256_of(place) == sha256:
+def _ensure(copy: Path, sha256: str, source: Path) -> None:
+    """`copy` holds the content `sha256`, from `source` where it does not yet. Raises UserError where that changed."""
+    if copy.is_file() and sha256_of(copy) == sha256:
         return
     data = source.read_bytes() if source.is_file() else None
     if data is None or hashlib.sha256(data).hexdigest() != sha256:
         what = "is gone" if data is None else "was changed"
-        raise UserError(f"{source} {what} while the loop worked with it, and {place} cannot be made; put it back.")
-    place.unlink(missing_ok=True)  # never write through a link into another copy
-    write_bytes_atomic(place, data)
+        raise UserError(f"{source} {what} while the loop worked with it, and {copy} cannot be made; put it back.")
+    copy.unlink(missing_ok=True)  # never write through a link into another copy
+    write_bytes_atomic(copy, data)
 
 
-def _linked(real: Path, place: Path, photo: RealPhoto) -> dict[Path, str]:
+def _linked(real: Path, copy: Path, photo: RealPhoto) -> dict[Path, str]:
     """The photo again in dataset/: a hard link to our own copy where the disk can, so that it takes no room."""
     found = {}
     for one, other, sha256 in (
-        (real, place, photo.sha256),
-        (caption_of(real), caption_of(place), photo.caption_sha256),
+        (real, copy, photo.sha256),
+        (caption_of(real), caption_of(copy), photo.caption_sha256),
     ):
         if sha256 is None:
             continue
@@ -266,12 +266,12 @@ def _linked(real: Path, place: Path, photo: RealPhoto) -> dict[Path, str]:
 
 
 def _copy_of_merged(output: Path, image: MergedImage) -> dict[Path, str]:
-    place, words = output / DATASET / image.file, image.caption.encode("utf-8")
+    copy, words = output / DATASET / image.file, image.caption.encode("utf-8")
     digest = hashlib.sha256(words).hexdigest()
-    if not caption_of(place).is_file() or sha256_of(caption_of(place)) != digest:
-        write_bytes_atomic(caption_of(place), words)  # before the picture: a picture in the folder has its caption
-    _ensure(place, image.sha256, output / image.source)
-    return {place: image.sha256, caption_of(place): digest}
+    if not caption_of(copy).is_file() or sha256_of(caption_of(copy)) != digest:
+        write_bytes_atomic(caption_of(copy), words)  # before the picture: a picture in the folder has its caption
+    _ensure(copy, image.sha256, output / image.source)
+    return {copy: image.sha256, caption_of(copy): digest}
 
 
 def _clear(manifest: MergeManifest, output: Path, wanted: dict[Path, str]) -> None:
@@ -282,7 +282,7 @@ def _clear(manifest: MergeManifest, output: Path, wanted: dict[Path, str]) -> No
     suffixes = {f".{extension}" for extension in IMAGE_EXTENSIONS}
     captions = {caption_of(path) for path in wanted}
     for folder in (REAL, HELD_OUT, DATASET):
-        names = {path.name for path in wanted} | {place.rpartition("/")[2] for place in manifest.retired}
+        names = {path.name for path in wanted} | {path.rpartition("/")[2] for path in manifest.retired}
         for path in half_written(output / folder, names):
             path.unlink()
         for path in sorted((output / folder).iterdir()):

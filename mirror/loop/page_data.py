@@ -17,7 +17,7 @@ SHOWN_REASONS = 8  # of an iteration, the commonest; all of them stand in its va
 
 
 def plan_of(loop: Loop) -> PromptPlan:
-    return read_contract(loop.places.plan, PromptPlan, "bootstrap_loop.py")
+    return read_contract(loop.paths.plan, PromptPlan, "bootstrap_loop.py")
 
 
 def last_decision(loop: Loop) -> StopDecision | None:
@@ -31,7 +31,7 @@ def sample_thumbnails(loop: Loop, plan: PromptPlan) -> dict[tuple[str, str], byt
     found = {}
     for lora in loop.ledger.history.loras:
         for planned in plan.images:
-            for path in loop.places.samples(lora.name).glob(f"{planned.name}.*"):
+            for path in loop.paths.samples(lora.name).glob(f"{planned.name}.*"):
                 try:
                     found[lora.name, planned.name] = thumbnail(decode(read_file(path)))
                 except ImageError:
@@ -44,7 +44,7 @@ def reasons_by_image(loop: Loop) -> dict[int, list[str]]:
     reasons: dict[int, list[str]] = {}
     for iteration in loop.ledger.history.iterations:
         try:
-            path = loop.places.report(iteration.number)
+            path = loop.paths.report(iteration.number)
             report = read_contract(path, ValidationReport, "validate_synthetic.py")
         except ContractError:
             continue

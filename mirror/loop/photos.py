@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mirror.contracts.manifest import MergeManifest, RealPhoto
 from utils.console import UserError
-from utils.defaults import SYNTHETIC_PREFIX
+from utils.defaults import IMAGE_EXTENSIONS, SYNTHETIC_PREFIX
 from utils.files import caption_of, readable, sha256_of
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def list_real(folder: Path) -> list[RealPhoto]:
         inside = passed_over(folder)
         hint = f" Those in {', '.join(inside)} are not used: put them into the folder itself." if inside else ""
         raise UserError(
-            f"{folder} holds no real photos (jpg, jpeg, png, webp, bmp; {SYNTHETIC_PREFIX}* are generated ones).{hint}"
+            f"{folder} holds no real photos ({', '.join(IMAGE_EXTENSIONS)}; {SYNTHETIC_PREFIX}* are generated ones).{hint}"
         )
     return list(photos.values())
 
@@ -78,9 +78,9 @@ def near_duplicates_of(photos: list[RealPhoto]) -> list[tuple[int, int]]:
     """Near duplicates among photos with picture hashes, by index."""
     from mirror.dataset.pixels import near_duplicates
 
-    places = [index for index, photo in enumerate(photos) if photo.picture_hash]
-    pairs = near_duplicates([int(photos[index].picture_hash, 16) for index in places])
-    return [(places[first], places[second]) for first, second, _ in pairs]
+    hashed = [index for index, photo in enumerate(photos) if photo.picture_hash]
+    pairs = near_duplicates([int(photos[index].picture_hash, 16) for index in hashed])
+    return [(hashed[first], hashed[second]) for first, second, _ in pairs]
 
 
 def split(
@@ -177,7 +177,7 @@ def with_photos(manifest: MergeManifest, photos: list[RealPhoto], cut: Container
     for one in held_out:
         if not any(photo.held_out and not is_generated(photo) and _is_same(photo, one) for photo in now):
             raise UserError(
-                f"{one.file} is gone from {manifest.dataset_dir}: this loop holds it out and measures likeness against "
+                f"{one.file} is gone from {manifest.dataset_dir}: this loop holds it out and measures similarity against "
                 "it. Put it back, or begin anew with another output_dir and lora_output_dir."
             )
     return manifest.model_copy(update={"real": now, "retired": manifest.retired | _retired_by(manifest.real, now)})
@@ -195,7 +195,7 @@ def _is_same(photo: RealPhoto, held_out: RealPhoto) -> bool:
 
 
 def _retired_by(before: list[RealPhoto], now: list[RealPhoto]) -> dict[str, str]:
-    """Copies of pictures and captions that the user's folder does not hold any more: place -> hash."""
+    """Copies of pictures and captions that the user's folder does not hold any more: path -> hash."""
     pictures = {(photo.file, photo.sha256) for photo in now}
     captions = {photo.file for photo in now if photo.caption_sha256 is not None}
     gone = [(photo.file, photo.sha256) for photo in before if (photo.file, photo.sha256) not in pictures]

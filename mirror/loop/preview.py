@@ -16,18 +16,18 @@ from utils.console import UserError, say, shell_line
 
 def as_it_stands(config: LoopConfig, commands: Commands) -> Loop:
     """The loop that is there, or that would begin, with the photos of now; nothing is written."""
-    places, folder = commands.places, Path(config.dataset_dir)
+    paths, folder = commands.paths, Path(config.dataset_dir)
     try:
         photos = user_photos.list_real(folder)
     except UserError as error:  # the commands can be shown without photos
         say(f"Note: {error}")
         photos = []
-    if places.history.exists():
-        history, manifest = read_loop(config, places)
+    if paths.history.exists():
+        history, manifest = read_loop(config, paths)
         manifest = user_photos.with_photos(manifest, user_photos.with_picture_hashes(photos, folder, manifest.real))
     else:
-        history, manifest = new_history(config, places, photos, looks=False)
-    return Loop(config, places, commands, Ledger(places.history, history), manifest, ())
+        history, manifest = new_history(config, paths, photos, looks=False)
+    return Loop(config, paths, commands, Ledger(paths.history, history), manifest, ())
 
 
 def command_lines(loop: Loop, iteration: IterationRecord) -> list[str]:
@@ -35,7 +35,7 @@ def command_lines(loop: Loop, iteration: IterationRecord) -> list[str]:
     config, commands = loop.config, loop.commands
     lines = []
     if iteration.number == 0:
-        adopted = f"# v1: {loop.places.best} is adopted" if loop.ledger.history.adopted else None
+        adopted = f"# v1: {loop.paths.best} is adopted" if loop.ledger.history.adopted else None
         lines += ["# Iteration 0", adopted or shell_line(commands.train(0, "v1").command), *_measuring(loop, 0)]
     number = max(1, iteration.number)
     first = IterationRecord(number=number, generator=iteration.generator or "v1")
@@ -44,7 +44,7 @@ def command_lines(loop: Loop, iteration: IterationRecord) -> list[str]:
         shell_line(FindGaps(loop, first).child.command),
         shell_line(commands.generate(number, first.generator, config.seed + number).command),
         shell_line(commands.validate(number).command),
-        f"# approved images are merged into {loop.places.dataset}",
+        f"# approved images are merged into {loop.paths.dataset}",
         shell_line(commands.train(number, f"v{number + 1}").command),
     ]
     return lines + _measuring(loop, number)

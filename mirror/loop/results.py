@@ -95,9 +95,9 @@ def demand_planned(child: Child, metadata: GenerationMetadata, plan: PromptPlan)
     for name, image in made.items():
         one = wanted[name]
         if image.prompt != one.prompt:
-            raise _wrong(child, f"{image.file} was drawn with another prompt than the plan's: {image.prompt!r}")
+            raise _wrong(child, f"{image.file} was generated with another prompt than the plan's: {image.prompt!r}")
         if image.seed not in (one.seed, retry_seed(one.seed)):  # our script's second try for a black image
-            raise _wrong(child, f"{image.file} was drawn with seed {image.seed}, and the plan says {one.seed}")
+            raise _wrong(child, f"{image.file} was generated with seed {image.seed}, and the plan says {one.seed}")
 
 
 def _demand_picture(child: Child, path: Path) -> None:
@@ -118,8 +118,8 @@ def validated(child: Child, path: Path, approved: Path, metadata: GenerationMeta
     for image in report.images:
         if image.verdict != Verdict.APPROVED:
             continue
-        place = Path(image.copied_to or "")
-        if not place.is_file() or place.parent.resolve() != approved.resolve() or sha256_of(place) != image.sha256:
+        copy = Path(image.copied_to or "")
+        if not copy.is_file() or copy.parent.resolve() != approved.resolve() or sha256_of(copy) != image.sha256:
             raise _wrong(child, f"{path} approves {image.file}, and its copy is not in {approved}")
     return report
 
@@ -158,7 +158,7 @@ def lora_problem(path: Path) -> str:
 
 
 def measured(child: Child, folder: Path, loras: Mapping[str, int]) -> Summary:
-    """The summary of a run of mirror_metrics.py, with a group for each of `loras` (name -> samples that it drew)."""
+    """The summary of a run of mirror_metrics.py, with a group for each of `loras` (name -> its samples)."""
     found = sorted(folder.glob("Summary_*.json"))
     if len(found) != 1:
         raise _wrong(child, f"{folder} should hold one Summary_*.json, and holds {len(found)}")
@@ -169,7 +169,7 @@ def measured(child: Child, folder: Path, loras: Mapping[str, int]) -> Summary:
     for name, samples in loras.items():
         one = groups[name]
         if not 0 <= one.faces <= samples:
-            raise _wrong(child, f"{found[0]} counts {one.faces} faces of {name}, which drew {samples} samples")
+            raise _wrong(child, f"{found[0]} counts {one.faces} faces of {name}, which has {samples} samples")
         if not all(map(math.isfinite, (one.identity or 0.0, *(one.identity_interval or ()), *one.angle_bins.values()))):
             raise _wrong(child, f"{found[0]} measured something of {name} that is no number")
     return summary

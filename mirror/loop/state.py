@@ -18,7 +18,7 @@ from mirror.loop.commands import (
     SAMPLE,
     TRAINING_LOG,
     Commands,
-    Places,
+    LoopPaths,
     read_own,
     sample_plan,
 )
@@ -36,7 +36,7 @@ class Loop:
     """A loop at work: what was asked for, where everything lies, what is known so far."""
 
     config: LoopConfig
-    places: Places
+    paths: LoopPaths
     commands: Commands
     ledger: Ledger
     manifest: MergeManifest
@@ -48,39 +48,39 @@ def open_loop(config: LoopConfig, commands: Commands, locks: tuple[int, ...], un
 
     With `undoing` the dataset may hold more synthetic images than the cap allows: taking some out is the cure.
     """
-    places, folder = commands.places, Path(config.dataset_dir)
+    paths, folder = commands.paths, Path(config.dataset_dir)
     photos = user_photos.list_real(folder)
-    if places.history.exists():
-        history, manifest = read_loop(config, places)
+    if paths.history.exists():
+        history, manifest = read_loop(config, paths)
         if any(photo.held_out for photo in manifest.real):
             photos = user_photos.with_picture_hashes(photos, folder, manifest.real)
     else:
-        demand_empty(places)
-        history, manifest = new_history(config, places, photos)
+        demand_empty(paths)
+        history, manifest = new_history(config, paths, photos)
         photos = manifest.real
     manifest = manifest.model_copy(update={"dataset_dir": config.dataset_dir})
-    manifest = user_photos.with_photos(manifest, photos, user_photos.cut_from_held_out(manifest, photos, places.output))
+    manifest = user_photos.with_photos(manifest, photos, user_photos.cut_from_held_out(manifest, photos, paths.output))
     if not undoing:
         demand_share(config, manifest)
     history.held_out = merging.held_out_in(manifest)
     history.warnings = warnings_of(folder, history, manifest)
-    sweep(places, history)
-    loop = Loop(config, places, commands, Ledger(places.history, history), manifest, locks)
-    write_contract(places.manifest, loop.manifest)
+    sweep(paths, history)
+    loop = Loop(config, paths, commands, Ledger(paths.history, history), manifest, locks)
+    write_contract(paths.manifest, loop.manifest)
     write_plan(loop)
-    merging.sync(loop.manifest, places.output)
+    merging.sync(loop.manifest, paths.output)
     settle(loop)
     return loop
 
 
-def read_loop(config: LoopConfig, places: Places) -> tuple[IterationHistory, MergeManifest]:
+def read_loop(config: LoopConfig, paths: LoopPaths) -> tuple[IterationHistory, MergeManifest]:
     """What an earlier run wrote. Raises UserError where it is damaged, or belongs to another configuration."""
     start_anew = "put a copy of it back, or begin anew with another output_dir and lora_output_dir."
-    history = read_own(places.history, IterationHistory, start_anew)
-    manifest = read_own(places.manifest, MergeManifest, start_anew)
+    history = read_own(paths.history, IterationHistory, start_anew)
+    manifest = read_own(paths.manifest, MergeManifest, start_anew)
     history.settings |= without_effect(config, history)
-    demand_same_loop(config, history, places)
-    demand_whole(history, manifest, places)
+    demand_same_loop(config, history, paths)
+    demand_whole(history, manifest, paths)
     return history, manifest
 
 
@@ -98,19 +98,19 @@ def settle(loop: Loop) -> None:
     publish(loop)
 
 
-def sweep(places: Places, history: IterationHistory) -> None:
+def sweep(paths: LoopPaths, history: IterationHistory) -> None:
     """Remove what killed writes of an earlier run left: temporary files beside those they were to become."""
     numbers = range(len(history.iterations) + 2)
-    ours = [places.history, places.manifest, places.page, places.plan, places.best]
-    ours += [place(number) for number in numbers for place in (places.gaps, places.report)]
-    ours += [places.lora(f"v{number}").with_name(name) for number in numbers for name in (LORA_FILE, TRAINING_LOG)]
+    ours = [paths.history, paths.manifest, paths.page, paths.plan, paths.best]
+    ours += [path_of(number) for number in numbers for path_of in (paths.gaps, paths.report)]
+    ours += [paths.lora(f"v{number}").with_name(name) for number in numbers for name in (LORA_FILE, TRAINING_LOG)]
     for path in ours:
         for temporary in merging.half_written(path.parent, [path.name]):
             temporary.unlink(missing_ok=True)
 
 
 def new_history(
-    config: LoopConfig, places: Places, photos: list[RealPhoto], looks: bool = True
+    config: LoopConfig, paths: LoopPaths, photos: list[RealPhoto], looks: bool = True
 ) -> tuple[IterationHistory, MergeManifest]:
     """History and manifest of a loop that begins: photos are held out, a LoRA that is there is adopted.
 
@@ -118,11 +118,11 @@ def new_history(
     """
     real = split_of(photos, config) if looks else user_photos.split(photos, [], config.seed)
     adopted = None
-    if places.best.exists():
-        problem = lora_problem(places.best)
+    if paths.best.exists():
+        problem = lora_problem(paths.best)
         if problem:
-            raise UserError(f"{places.best} {problem}. It would become v1; put a whole one there, or move it away.")
-        adopted = sha256_of(places.best)
+            raise UserError(f"{paths.best} {problem}. It would become v1; put a whole one there, or move it away.")
+        adopted = sha256_of(paths.best)
     history = IterationHistory(
         created=timestamp(),
         updated=timestamp(),
@@ -165,13 +165,13 @@ def warnings_of(folder: Path, history: IterationHistory, manifest: MergeManifest
     if not history.held_out and history.iterations and genuine >= user_photos.FEWEST_TO_SPLIT:
         found.append(
             f"None of the {genuine} real photos is held out, as too few could be when this loop began, and its LoRAs "
-            "know the photos of then: likeness is measured against photos that were trained on. A loop that begins "
+            "know the photos of then: similarity is measured against photos that were trained on. A loop that begins "
             "anew in other folders can hold some out."
         )
     elif not history.held_out:
         found.append(
             f"The dataset has {genuine} real photo(s): below {user_photos.FEWEST_TO_SPLIT}, or where most are near "
-            "duplicates, none is held out, and likeness is measured against photos that were trained on."
+            "duplicates, none is held out, and similarity is measured against photos that were trained on."
         )
     if history.adopted:
         found.append(
@@ -226,37 +226,37 @@ def goals_in(config: LoopConfig) -> str | None:
         raise UserError(f"The goals {path} cannot be read: {error}.") from error
 
 
-def demand_same_loop(config: LoopConfig, history: IterationHistory, places: Places) -> None:
+def demand_same_loop(config: LoopConfig, history: IterationHistory, paths: LoopPaths) -> None:
     """Raise UserError where the configuration is not the one that the loop was begun with."""
-    paths = {"base_model", "dataset_dir", "lora_output_dir"}
-    before = history.settings | history.model_dump(include=paths | {"seed"})
-    now = settings_of(config) | {key: config.portable(getattr(config, key)) for key in paths} | {"seed": config.seed}
+    folders = {"base_model", "dataset_dir", "lora_output_dir"}
+    before = history.settings | history.model_dump(include=folders | {"seed"})
+    now = settings_of(config) | {key: config.portable(getattr(config, key)) for key in folders} | {"seed": config.seed}
     for key, value in sorted(now.items()):
         if before.get(key) != value:
             was, is_now = (json.dumps(one, ensure_ascii=False) for one in (before.get(key), value))
             raise UserError(
-                f"{places.output} holds a loop that was begun with {key} {was}, and it is {is_now} now: its iterations "
+                f"{paths.output} holds a loop that was begun with {key} {was}, and it is {is_now} now: its iterations "
                 "would not be comparable. Put it back, or choose another output_dir and lora_output_dir."
             )
 
 
-def demand_whole(history: IterationHistory, manifest: MergeManifest, places: Places) -> None:
+def demand_whole(history: IterationHistory, manifest: MergeManifest, paths: LoopPaths) -> None:
     """Raise UserError where what earlier iterations left is not there any more, or was changed."""
     by_hand = "one of them was changed by hand. Put its copy back; --undo takes a merge out."
     for one in history.iterations:
         ended = one.decision is not None and one.number not in manifest.undone
         if ended and merging.entries_of(manifest, one.number) != one.merged_entries:
             raise UserError(
-                f"{places.manifest} does not say of the images of iteration {one.number} what {places.history} "
+                f"{paths.manifest} does not say of the images of iteration {one.number} what {paths.history} "
                 f"remembers: {by_hand}"
             )
     held_out = merging.held_out_in(manifest)
     if held_out < history.held_out:
         raise UserError(
-            f"{places.manifest} holds {held_out} photo(s) out, and {places.history} says {history.held_out}: {by_hand}"
+            f"{paths.manifest} holds {held_out} photo(s) out, and {paths.history} says {history.held_out}: {by_hand}"
         )
     for lora in history.loras:
-        path = places.loras / lora.file
+        path = paths.loras / lora.file
         if not path.is_file() or sha256_of(path) != lora.sha256:
             what = "was changed" if path.is_file() else "is gone"
             raise UserError(f"{path} {what}, and the loop needs it. Put it back, or begin anew with other folders.")
@@ -273,35 +273,35 @@ def demand_share(config: LoopConfig, manifest: MergeManifest) -> None:
         )
 
 
-def demand_empty(places: Places) -> None:
+def demand_empty(paths: LoopPaths) -> None:
     """Raise UserError where a new loop would write over something."""
-    made = [places.gaps(0), places.report(0), places.samples(), places.dataset, places.real, places.held_out]
-    made += [places.of(what, 0) for what in ("synthetic", "approved", "rejected", "unverified", "metrics")]
-    known = {places.dataset, places.real, places.held_out} if places.manifest.exists() else set()
+    made = [paths.gaps(0), paths.report(0), paths.samples(), paths.dataset, paths.real, paths.held_out]
+    made += [paths.of(what, 0) for what in ("synthetic", "approved", "rejected", "unverified", "metrics")]
+    known = {paths.dataset, paths.real, paths.held_out} if paths.manifest.exists() else set()
     for folder, names in (
-        (places.output, [path.name.replace("0", "*") for path in made]),
-        (places.loras, [places.lora("v[0-9]*").parent.name]),
+        (paths.output, [path.name.replace("0", "*") for path in made]),
+        (paths.loras, [paths.lora("v[0-9]*").parent.name]),
     ):
         found = sorted({path for name in names for path in folder.glob(name)} - known) if folder.is_dir() else []
         if found:  # what is `known` is left of a loop that was killed at its very beginning
             raise UserError(
-                f"{found[0]} is there already, without {places.history}: choose another folder than {folder}."
+                f"{found[0]} is there already, without {paths.history}: choose another folder than {folder}."
             )
 
 
 def write_plan(loop: Loop) -> None:
     config = loop.config
-    write_contract(loop.places.plan, sample_plan(config.person_trigger, config.metrics.samples, config.seed))
+    write_contract(loop.paths.plan, sample_plan(config.person_trigger, config.metrics.samples, config.seed))
 
 
 def publish(loop: Loop) -> None:
     """`lora.safetensors` is the best LoRA, as soon as there is one. Raises UserError where it is somebody else's."""
-    history, place = loop.ledger.history, loop.places.best
+    history, path = loop.ledger.history, loop.paths.best
     if history.best is None:
         return
     best = next(lora for lora in history.loras if lora.name == history.best)
-    there = sha256_of(place) if place.is_file() else None
+    there = sha256_of(path) if path.is_file() else None
     if there not in {None, history.adopted, *(lora.sha256 for lora in history.loras)}:
-        raise UserError(f"{place} was not written by this loop: move it away; {best.name} goes there.")
+        raise UserError(f"{path} was not written by this loop: move it away; {best.name} goes there.")
     if there != best.sha256:
-        copy_atomic(loop.places.loras / best.file, place)
+        copy_atomic(loop.paths.loras / best.file, path)

@@ -46,7 +46,7 @@ class StepError(UserError):
 
 @dataclass(frozen=True)
 class Child:
-    """One process to run. `ours` is False for a program that the user put in a step's place."""
+    """One process to run. `ours` is False for a program that the user put in for a step."""
 
     title: str  # begins the sentence when it fails
     command: list[str]
@@ -311,6 +311,6 @@ class Ledger:
         self.save()
 
 
-def copy_atomic(source: Path, place: Path) -> None:
-    """`place` becomes a copy of `source`, whole or not at all. Raises OSError."""
-    write_bytes_atomic(place, source.read_bytes())
+def copy_atomic(source: Path, target: Path) -> None:
+    """`target` becomes a copy of `source`, whole or not at all. Raises OSError."""
+    write_bytes_atomic(target, source.read_bytes())

@@ -38,14 +38,14 @@ REAL_PHOTOS_APPROVAL = 0.10  # a gap below it over two iterations needs real pho
 # choice, with the simulated histories of tests/loop/test_stopping.py.
 BEYOND_NOISE = 1.75
 # Standard deviation of what all samples of a LoRA have in common and another training on the same images would not
-# repeat, as a share of the scale: likeness by the real photos' level, pose diversity, share of faces. Pairs of samples
+# repeat, as a share of the scale: similarity by the real photos' level, pose diversity, share of faces. Pairs of samples
 # do not show it. An assumption, as no loop trains twice on the same images: whoever trains the baseline with a few
 # seeds and measures it knows better.
 TRAINING_NOISE = 0.015
 # Where noise could hide a gain above the threshold, the loop ends only if the score lies below it against each of so
 # many iterations before (at least two): over three of them a gain worth another one outgrows the noise. Our choice.
 WINDOW = 3
-# From so many samples that both LoRAs drew, their likeness is compared pair by pair: the same prompts and seeds differ
+# From so many samples that both LoRAs have, their similarity is compared pair by pair: the same prompts and seeds differ
 # far less between two LoRAs than among each other. Our choice.
 FEWEST_PAIRS = 8
 _Z95 = 1.96
@@ -179,7 +179,7 @@ def beats(new: IterationScores, best: IterationScores) -> bool:
 
 
 def _higher(one: IterationScores, other: IterationScores, name: str) -> bool:
-    """Whether `one` lies above `other` beyond noise; likeness by pairs of samples where there are enough."""
+    """Whether `one` lies above `other` beyond noise; similarity by pairs of samples where there are enough."""
     both = one.scores.keys() & other.scores.keys()
     if name != "identity" or len(both) < FEWEST_PAIRS:
         return _beyond(getattr(one, name), getattr(other, name))

@@ -112,14 +112,14 @@ def assign(keys: Iterable[tuple[str, str]]) -> list[Group]:
             symbol = HELD_OUT_SYMBOL if name == HELD_OUT else REFERENCE_SYMBOL
             groups.append(Group(index, kind, name, REFERENCE_COLOUR, symbol))
             continue
-        turn, place = divmod(candidates, len(CANDIDATE_COLOURS))
-        symbol = CANDIDATE_SYMBOLS[(place + turn) % len(CANDIDATE_SYMBOLS)]
-        groups.append(Group(index, kind, name, CANDIDATE_COLOURS[place], symbol))
+        turn, index_of_colour = divmod(candidates, len(CANDIDATE_COLOURS))
+        symbol = CANDIDATE_SYMBOLS[(index_of_colour + turn) % len(CANDIDATE_SYMBOLS)]
+        groups.append(Group(index, kind, name, CANDIDATE_COLOURS[index_of_colour], symbol))
         candidates += 1
     return groups
 
 
 def group_index(table: pd.DataFrame, groups: list[Group]) -> list[int]:
     """For every row of the table the index of its group."""
-    places = {(group.type, group.name): group.index for group in groups}
-    return [places[key] for key in zip(table[columns.TYPE], table[columns.GROUP], strict=True)]
+    indexes = {(group.type, group.name): group.index for group in groups}
+    return [indexes[key] for key in zip(table[columns.TYPE], table[columns.GROUP], strict=True)]

@@ -129,12 +129,12 @@ def _ranking(references: list[dict], candidates: list[dict], row_of: dict[str, i
             hits[row_of[row["nearest"]]] += 1
     ordered = sorted(references, key=lambda row: (not row["status"].measured, -hits[row["index"]], row["index"]))
     entries, rank = [], 0
-    for place, row in enumerate(ordered, start=1):
+    for position, row in enumerate(ordered, start=1):
         if not row["status"].measured:
             entries.append({"row": row["index"], "hits": 0, "failure": _failure(row)})
             continue
         if not entries or entries[-1]["hits"] != hits[row["index"]]:
-            rank = place
+            rank = position
         entries.append({"row": row["index"], "hits": hits[row["index"]], "rank": rank})
     return entries
 

@@ -46,7 +46,7 @@ def build_loop(
         decision=_decision(concluded),
         compared_with="held-out photos" if history.held_out else "real photos (none are held out)",
         level=_level(history.loras),
-        loras=[_lora(history, lora, place) for place, lora in enumerate(history.loras)],
+        loras=[_lora(history, lora, index) for index, lora in enumerate(history.loras)],
         iterations=[_iteration(history, one, manifest, reasons.get(one.number, ())) for one in iterations],
         columns=[_column(history, lora) for lora in history.loras],
         samples=_samples(history.loras, plan, samples),
@@ -87,15 +87,15 @@ def _percent(value: float) -> float:
     return round(100 * min(1.0, max(0.0, value)), 2)
 
 
-def _colour(place: int) -> str:
+def _colour(index: int) -> str:
     """The baseline has the colour that all pages give to the references."""
-    return REFERENCE_COLOUR if place == 0 else CANDIDATE_COLOURS[(place - 1) % len(CANDIDATE_COLOURS)]
+    return REFERENCE_COLOUR if index == 0 else CANDIDATE_COLOURS[(index - 1) % len(CANDIDATE_COLOURS)]
 
 
-def _lora(history: IterationHistory, lora: LoraRecord, place: int) -> dict:
+def _lora(history: IterationHistory, lora: LoraRecord, index: int) -> dict:
     low, high = lora.identity_interval or (None, None)
     return _column(history, lora) | {
-        "colour": _colour(place),
+        "colour": _colour(index),
         "real": "not known" if lora.real_images is None else f"{lora.real_images:,}",
         "synthetic": "not known" if lora.synthetic_images is None else f"{lora.synthetic_images:,}",
         "identity": lora.identity,

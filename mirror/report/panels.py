@@ -51,8 +51,8 @@ class Points:
 
     @classmethod
     def of(cls, table: pd.DataFrame, groups: list[Group], summary: Summary) -> Points:
-        places = np.asarray(group_index(table, groups), dtype=int)
-        rows = [np.flatnonzero(places == group.index) for group in groups]
+        indexes = np.asarray(group_index(table, groups), dtype=int)
+        rows = [np.flatnonzero(indexes == group.index) for group in groups]
         return cls(table, groups, rows, {(group.type, group.name): group for group in summary.groups})
 
     @property
@@ -145,7 +145,7 @@ def _confidence(points: Points) -> Panel:
 
 def _profile(points: Points) -> Panel:
     title = "Profile Stability"
-    reading = "Does the likeness hold when the head turns? Points that fall towards the right lose the face in profile."
+    reading = "Does the identity hold when the head turns? Points that fall towards the right lose the face in profile."
     turn, similarity = np.abs(points.column(columns.YAW)), points.column(columns.SIMILARITY)
     traces = [_scatter(points, group, rows, turn, similarity) for group, rows in points.split(turn, similarity)]
     if not any(trace["x"] for trace in traces):

@@ -1,8 +1,8 @@
 """The base model of a training: what it is, loading it, and what its frozen parts make of pictures and captions.
 
 Text encoders and VAE run once, before the training: their results are kept in main memory, and the networks let go.
-Of what the VAE says of a picture, a distribution, the middle is trained on, not a draw: our choice, so that latents are
-made once and are the same each time (others draw one anew; the deviations of these VAEs are small beside the latents).
+Of what the VAE says of a picture, a distribution, the mean is trained on, not a sample: our choice, so that latents are
+made once and are the same each time (other trainers sample anew; the deviations of these VAEs are small beside the latents).
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ import numpy as np
 from mirror.contracts.summary import REFERENCE
 from mirror.faces.measurer import Measurer, Picture
 from utils.console import UserError
+from utils.defaults import IMAGE_EXTENSIONS
 from utils.files import Status, caption_of, readable, reason_of
 from utils.images import ImageError, decode, demand_folder, list_images, read_file
 
@@ -108,7 +109,7 @@ def read_dataset(folder: Path, trigger: str, repeats: int, max_megapixels: float
         dataset.warnings.append(f"Passed over folders whose name is not like 10_name: {', '.join(passed_over)}.")
     if not dataset.images:
         left_out = f" {' '.join(dataset.warnings)}" if dataset.warnings else ""
-        raise UserError(f"{folder} holds no pictures (jpg, jpeg, png, webp, bmp) to train on.{left_out}")
+        raise UserError(f"{folder} holds no pictures ({', '.join(IMAGE_EXTENSIONS)}) to train on.{left_out}")
     return dataset
 
 

@@ -39,7 +39,7 @@ def train_elsewhere(args: argparse.Namespace) -> int:
     write_files(start, trainer_job.folder)
     for file in start.texts:
         show(f"written: {file}")
-    if args.trainer != COMMAND and trainer_job.place is None:
+    if args.trainer != COMMAND and trainer_job.trainer_folder is None:
         show(f"Nothing is trained yet. In the folder where {args.trainer} lies:", shell_line(start.command))
         return EXIT_OK
     log = new_log(args, trainer_job.dataset, local_identity_of(args.base_model), trainer_job.settings)
@@ -103,7 +103,7 @@ def trainer_job_of(args: argparse.Namespace) -> TrainerJob:
         folder=OutputFolder(args.output, args.name).trainer,
         name=args.name,
         settings=settings_given(args.trainer, family, settings),
-        place=args.trainer_path.resolve() if args.trainer_path else None,
+        trainer_folder=args.trainer_path.resolve() if args.trainer_path else None,
         command=args.trainer_command,
         extra=dict(args.trainer_option or []),
     )

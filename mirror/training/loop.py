@@ -1,7 +1,7 @@
 """The training itself: epochs, steps of the optimizer, losses, and the pictures that are held out.
 
-Order, noise and timesteps are drawn from (seed, epoch, step, process), see mirror/training/noising.py: a training
-that was interrupted goes on as if it had not been.
+The order of batches, noise and timesteps follow from (seed, epoch, step, process), see mirror/training/noising.py: a
+training that was interrupted goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def begin(job: Job) -> tuple[int, list[float]]:
 def train_epoch(job: Job, epoch: int, losses: list[float], stop: StopRequests) -> tuple[list[float], bool]:
     """(loss of every step of the epoch, with those made before; whether it was stopped)"""
     settings, accelerator, first_step = job.settings, job.accelerator, len(losses)
-    buckets = [job.examples[place].bucket_wh for place in job.samples]
+    buckets = [job.examples[index].bucket_wh for index in job.samples]
     batches = epoch_batches(buckets, settings["batch"], settings["seed"], "order", epoch)
     steps = share_of(batches, accelerator.process_index, accelerator.num_processes, settings["accumulate"])
     made = list(losses)
@@ -95,10 +95,10 @@ def train_epoch(job: Job, epoch: int, losses: list[float], stop: StopRequests) -
 def train_step(job: Job, group: list[list[int]], when: tuple[int, int]) -> torch.Tensor:
     """One step of the optimizer over a group of batches; the mean loss over all processes."""
     accelerator, losses = job.accelerator, []
-    for place, batch in enumerate(group):
-        is_last = place + 1 == len(group)
+    for index, batch in enumerate(group):
+        is_last = index + 1 == len(group)
         with nullcontext() if is_last else accelerator.no_sync(job.unet):  # gradients are exchanged once a step
-            loss = loss_of(job, batch, (*when, place, accelerator.process_index))
+            loss = loss_of(job, batch, (*when, index, accelerator.process_index))
             accelerator.backward(loss / len(group))
         losses.append(loss.detach())
     accelerator.clip_grad_norm_(list(job.trained.values()), LARGEST_GRADIENT)
@@ -109,7 +109,7 @@ def train_step(job: Job, group: list[list[int]], when: tuple[int, int]) -> torch
 
 
 def loss_of(job: Job, batch: list[int], when: tuple[int, ...]) -> torch.Tensor:
-    """Weighted squared error of the U-Net's prediction for samples of one bucket, noised as drawn for this moment."""
+    """Weighted squared error of the U-Net's prediction for samples of one bucket, with the noise and timesteps of this step."""
     import torch
 
     device, settings = job.accelerator.device, job.settings
@@ -149,10 +149,10 @@ def validation_loss(job: Job) -> float:
     timesteps = job.schedule.config.num_train_timesteps
     unet.eval()
     with torch.no_grad(), job.accelerator.autocast():
-        for place, example in enumerate(job.held_out):
+        for index, example in enumerate(job.held_out):
             latents = example.latents[None].to(device)
             for share in VALIDATION_TIMES:
-                noise = sample_noise(latents.shape, timesteps, 0.0, "validation", place, share)[0].to(device)
+                noise = sample_noise(latents.shape, timesteps, 0.0, "validation", index, share)[0].to(device)
                 at = torch.tensor([int(share * timesteps)], device=device)
                 guess = predict(job, unet, [example], job.schedule.add_noise(latents, noise, at), at)
                 errors.append((guess.float() - target_of(job.schedule, latents, noise, at)).square().mean())
@@ -170,7 +170,7 @@ def numbers_of(losses: list[torch.Tensor | float]) -> list[float]:
     """The losses as numbers. Raises UserError where they are none any more."""
     numbers = [float(loss) for loss in losses]
     if not all(math.isfinite(number) for number in numbers):
-        step = next(place for place, number in enumerate(numbers) if not math.isfinite(number))
+        step = next(index for index, number in enumerate(numbers) if not math.isfinite(number))
         raise UserError(
             f"The loss is no number any more from step {step + 1} of this epoch on. A lower --learning-rate helps, or "
             "--precision bf16; --overwrite begins anew."
@@ -198,7 +198,7 @@ def finish_epoch(job: Job, epoch: int, losses: list[float], seconds: float) -> N
         write_lora(job, output.checkpoint(epoch))
         if job.sampler:
             with writing(output.samples(epoch)):
-                job.sampler.draw(job.accelerator, job.bare_unet, job.dtype, output.samples(epoch))
+                job.sampler.generate(job.accelerator, job.bare_unet, job.dtype, output.samples(epoch))
         save_state(job, epoch, [])
         held = "" if record.validation_loss is None else f", held-out pictures {record.validation_loss:.4f}"
         say(f"Epoch {epoch}: loss {record.loss:.4f}{held}, {output.checkpoint(epoch).name}")

@@ -1,6 +1,6 @@
-"""The arithmetic of diffusion training: what is drawn at each step, what the network is to predict, how losses weigh.
+"""The arithmetic of diffusion training: what is sampled at each step, what the network is to predict, how losses weigh.
 
-Everything random is drawn from seeds made of (seed, epoch, step, process): nothing has to be remembered to resume.
+Everything random is seeded by (seed, epoch, step, process): nothing has to be remembered to resume.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def noise_schedule(config: dict, prediction: str, zero_snr: bool) -> DDPMSchedul
 def sample_noise(
     shape: tuple[int, ...], timesteps: int, offset: float, *seed: int | str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise (B, C, H, W) and timesteps (B,), drawn on the CPU so that every device gets the same.
+    """Noise (B, C, H, W) and timesteps (B,), sampled on the CPU so that every device gets the same.
 
     `offset` shifts the noise of a whole channel, so that the network learns dark and bright pictures
     (Guttenberg 2023, "Diffusion with Offset Noise").
@@ -86,11 +86,11 @@ def epoch_batches(buckets: Sequence[Hashable], batch: int, *seed: int | str) -> 
     for sample in torch.randperm(len(buckets), generator=generator).tolist():
         by_bucket[buckets[sample]].append(sample)
     batches = [one[start : start + batch] for one in by_bucket.values() for start in range(0, len(one), batch)]
-    return [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
+    return [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]
 
 
 def share_of(batches: list[list[int]], process: int, processes: int, accumulate: int) -> list[list[list[int]]]:
     """The steps of one process: groups of `accumulate` batches. The first batches come again where some are missing."""
-    padded = batches + [batches[place % len(batches)] for place in range(-len(batches) % processes)]
+    padded = batches + [batches[index % len(batches)] for index in range(-len(batches) % processes)]
     own = padded[process::processes]
     return [own[start : start + accumulate] for start in range(0, len(own), accumulate)]

@@ -119,7 +119,7 @@ def build_job(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
         optimizer=optimizer,
         schedule=noise_schedule(pipeline.scheduler.config, facts.prediction, facts.zero_snr),
         examples=examples,
-        samples=[place for place, image in enumerate(plan.dataset.images) for _ in range(image.repeats)],
+        samples=[index for index, image in enumerate(plan.dataset.images) for _ in range(image.repeats)],
         held_out=held_examples,
         dtype=dtype,
         sampler=sampler,
@@ -180,7 +180,7 @@ def new_log(args: argparse.Namespace, dataset: TrainingSet, identity: str, setti
 def encode(
     args: argparse.Namespace, accelerator: Accelerator, pipeline: Any, plan: TrainingPlan
 ) -> tuple[list[Example], list[Example], Sampler | None]:
-    """Examples of dataset and held-out pictures, and what draws samples; the text encoders are gone afterwards."""
+    """Examples of dataset and held-out pictures, and what generates samples; the text encoders are gone afterwards."""
     device, images, held = accelerator.device, plan.dataset.images, plan.held_out.images if plan.held_out else []
     captions = list(dict.fromkeys(image.caption for image in images + held))
     cut_off = too_long(pipeline, captions)
@@ -189,8 +189,8 @@ def encode(
     sampler = None
     if plan.prompts:
         seeds = [args.seed + number for number in range(args.sample_seeds)]
-        drawing = plan.settings["resolution"], args.sample_steps
-        sampler = make_sampler(pipeline, plan.prompts, seeds, *drawing, device)
+        size_and_steps = plan.settings["resolution"], args.sample_steps
+        sampler = make_sampler(pipeline, plan.prompts, seeds, *size_and_steps, device)
     with progress_in_main(accelerator) as (add, step):
         task = add("Captions", len(captions))
         prompts = encode_captions(pipeline, captions, device, lambda: step(task))

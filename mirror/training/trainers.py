@@ -56,7 +56,7 @@ class TrainerJob:
     folder: Path  # ours, for all that the trainer is given and makes
     name: str
     settings: dict[str, Any]
-    place: Path | None  # where the trainer was installed
+    trainer_folder: Path | None  # where the trainer was installed
     command: str | None  # of any other program
     extra: dict[str, str]  # options of the trainer's own
 
@@ -66,7 +66,7 @@ class Start:
     """How a trainer is started, where its LoRA must be afterwards, and what it is given. Nothing is written yet."""
 
     command: list[str]
-    place: Path | None  # to start it in
+    folder: Path | None  # to start it in
     lora: Path
     texts: dict[Path, str]  # its configuration
     staged: dict[Path, list[TrainingImage]]  # folder -> pictures to be copied into it
@@ -157,18 +157,26 @@ def _plan_sd_scripts(trainer_job: TrainerJob, staged: dict[Path, list[TrainingIm
             f"--trainer ai-toolkit trains it."
         )
     script, _ = _SD_SCRIPTS[trainer_job.family.name]
-    _demand_script(trainer_job.place, script, "sd-scripts")
+    _demand_script(trainer_job.trainer_folder, script, "sd-scripts")
     dataset, config = trainer_job.folder / "dataset.toml", trainer_job.folder / "config.toml"
     texts = {dataset: _dataset_toml(trainer_job, staged), config: toml_lines(_sd_scripts_options(trainer_job, dataset))}
-    place = trainer_job.place or Path("sd-scripts")
+    trainer = trainer_job.trainer_folder or Path("sd-scripts")
     launch = ["-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1"]
-    command = [_python_of(trainer_job.place), *launch, str(place / script), "--config_file", str(config.resolve())]
-    return Start(command, trainer_job.place, trainer_job.folder / f"{trainer_job.name}.safetensors", texts, staged)
+    command = [
+        _python_of(trainer_job.trainer_folder),
+        *launch,
+        str(trainer / script),
+        "--config_file",
+        str(config.resolve()),
+    ]
+    return Start(
+        command, trainer_job.trainer_folder, trainer_job.folder / f"{trainer_job.name}.safetensors", texts, staged
+    )
 
 
-def _demand_script(place: Path | None, script: str, trainer: str) -> None:
-    if place is not None and not (place / script).is_file():
-        raise UserError(f"--trainer-path {place} is no {trainer}: it has no {script}.")
+def _demand_script(folder: Path | None, script: str, trainer: str) -> None:
+    if folder is not None and not (folder / script).is_file():
+        raise UserError(f"--trainer-path {folder} is no {trainer}: it has no {script}.")
 
 
 def _dataset_toml(trainer_job: TrainerJob, staged: dict[Path, list[TrainingImage]]) -> str:
@@ -262,7 +270,7 @@ def _plain(text: str) -> Any:
 def _plan_ai_toolkit(trainer_job: TrainerJob, staged: dict[Path, list[TrainingImage]]) -> Start:
     import yaml  # comes with accelerate
 
-    _demand_script(trainer_job.place, "run.py", AI_TOOLKIT)
+    _demand_script(trainer_job.trainer_folder, "run.py", AI_TOOLKIT)
     if trainer_job.settings.get("zero_terminal_snr"):
         raise UserError(
             "ai-toolkit has no option that we know of for models of zero terminal SNR: --trainer sd-scripts has one, "
@@ -272,10 +280,14 @@ def _plan_ai_toolkit(trainer_job: TrainerJob, staged: dict[Path, list[TrainingIm
         raise UserError(f"ai-toolkit has no name that we know of for {trainer_job.family.title}: --trainer command.")
     config, made = trainer_job.folder / "config.yaml", trainer_job.folder / AI_TOOLKIT
     text = yaml.safe_dump(_ai_toolkit_job(trainer_job, staged, made), sort_keys=False, allow_unicode=True)
-    place = trainer_job.place or Path("ai-toolkit")
-    command = [_python_of(trainer_job.place), str(place / "run.py"), str(config.resolve())]
+    trainer = trainer_job.trainer_folder or Path("ai-toolkit")
+    command = [_python_of(trainer_job.trainer_folder), str(trainer / "run.py"), str(config.resolve())]
     return Start(
-        command, trainer_job.place, made / trainer_job.name / f"{trainer_job.name}.safetensors", {config: text}, staged
+        command,
+        trainer_job.trainer_folder,
+        made / trainer_job.name / f"{trainer_job.name}.safetensors",
+        {config: text},
+        staged,
     )
 
 
@@ -362,10 +374,10 @@ def _plan_command(trainer_job: TrainerJob, staged: dict[Path, list[TrainingImage
         raise UserError(f"--trainer-command cannot be filled in ({error}); it knows {known}.") from error
     if not command:
         raise UserError("--trainer-command is empty.")
-    if shutil.which(command[0]) is None and not (trainer_job.place or Path()).joinpath(command[0]).is_file():
+    if shutil.which(command[0]) is None and not (trainer_job.trainer_folder or Path()).joinpath(command[0]).is_file():
         raise UserError(f"--trainer-command cannot be started: there is no program {command[0]}.")
     text = json.dumps(values | {"settings": trainer_job.settings} | trainer_job.extra, indent=2) + "\n"
-    return Start(command, trainer_job.place, lora, {config: text}, staged)
+    return Start(command, trainer_job.trainer_folder, lora, {config: text}, staged)
 
 
 def split_command(text: str, windows: bool = os.name == "nt") -> list[str]:
@@ -387,7 +399,7 @@ def run_trainer(start: Start, folder: Path) -> int:
     try:
         say(f"Starting: {shell_line(start.command)}")
         try:
-            done = subprocess.run(start.command, cwd=start.place, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+            done = subprocess.run(start.command, cwd=start.folder, stdin=subprocess.DEVNULL, stdout=sys.stderr)
         except OSError as error:
             raise UserError(f"{start.command[0]} cannot be started: {reason_of(error)}.") from error
         if done.returncode:
@@ -401,13 +413,13 @@ def run_trainer(start: Start, folder: Path) -> int:
     return check_lora(start.lora)
 
 
-def _python_of(place: Path | None) -> str:
+def _python_of(folder: Path | None) -> str:
     """The Python of the trainer's own environment, where it has one."""
     inside = "Scripts/python.exe" if os.name == "nt" else "bin/python"
     for name in ("venv", ".venv"):
-        if place is not None and (place / name / inside).is_file():
-            return str((place / name / inside).absolute())
-    return sys.executable if place is not None else "python"
+        if folder is not None and (folder / name / inside).is_file():
+            return str((folder / name / inside).absolute())
+    return sys.executable if folder is not None else "python"
 
 
 def _absolute(model: str) -> str:

@@ -534,6 +534,18 @@ def test_without_a_cache_everything_is_measured_anew(gaps, small_set, tiny_pack,
     assert first.report.images == second.report.images == third.report.images
 
 
+def test_other_angle_bins_do_not_take_the_old_bins_from_the_cache(gaps, small_set, tiny_pack, tmp_path):
+    before = gaps(small_set, "--pack", tiny_pack)
+    assert "front" in {record.values["face_angle"] for record in before.report.images}
+    project = _copy_of_the_project(tmp_path)
+    pose = project / "mirror" / "faces" / "pose.py"
+    was = pose.read_text(encoding="utf-8")
+    pose.write_text(was.replace("(0.0, 25.0)", "(0.0, 0.01)").replace("(25.0, 55.0)", "(0.01, 55.0)"), encoding="utf-8")
+    after = gaps(small_set, "--pack", tiny_pack, script=str(project / "gap_analysis.py"))
+    assert after.code == 0, after.stderr
+    assert "front" not in {record.values["face_angle"] for record in after.report.images}
+
+
 # The documents
 
 

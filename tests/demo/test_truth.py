@@ -79,8 +79,8 @@ def test_most_close_ups_are_rescued_and_are_the_person(worlds):
 
 def test_the_step_series_improves_and_then_copies(worlds):
     for world in worlds:
-        likeness, nearest, _ = np.array(world["steps"], dtype=float).T
-        assert likeness[3] > likeness[1] > likeness[0]  # steps 8, 4, 2
+        similarity, nearest, _ = np.array(world["steps"], dtype=float).T
+        assert similarity[3] > similarity[1] > similarity[0]  # steps 8, 4, 2
         assert min(nearest[4:]) > nearest[3]  # steps 10 and 12 above 8
 
 

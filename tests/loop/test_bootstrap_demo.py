@@ -142,7 +142,7 @@ def test_validation_and_metrics_say_so_too(tmp_path, make_picture):
 
 def test_gap_pages_of_a_loop_that_simulates_say_so_once_something_is_merged(tmp_path):
     """Their thumbnails are those of the working dataset, in which merged images lie."""
-    from mirror.loop.commands import Commands, Places
+    from mirror.loop.commands import Commands, LoopPaths
     from mirror.loop.config import load_config
     from mirror.loop.iteration import FindGaps
     from mirror.loop.state import Loop
@@ -151,11 +151,11 @@ def test_gap_pages_of_a_loop_that_simulates_say_so_once_something_is_merged(tmp_
 
     config = load_config(make_loop(tmp_path), PRESETS)
     config.gap_analysis.command = None
-    places = Places(tmp_path / "out", tmp_path / "loras")
-    commands = Commands(config, places, tmp_path)
+    paths = LoopPaths(tmp_path / "out", tmp_path / "loras")
+    commands = Commands(config, paths, tmp_path)
     manifest = MergeManifest(dataset_dir="", seed=1, real=[], merged=[merged_image("synthetic_1.png", "x.png", 1)])
     history = IterationHistory(**HISTORY_FACTS, simulated=SAID)
-    loop = Loop(config, places, commands, Ledger(places.history, history), manifest, ())
+    loop = Loop(config, paths, commands, Ledger(paths.history, history), manifest, ())
 
     def gap_command(number):
         return FindGaps(loop, IterationRecord(number=number)).child.command

@@ -200,10 +200,10 @@ FAULTS = [
 SAID = {  # of the results that only look right
     "unfinished": 'does not tell of a finished training ("finished": true)',
     "more": "images that are not in the plan, or one of them twice: more",
-    "prompt": "was drawn with another prompt than the plan's: 'somebody else'",
+    "prompt": "was generated with another prompt than the plan's: 'somebody else'",
     "seed": "and the plan says",
     "columns": "Data.csv has no column Type",
-    "faces": "counts 99 faces of v1, which drew 3 samples",
+    "faces": "counts 99 faces of v1, which has 3 samples",
     "ignored": "it made no image for face_angle profile",
     "strange": "images that no gap asks for: face_angle three_quarter",
 }
