@@ -37,10 +37,7 @@ class Angles(NamedTuple):
 
 def angle_bin(yaw_deg: float) -> str:
     """Name of the bin of `yaw_deg`, one of `BIN_LIMITS_DEG`; the last one takes all that lies beyond."""
-    for name, (_, high) in BIN_LIMITS_DEG.items():
-        if abs(yaw_deg) < high:
-            break
-    return name
+    return next((name for name, (_, high) in BIN_LIMITS_DEG.items() if abs(yaw_deg) < high), list(BIN_LIMITS_DEG)[-1])
 
 
 def rotation(angles: Angles) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Text-to-image pipelines of diffusers: load one from a folder, a hub id or a single file, move it to the device, generate with it.
+"""Text-to-image pipelines of diffusers: load one (a folder, a hub id or a single file), move it to a device, generate.
 
 What differs between families stands in `mirror.generation.families`; which arguments a pipeline takes is asked of its
 signature.

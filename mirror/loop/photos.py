@@ -40,9 +40,8 @@ def list_real(folder: Path) -> list[RealPhoto]:
     if all(is_generated(photo) for photo in photos.values()):
         inside = passed_over(folder)
         hint = f" Those in {', '.join(inside)} are not used: put them into the folder itself." if inside else ""
-        raise UserError(
-            f"{folder} holds no real photos ({', '.join(IMAGE_EXTENSIONS)}; {SYNTHETIC_PREFIX}* are generated ones).{hint}"
-        )
+        kinds = ", ".join(IMAGE_EXTENSIONS)
+        raise UserError(f"{folder} holds no real photos ({kinds}; {SYNTHETIC_PREFIX}* are generated ones).{hint}")
     return list(photos.values())
 
 
@@ -177,8 +176,8 @@ def with_photos(manifest: MergeManifest, photos: list[RealPhoto], cut: Container
     for one in held_out:
         if not any(photo.held_out and not is_generated(photo) and _is_same(photo, one) for photo in now):
             raise UserError(
-                f"{one.file} is gone from {manifest.dataset_dir}: this loop holds it out and measures similarity against "
-                "it. Put it back, or begin anew with another output_dir and lora_output_dir."
+                f"{one.file} is gone from {manifest.dataset_dir}: this loop holds it out and measures similarity "
+                "against it. Put it back, or begin anew with another output_dir and lora_output_dir."
             )
     return manifest.model_copy(update={"real": now, "retired": manifest.retired | _retired_by(manifest.real, now)})
 

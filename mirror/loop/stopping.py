@@ -38,15 +38,15 @@ REAL_PHOTOS_APPROVAL = 0.10  # a gap below it over two iterations needs real pho
 # choice, with the simulated histories of tests/loop/test_stopping.py.
 BEYOND_NOISE = 1.75
 # Standard deviation of what all samples of a LoRA have in common and another training on the same images would not
-# repeat, as a share of the scale: similarity by the real photos' level, pose diversity, share of faces. Pairs of samples
-# do not show it. An assumption, as no loop trains twice on the same images: whoever trains the baseline with a few
-# seeds and measures it knows better.
+# repeat, as a share of the scale: similarity by the real photos' level, pose diversity, share of faces. Pairs of
+# samples do not show it. An assumption, as no loop trains twice on the same images: whoever trains the baseline
+# with a few seeds and measures it knows better.
 TRAINING_NOISE = 0.015
 # Where noise could hide a gain above the threshold, the loop ends only if the score lies below it against each of so
 # many iterations before (at least two): over three of them a gain worth another one outgrows the noise. Our choice.
 WINDOW = 3
-# From so many samples that both LoRAs have, their similarity is compared pair by pair: the same prompts and seeds differ
-# far less between two LoRAs than among each other. Our choice.
+# From so many samples that both LoRAs have, their similarity is compared pair by pair: the same prompts and seeds
+# differ far less between two LoRAs than among each other. Our choice.
 FEWEST_PAIRS = 8
 _Z95 = 1.96
 _TRAININGS = (_Z95 * TRAINING_NOISE,) * 2  # of the two LoRAs that are compared

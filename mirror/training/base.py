@@ -2,7 +2,7 @@
 
 Text encoders and VAE run once, before the training: their results are kept in main memory, and the networks let go.
 Of what the VAE says of a picture, a distribution, the mean is trained on, not a sample: our choice, so that latents are
-made once and are the same each time (other trainers sample anew; the deviations of these VAEs are small beside the latents).
+made once and are the same each time (others sample anew; the deviations of these VAEs are small beside the latents).
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def train_step(job: Job, group: list[list[int]], when: tuple[int, int]) -> torch
 
 
 def loss_of(job: Job, batch: list[int], when: tuple[int, ...]) -> torch.Tensor:
-    """Weighted squared error of the U-Net's prediction for samples of one bucket, with the noise and timesteps of this step."""
+    """Weighted squared error of the U-Net's prediction for samples of one bucket, with the noise of this step."""
     import torch
 
     device, settings = job.accelerator.device, job.settings

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Sampler:
-    """Generates with the network that is being trained. `generate` needs no text encoder: prompts are encoded beforehand."""
+    """Generates with the network that is being trained; prompts are encoded beforehand, without text encoder."""
 
     pipeline: Any  # without text encoders; its VAE is in float32, and on the CPU while it waits
     prompts: list[Prompt]
