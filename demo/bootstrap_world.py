@@ -11,6 +11,7 @@ from demo.parallel import render_all
 from demo.scene import draw_scene
 from demo.simulated_generator import GRAIN, PIXELS, SAID, people, write_png
 from demo.tiny_sdxl import tiny_sdxl
+from mirror.faces.pose import BIN_LIMITS_DEG
 from utils.console import UserError, say
 from utils.defaults import DEMO_PACK, MODELS_FOLDER
 from utils.files import write_text_atomic
@@ -19,11 +20,12 @@ from utils.progress import GroupProgress
 # A dataset as people have it: most photos from the front, few turned, hardly a profile.
 FRONT, TURNED, PROFILE = 31, 3, 2
 SEED = 3
+_FIRST, *_BETWEEN, _LAST = BIN_LIMITS_DEG
 GOALS = {  # the simulated generator turns heads and no more, so light has no goals
     "face_angle": {  # so many profiles that the gap is open in every iteration: a loop must end by what its LoRAs gain
-        "front": {"goal": 30, "trigger": 20},
-        "three_quarter": {"goal": 30, "trigger": 25},
-        "profile": {"goal": 40, "trigger": 35},
+        _FIRST: {"goal": 30, "trigger": 20},
+        **{name: {"goal": 30 // len(_BETWEEN), "trigger": 25 // len(_BETWEEN)} for name in _BETWEEN},
+        _LAST: {"goal": 40, "trigger": 35},
     },
     "lighting": {"low_key": None, "high_key": None},
 }

@@ -39,6 +39,7 @@ from mirror.contracts.history import IterationHistory
 from mirror.contracts.manifest import MergeManifest
 from mirror.contracts.plan import PromptPlan
 from mirror.dataset.gaps import GAP_TYPES
+from mirror.faces.pose import BIN_LIMITS_DEG
 from mirror.loop.commands import HISTORY, MANIFEST
 from mirror.loop.photos import REAL
 from utils import options
@@ -52,7 +53,16 @@ PERSON_SEED = (5, 19)  # who is rendered; any would do
 PIXELS = 384  # the demo's detectors find nearly all heads of this size, and more takes longer
 GRAIN = 3.0  # grey levels: small smooth renders would count as blurred without it
 MOST_IMAGES = 1000  # of one batch: its seeds are this many times --seed, and count from there
-YAWS_DEG = {"front": (0.0, 16.0), "three_quarter": (33.0, 47.0), "profile": (64.0, 74.0)}  # asked for, either side
+
+
+def asked_yaws(low: float, high: float) -> tuple[float, float]:
+    """What is asked for in a bin, either side: well inside it, and in the last one not so far that no face shows."""
+    if low == 0:
+        return 0.0, high - 9
+    return (low + 9, low + 19) if high > 90 else (low + 8, high - 8)
+
+
+YAWS_DEG = {name: asked_yaws(*limits) for name, limits in BIN_LIMITS_DEG.items()}
 
 # Our choices, so that two profiles among the photos give a few good ones, and a dozen give mostly good ones.
 KINSHIP_DEG = 10.0  # a picture teaches angles about so far from its own
@@ -168,7 +178,7 @@ def target_of(image: GeneratedImage) -> str:
     if image.target:
         return image.target
     targets = GAP_TYPES["face_angle"].targets
-    return next((one.name for one in targets for words in one.prompts if words in image.prompt), "front")
+    return next((one.name for one in targets for words in one.prompts if words in image.prompt), next(iter(YAWS_DEG)))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -82,6 +82,16 @@ def test_goals_told_are_those_of_the_registry():
     assert told == known
 
 
+def test_bins_told_are_those_of_the_measuring():
+    from mirror.faces.pose import BIN_LIMITS_DEG
+
+    told = re.search(r"Bins by absolute yaw: (.*?)\.", " ".join(page("method").split()))[1]
+    names = [name.replace("_", "-") for name in BIN_LIMITS_DEG]
+    (_, first_end), *between, (last_begin, _) = BIN_LIMITS_DEG.values()
+    ranges = [f"below {first_end:g}", *(f"{low:g} to {high:g}" for low, high in between), f"from {last_begin:g}"]
+    assert told == ", ".join(f"{name} {limits}" for name, limits in zip(names, ranges, strict=True))
+
+
 @pytest.mark.parametrize("line", commands("python inspect_pkl.py"))
 def test_inspecting_commands_run(line, tmp_path):
     import pickle

@@ -17,7 +17,7 @@ import numpy as np
 
 from mirror.contracts.gaps import Distribution, Recommendation, TargetShare
 from mirror.dataset import pixels
-from mirror.faces.pose import angle_bin
+from mirror.faces.pose import BIN_LIMITS_DEG, angle_bin
 from utils.console import UserError
 
 ANGLE, HANDS, EYES = "angle", "hands", "eyes"  # sensors that a type can need; names as in gaps.json
@@ -105,7 +105,7 @@ GAP_TYPES: dict[str, GapType] = {}
 
 
 def register(gap: GapType) -> None:
-    """Add a type to the table. Raises ValueError for a name that is taken, or goals that cannot be reached."""
+    """Add a type to the table. Raises ValueError for a name that is taken, and for what `_check` refuses."""
     if gap.name in GAP_TYPES:
         raise ValueError(f"the gap type {gap.name} is registered already")
     _check(gap)
@@ -113,7 +113,10 @@ def register(gap: GapType) -> None:
 
 
 def _check(gap: GapType) -> None:
-    """Raise ValueError for goals that no number of images reaches."""
+    """Raise ValueError for goals that no number of images reaches, or targets that are not what is measured."""
+    if gap.measure is face_angle and [target.name for target in gap.targets] != list(BIN_LIMITS_DEG):
+        bins = ", ".join(BIN_LIMITS_DEG)
+        raise ValueError(f"the targets of {gap.name} must be the angle bins of mirror/faces/pose.py, in order: {bins}")
     goals = [target for target in gap.targets if target.goal_percent is not None]
     for target in goals:
         if target.trigger_percent is None or target.trigger_percent > target.goal_percent:
@@ -131,7 +134,7 @@ def _share(percent: float) -> Fraction:
 
 # Goals: profile 20 and hands 30 are documented; the others, and triggers at half of the goal, are our choice. Lighting
 # is a type of the kind that users add: a function that looks at pixels, two goals, and prompt texts.
-_OURS = (
+BUILT_IN_TYPES = (
     GapType(
         name="face_angle",
         title="Face angle",
@@ -207,8 +210,8 @@ _OURS = (
     ),
 )
 
-for _ours in _OURS:
-    register(_ours)
+for _built_in in BUILT_IN_TYPES:
+    register(_built_in)
 
 
 def measure_values(look: Look, types: Mapping[str, GapType]) -> dict[str, str | None]:

@@ -20,6 +20,7 @@ from mirror.dataset.gaps import (
     GapType,
     Look,
     clipped,
+    face_angle,
     images_wanted,
     load_goals,
     measure_values,
@@ -229,6 +230,8 @@ def test_registering_twice_or_beyond_reach_is_refused():
         register(GAP_TYPES["hands"])
     with pytest.raises(ValueError, match="add up to 120%"):
         register(GapType("x", "X", lambda look: None, (target("a", 60), target("b", 60))))
+    with pytest.raises(ValueError, match=r"must be the angle bins .*: front, three_quarter, profile"):
+        register(GapType("turned", "Turned", face_angle, (target("front", 60), target("half_turn", 20))))
     assert "x" not in GAP_TYPES
 
 
