@@ -92,6 +92,15 @@ def test_bins_told_are_those_of_the_measuring():
     assert told == ", ".join(f"{name} {limits}" for name, limits in zip(names, ranges, strict=True))
 
 
+def test_stop_rules_told_are_those_that_are_asked():
+    from mirror.loop.stopping import LIFTED_BY_PHOTOS, RULES
+
+    text = page("bootstrap-loop")
+    told = re.findall(r"^\| `(\w+)` \| ", text[text.index("| rule | it stops when") :].split("\n\n")[0], re.MULTILINE)
+    lifted = re.search(r"rested on the old ones \((.*?)\)", text)[1]
+    assert tuple(told) == RULES and tuple(re.findall(r"`(\w+)`", lifted)) == LIFTED_BY_PHOTOS
+
+
 @pytest.mark.parametrize("line", commands("python inspect_pkl.py"))
 def test_inspecting_commands_run(line, tmp_path):
     import pickle
