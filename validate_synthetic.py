@@ -86,6 +86,7 @@ def report_of(
     import numpy as np
 
     from mirror.contracts.validation import Outcome, ValidationReport, Verdict
+    from mirror.dataset.checks import LIMITS
     from utils.files import readable
 
     count = Counter(image.verdict for image in images)
@@ -98,7 +99,7 @@ def report_of(
         references=_reference_facts(measured.references, measured.thresholds),
         sensors=measured.sensors.info,
         identity_pack=measured.measurer.identity if measured.measurer else None,
-        settings=measured.choice.settings() | _limits() | {"allow_unverified": ",".join(args.allow_unverified)},
+        settings=measured.choice.settings() | LIMITS | {"allow_unverified": ",".join(args.allow_unverified)},
         versions={
             "validate_synthetic": VERSION,
             "python": sys.version.split()[0],
@@ -130,24 +131,6 @@ def _reference_facts(references: References, thresholds: Thresholds) -> Referenc
         level=None if thresholds.level is None else round(thresholds.level, 4),
         sharpness=thresholds.sharpness,
     )
-
-
-def _limits() -> dict[str, float]:
-    from mirror.dataset import checks, pixels
-    from mirror.faces import metrics
-
-    return {
-        "sharpness": pixels.SHARPNESS_LIMIT,
-        "sharpness_side": pixels.SHARPNESS_SIDE,
-        "darkest": pixels.BRIGHTNESS_LIMITS[0],
-        "brightest": pixels.BRIGHTNESS_LIMITS[1],
-        "duplicate_bits": pixels.DUPLICATE_BITS,
-        "face_confidence": checks.CONFIDENCE,
-        "second_face_share": checks.SECOND_FACE_SHARE,
-        "identity_floor": metrics.IDENTITY_FLOOR,
-        "copy_similarity": checks.COPY_SIMILARITY,
-        "copy_angles_deg": checks.COPY_ANGLES_DEG,
-    }
 
 
 def write_results(args: argparse.Namespace, batch: Batch, references: References, report: ValidationReport) -> Path:

@@ -101,6 +101,14 @@ def test_stop_rules_told_are_those_that_are_asked():
     assert tuple(told) == RULES and tuple(re.findall(r"`(\w+)`", lifted)) == LIFTED_BY_PHOTOS
 
 
+def test_checks_told_are_those_that_are_judged():
+    from mirror.dataset.checks import CHECK_NAMES
+
+    text = page("validation")
+    table = text[text.index("| check | an image passes where") :].split("\n\n")[0]
+    assert re.findall(r"^\| ([^|-]+) \|", table, re.MULTILINE)[1:] == list(CHECK_NAMES.values())
+
+
 @pytest.mark.parametrize("line", commands("python inspect_pkl.py"))
 def test_inspecting_commands_run(line, tmp_path):
     import pickle

@@ -1,51 +1,34 @@
 """Which generated image may enter a dataset: the checks, their limits, and what follows from them. Nothing is measured
 here; an image comes as `Measurements`, the real photos as `Thresholds`.
 
-Checks run in stages. Where one stage fails the later ones are not judged: what a network says of a picture that is
-black, blurred or without a face means nothing, and a rejection must name its cause, not its consequences.
-
-    1 intact                                   not black, one grey or blown; readable
-    2 brightness, near duplicate               of the picture
-    3 sharpness                                which darkness and too much light lower as well
-    4 face confidence                          a face was found
-    5 one face                                 and no second one beside it
-    6 target, identity, copied face            it shows what was asked for, the person, and not a photo's face again
+Checks (`CHECKS`, at the end) run in stages. Where one stage fails the later ones are not judged: what a network says of
+a picture that is black, blurred or without a face means nothing, and a rejection must name its cause, not its
+consequences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from mirror.contracts.gaps import ImageRecord
 from mirror.contracts.validation import Check, Outcome, Verdict
 from mirror.dataset.gaps import GapType
 from mirror.dataset.pixels import BRIGHTNESS_LIMITS, DUPLICATE_BITS, SHARPNESS_LIMIT, SHARPNESS_SIDE
 from mirror.detectors.detectors import CONFIDENCE
-from mirror.faces.metrics import identity_limit, usual_similarity
+from mirror.faces.metrics import IDENTITY_FLOOR, identity_limit, usual_similarity
 from utils.files import Status
 
 INTACT, SHARPNESS, BRIGHTNESS, DUPLICATE = "intact", "sharpness", "brightness", "near_duplicate"
 FACE, ONE_FACE, TARGET, IDENTITY, COPY = "face_confidence", "one_face", "target", "identity", "copy"
-CHECK_NAMES = {  # in the order in which they are judged, as people read them
-    INTACT: "picture",
-    BRIGHTNESS: "brightness",
-    DUPLICATE: "near duplicate",
-    SHARPNESS: "sharpness",
-    FACE: "face confidence",
-    ONE_FACE: "one face",
-    TARGET: "target",
-    IDENTITY: "identity",
-    COPY: "copied face",
-}
-
 
 # A second face counts from a third of the main face's width on (a ninth of its area): smaller ones are people in the
 # background, or a pattern that a detector takes for a face. Our choice.
 SECOND_FACE_SHARE = 1 / 9
 
 # Upper limit of the similarity to one reference, and how close all three head angles must be, for a face to count as
-# that reference's own, put into another picture. The Danger Zone from 0.85 on is too low for a verdict: new pictures of
+# that reference's own, put into another picture. The Danger Zone begins too low for a verdict: new pictures of
 # a rendered person reach 0.96 to a reference of the same pose (pack_mini, 48 pictures), while the very same face before
 # another background scores 0.92 to 1.00, 8 of 12 above 0.97, all within 2 degrees. A picture that is copied whole is
 # caught by its hash (near duplicate), whatever its faces score.
@@ -98,11 +81,11 @@ class Thresholds:
 
 
 def judge(measurements: Measurements, thresholds: Thresholds) -> list[Check]:
-    """Every check of one image, in the order of CHECK_NAMES."""
+    """Every check of one image, in the order of CHECKS."""
     checks: list[Check] = []
     barrier = ""
-    for stage in _STAGES:
-        found = [one for one in (check(measurements, thresholds) for check in stage) if one is not None]
+    for _, stage in groupby(CHECKS, key=lambda kind: kind.stage):
+        found = [one for one in (kind.judge(measurements, thresholds) for kind in stage) if one is not None]
         if barrier:
             found = [_unknown(one.check, one.limit, f"not judged, because {barrier}") for one in found]
         checks += found
@@ -132,7 +115,7 @@ def _word(check: Check, gap: GapType | None) -> str | None:
 
     `identity` stands for all that needs photos of the person, the search for near duplicates of them included.
     """
-    if check.check in (IDENTITY, COPY, DUPLICATE):
+    if check.check in NEEDS_PHOTOS:
         return IDENTITY
     return gap.needs if check.check == TARGET and gap is not None else None
 
@@ -265,16 +248,6 @@ def _copy(measurements: Measurements, thresholds: Thresholds) -> Check:
     return _measured(COPY, nearest.similarity, COPY_SIMILARITY, not is_copy, reason)
 
 
-_STAGES = (
-    (_intact,),
-    (_brightness, _duplicate),
-    (_sharpness,),
-    (_face,),
-    (_one_face,),
-    (_target, _identity, _copy),
-)
-
-
 def _measured(check: str, value: float | str | None, limit: object, good: bool, reason: str) -> Check:
     return _passed(check, value, limit) if good else _failed(check, value, limit, reason)
 
@@ -289,3 +262,41 @@ def _failed(check: str, value: float | str | None, limit: object, reason: str) -
 
 def _unknown(check: str, limit: object, reason: str) -> Check:
     return Check(check=check, value=None, limit=limit, outcome=Outcome.NOT_MEASURED, reason=reason)
+
+
+@dataclass(frozen=True)
+class CheckKind:
+    """One check: what it is called in the report and on the page, and how it is judged."""
+
+    name: str
+    title: str
+    stage: int
+    judge: Callable[[Measurements, Thresholds], Check | None]
+    limits: Mapping[str, float] = field(default_factory=dict)  # for the report, which says them all
+    needs_photos: bool = False  # of the person
+
+
+CHECKS = (  # in the order in which they are judged
+    CheckKind(INTACT, "picture", 1, _intact),
+    CheckKind(
+        BRIGHTNESS, "brightness", 2, _brightness, {"darkest": BRIGHTNESS_LIMITS[0], "brightest": BRIGHTNESS_LIMITS[1]}
+    ),
+    CheckKind(DUPLICATE, "near duplicate", 2, _duplicate, {"duplicate_bits": DUPLICATE_BITS}, needs_photos=True),
+    # after brightness, as darkness and too much light lower it too
+    CheckKind(SHARPNESS, "sharpness", 3, _sharpness, {"sharpness": SHARPNESS_LIMIT, "sharpness_side": SHARPNESS_SIDE}),
+    CheckKind(FACE, "face confidence", 4, _face, {"face_confidence": CONFIDENCE}),
+    CheckKind(ONE_FACE, "one face", 5, _one_face, {"second_face_share": SECOND_FACE_SHARE}),
+    CheckKind(TARGET, "target", 6, _target),
+    CheckKind(IDENTITY, "identity", 6, _identity, {"identity_floor": IDENTITY_FLOOR}, needs_photos=True),
+    CheckKind(
+        COPY,
+        "copied face",
+        6,
+        _copy,
+        {"copy_similarity": COPY_SIMILARITY, "copy_angles_deg": COPY_ANGLES_DEG},
+        needs_photos=True,
+    ),
+)
+CHECK_NAMES = {kind.name: kind.title for kind in CHECKS}  # as people read them
+NEEDS_PHOTOS = tuple(kind.name for kind in CHECKS if kind.needs_photos)
+LIMITS = {name: limit for kind in CHECKS for name, limit in kind.limits.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from mirror.contracts.validation import Check, Outcome, ValidatedImage, ValidationReport, Verdict
-from mirror.dataset.checks import CHECK_NAMES, COPY, DUPLICATE, IDENTITY
+from mirror.dataset.checks import CHECK_NAMES, NEEDS_PHOTOS
 from mirror.report.render import encoded, moment, number, render, sensor_facts, shown
 
 # Colour, mark and meaning of each verdict, in the order of the page; the word always stands beside the colour.
@@ -83,7 +83,7 @@ def _card(image: ValidatedImage, picture: bytes | None, references: Mapping[str,
     reasons = [one for one in image.checks if one.outcome == Outcome.FAILED]
     if image.verdict == Verdict.UNVERIFIED:
         reasons = [one for one in image.checks if one.outcome == Outcome.NOT_MEASURED]
-    compared = any(one.check in (IDENTITY, COPY, DUPLICATE) for one in reasons)
+    compared = any(one.check in NEEDS_PHOTOS for one in reasons)
     beside = references.get(image.nearest_reference) if compared and image.nearest_reference else None
     return {
         "verdict": image.verdict,
