@@ -271,14 +271,14 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "balanced": Kind(balanced, "all panels, for comparison", "the person at many angles, lights and expressions"),
     "overtrained": Kind(overtrained, "Copycat report: Danger Zone, Black Hole Ranking", "near copies of one reference"),
-    "rigid": Kind(rigid, "6 Pose Variety", "frontal, neutral heads only"),
-    "drifting": Kind(drifting, "5 Profile Stability", "the face becomes a stranger's as it turns"),
-    "undertrained": Kind(undertrained, "1 Face Similarity", "faces between the person and others"),
-    "wrong_person": Kind(wrong_person, "1 Face Similarity, 7 Identity Map", "another person throughout"),
-    "two_persons": Kind(two_persons, "1 Face Similarity (two humps), 7 Identity Map", "half of them another person"),
-    "close_ups": Kind(close_ups, "table of groups: rescued; 4 Detection Confidence", "faces that overflow the frame"),
+    "rigid": Kind(rigid, "Pose Variety", "frontal, neutral heads only"),
+    "drifting": Kind(drifting, "Profile Stability", "the face becomes a stranger's as it turns"),
+    "undertrained": Kind(undertrained, "Face Similarity", "faces between the person and others"),
+    "wrong_person": Kind(wrong_person, "Face Similarity, Identity Map", "another person throughout"),
+    "two_persons": Kind(two_persons, "Face Similarity (two humps), Identity Map", "half of them another person"),
+    "close_ups": Kind(close_ups, "table of groups: rescued; Detection Confidence", "faces that overflow the frame"),
     "failures": Kind(failures, "table of groups: failed", "no face, turned away, hidden"),
-    "aged": Kind(aged, "2 Age Distribution", "the person ten years older"),
+    "aged": Kind(aged, "Age Distribution", "the person ten years older"),
 }
 DEFAULT_SEVERITY = {
     "overtrained": 0.8,
@@ -330,7 +330,7 @@ def make_steps(world: World, name: str = "lora", size: int = 12) -> list[Planted
                 f"{name}-{step:06d}",
                 "steps",
                 max(blend, copies),
-                "1 Face Similarity, Copycat report",
+                "Face Similarity, Copycat report",
                 note,
                 tuple(shots),
             )

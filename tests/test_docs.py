@@ -109,6 +109,21 @@ def test_checks_told_are_those_that_are_judged():
     assert re.findall(r"^\| ([^|-]+) \|", table, re.MULTILINE)[1:] == list(CHECK_NAMES.values())
 
 
+def test_columns_told_are_those_of_the_table():
+    from mirror.contracts.table import COLUMNS
+
+    assert re.findall(r"^\| `(\w+)` \| .+ \|$", page("running"), re.MULTILINE) == list(COLUMNS)
+
+
+def test_bands_told_are_those_of_the_copycat_report():
+    from mirror.faces.metrics import BANDS
+
+    rows = re.findall(r"^\| ([^|]+) \| ([^|\n]*\d[^|\n]*) \| (.+) \|$", page("reading-the-dashboard"), re.MULTILINE)
+    told = [(name, list(map(float, re.findall(r"[\d.]+", limits))), meaning) for name, limits, meaning in rows]
+    known = BANDS.items()
+    assert told == [(name, [one for one in band[:2] if one is not None], band.meaning) for name, band in known]
+
+
 @pytest.mark.parametrize("line", commands("python inspect_pkl.py"))
 def test_inspecting_commands_run(line, tmp_path):
     import pickle

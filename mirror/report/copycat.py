@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pandas as pd
@@ -26,7 +27,7 @@ _BAND_LOOKS = (
     ("#8fa8d8", "\N{BLACK DOWN-POINTING TRIANGLE}"),
     ("#c39bf0", "\N{BLACK SQUARE}"),
 )
-_LOOKS = dict(zip(reversed(BANDS), _BAND_LOOKS, strict=False)) | {
+_LOOKS = dict(zip(reversed(BANDS), itertools.cycle(_BAND_LOOKS))) | {
     UNMATCHED: ("#b7bccb", "\N{EN DASH}"),
     FAILED: ("#d0a3a3", "\N{MULTIPLICATION SIGN}"),
 }

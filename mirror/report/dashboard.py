@@ -1,4 +1,4 @@
-"""`Dashboard_<timestamp>.html`: seven charts of one run; a group is switched on or off in all of them at once."""
+"""`Dashboard_<timestamp>.html`: the panels of one run; a group is switched on or off in all of them at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seven charts of the dashboard as plain Plotly figures (dictionaries), one trace per group in each.
+"""The panels of the dashboard as plain Plotly figures (dictionaries), one trace per group in each.
 
 Trace i of every figure belongs to group i, so the page switches a group by its number. `customdata` holds the row of
 the table behind each point; the page writes the hover text from it. Values are the table's own, at full precision.
@@ -69,7 +69,7 @@ class Points:
 
 
 def build_panels(points: Points, has_age: bool, face_map: np.ndarray | None, map_note: str) -> list[Panel]:
-    """All seven, in the documented order."""
+    """All of them, in the documented order."""
     return [
         _similarity(points),
         _age(points, has_age),
@@ -338,7 +338,7 @@ def _layout(xaxis: dict, yaxis: dict) -> dict:
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": FONT, "color": TEXT, "size": 12},
-        "showlegend": False,  # the page's own control panel is the legend of all seven
+        "showlegend": False,  # the page's own control panel is the legend of all panels
         "hovermode": "closest",
         "hoverlabel": {"bgcolor": "#0b0d13", "align": "left", "font": {"family": FONT, "size": 13, "color": "#f3f4f8"}},
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#6b7288", "activecolor": "#ffffff"},

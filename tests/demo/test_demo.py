@@ -51,7 +51,7 @@ def test_it_writes_all_results_into_its_own_folder_and_says_what_to_look_at(demo
     assert list(table["Group"].unique()) == ["Reference", *sorted(names)]
     for name in names:
         assert name in done.stdout
-    assert "6 Pose Variety" in done.stdout and "near copies of one reference" in done.stdout
+    assert "Pose Variety" in done.stdout and "near copies of one reference" in done.stdout
 
 
 def test_console_and_pages_say_that_the_pack_is_not_for_people(demo):

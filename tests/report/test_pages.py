@@ -10,6 +10,7 @@ import numpy as np
 import pages_fixture as made
 import pandas as pd
 import pytest
+from documents import TEXTS
 from pages_browser import Opened, assert_fits, assert_quiet, chromium, opened
 
 from mirror.faces.table import CANDIDATE, REFERENCE
@@ -20,15 +21,7 @@ from mirror.report.panels import BUBBLE_PX, Points, bubble_sizes, build_panels
 from mirror.report.render import json_for_script, plotly_text, shortened, shown
 from utils.files import Status
 
-TITLES = [
-    "Face Similarity",
-    "Age Distribution",
-    "Face Ratio",
-    "Detection Confidence",
-    "Profile Stability",
-    "Pose Variety",
-    "Identity Map",
-]
+TITLES = re.findall(r"^\d\. \*\*(.+?)\*\* - ", TEXTS["docs/reading-the-dashboard.md"], re.MULTILINE)
 # panel -> table columns behind x and y (boxes and violins have x alone)
 PANEL_COLUMNS = {
     "similarity": ("Similarity",),
