@@ -11,8 +11,8 @@ writes  DIR/synthetic_face_angle_profile_001_20241226_143022.png ...   with the 
         DIR/generation_metadata.json   every image with prompt, seed and gap, for validate_synthetic.py
 
 The metadata are written after every image; the same command goes on where an earlier run stopped. Prompts and seeds
-come from --seed alone. Families: SDXL (and Animagine, Pony, Illustrious), SD 1.5, Flux.1, Flux.2-Klein, Z-Image,
-Qwen-Image. Everything stays on this computer; only a hub id is downloaded.
+come from --seed alone. The families of base models stand in mirror/generation/families.py. Everything stays on this
+computer; only a hub id is downloaded.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ class Family:
     pipeline: str  # class in diffusers
     steps: int
     guidance: float
+    file_keys: tuple[str, ...]  # by which its single files are known, without `MODEL_PREFIX`
     also: tuple[str, ...] = ()  # classes of other tasks over the same weights
     denoiser: str = "transformer"  # component of the pipeline
     guidance_argument: str = "guidance_scale"  # name under which the pipeline takes the guidance
@@ -37,16 +38,27 @@ class Family:
     takes_negative: bool = False
     guided_above: float = 1.0  # with less guidance the negative prompt is not used at all
     working_gib: float = 3.0  # memory beside the weights for one image of `size`, for the choice of offload
+    is_whole_in_file: bool = False  # a single file holds text encoders and VAE too, not the denoiser alone
+    reads_by_clip: bool = False  # which reads the beginning of a prompt, 77 tokens; others have a longer encoder too
     is_diffusion: bool = False  # a U-Net that train_lora.py itself trains; the others learn by flow matching
     ai_toolkit: str = ""  # what ai-toolkit calls it; "": not known there
+    sd_scripts: tuple[str, str] | None = None  # script of kohya's sd-scripts and its module for LoRA
     base_version: str = ""  # kohya's ss_base_model_version, in the header of LoRAs that are trained here
     architecture: str = ""  # Stability's ModelSpec 1.0.0 (github.com/Stability-AI/ModelSpec), in the same header
 
 
-_UNET = {"denoiser": "unet", "gpu_dtype": "float16", "takes_negative": True, "is_diffusion": True}
+_UNET = {
+    "denoiser": "unet",
+    "gpu_dtype": "float16",
+    "takes_negative": True,
+    "is_whole_in_file": True,
+    "reads_by_clip": True,
+    "is_diffusion": True,
+}
 
 # Sources: the model cards on huggingface.co named at each entry; sdxl's steps and guidance as documented for this
-# project; the names in LoRA headers are those that A1111 reads. `working_gib` is our estimate.
+# project; the names in LoRA headers are those that A1111 reads; the keys of single files tell models apart as
+# `diffusers.loaders.single_file_utils` does it. `working_gib` is our estimate.
 FAMILIES = {
     family.name: family
     for family in (
@@ -59,7 +71,9 @@ FAMILIES = {
             guidance=7.5,
             also=("StableDiffusionXLImg2ImgPipeline",),
             working_gib=5.0,
+            file_keys=("label_emb.0.0.weight", "conditioner.embedders.1.model.positional_embedding"),
             ai_toolkit="sdxl",
+            sd_scripts=("sdxl_train_network.py", "networks.lora"),
             base_version="sdxl_base_v1-0",
             architecture="stable-diffusion-xl-v1-base/lora",
             **_UNET,
@@ -74,15 +88,38 @@ FAMILIES = {
             also=("StableDiffusionImg2ImgPipeline",),
             size=512,
             working_gib=2.0,
+            file_keys=(
+                "input_blocks.0.0.weight",
+                "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight",
+            ),
             ai_toolkit="sd1",
+            sd_scripts=("train_network.py", "networks.lora"),
             base_version="sd_v1",
             architecture="stable-diffusion-v1/lora",
             **_UNET,
         ),
         # black-forest-labs/FLUX.1-dev: 50 steps, guidance 3.5; 28 steps are the default of its pipeline in diffusers
-        Family("flux", "Flux.1", "FluxPipeline", 28, 3.5, also=("FluxImg2ImgPipeline",), ai_toolkit="flux"),
+        Family(
+            "flux",
+            "Flux.1",
+            "FluxPipeline",
+            steps=28,
+            guidance=3.5,
+            also=("FluxImg2ImgPipeline",),
+            file_keys=("double_blocks.0.img_attn.norm.key_norm.scale", "txt_in.weight"),
+            ai_toolkit="flux",
+            sd_scripts=("flux_train_network.py", "networks.lora_flux"),
+        ),
         # black-forest-labs/FLUX.2-klein-base-4B; the distilled one: `VARIANTS`
-        Family("flux2-klein", "Flux.2-Klein", "Flux2KleinPipeline", 50, 4.0, ai_toolkit="flux2_klein_4b"),
+        Family(
+            "flux2-klein",
+            "Flux.2-Klein",
+            "Flux2KleinPipeline",
+            steps=50,
+            guidance=4.0,
+            file_keys=("double_stream_modulation_img.lin.weight", "single_stream_modulation.lin.weight"),
+            ai_toolkit="flux2_klein_4b",
+        ),
         # Tongyi-MAI/Z-Image-Turbo: 9 steps, guidance 0; the base: `VARIANTS`
         Family(
             "z-image",
@@ -93,6 +130,7 @@ FAMILIES = {
             also=("ZImageImg2ImgPipeline",),
             takes_negative=True,
             guided_above=0.0,
+            file_keys=("layers.0.adaLN_modulation.0.weight", "cap_embedder.1.weight"),
             ai_toolkit="zimage",
         ),
         # Qwen/Qwen-Image: 50 steps, true_cfg_scale 4, 1328 pixels
@@ -107,6 +145,7 @@ FAMILIES = {
             size=1328,
             takes_negative=True,
             working_gib=5.0,
+            file_keys=("transformer_blocks.0.img_mod.1.weight", "txt_norm.weight"),
             ai_toolkit="qwen_image",
         ),
     )
@@ -178,20 +217,7 @@ def variant_of_folder(family: Family, folder: Path) -> Family:
     return with_variant(family, value_of)
 
 
-# Key in a single file -> the family. All of an entry's keys must be there (`diffusers.loaders.single_file_utils`
-# recognises its models in the same way). Keys of a file that holds the denoiser alone may lack `MODEL_PREFIX`.
-MODEL_PREFIX = "model.diffusion_model."
-FILE_KEYS = (
-    ("sdxl", ("label_emb.0.0.weight", "conditioner.embedders.1.model.positional_embedding")),
-    (
-        "sd15",
-        ("input_blocks.0.0.weight", "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight"),
-    ),
-    ("flux2-klein", ("double_stream_modulation_img.lin.weight", "single_stream_modulation.lin.weight")),
-    ("flux", ("double_blocks.0.img_attn.norm.key_norm.scale", "txt_in.weight")),
-    ("z-image", ("layers.0.adaLN_modulation.0.weight", "cap_embedder.1.weight")),
-    ("qwen-image", ("transformer_blocks.0.img_mod.1.weight", "txt_norm.weight")),
-)
+MODEL_PREFIX = "model.diffusion_model."  # of keys; files that hold the denoiser alone may lack it
 # Others that people try, so that they are refused by name.
 OTHER_FILE_KEYS = (
     ("the SDXL refiner", "conditioner.embedders.0.model.text_projection"),
@@ -267,10 +293,10 @@ def family_of_file(path: Path) -> Family:
         for name, entry in read_header(path).items()
         if name != "__metadata__"
     }
-    for name, keys in FILE_KEYS:
-        if all(key in shapes for key in keys):
-            _refuse_relatives(name, shapes, path)
-            return FAMILIES[name]
+    for family in reversed(FAMILIES.values()):  # the newest first: Flux.2 may have the keys of Flux.1 too
+        if all(key in shapes for key in family.file_keys):
+            _refuse_relatives(family, shapes, path)
+            return family
     other = next((title for title, key in OTHER_FILE_KEYS if key in shapes), None)
     if other is None and any("lora" in name for name in shapes):
         raise UserError(f"{path} is a LoRA, not a base model; --lora takes it.")
@@ -278,10 +304,10 @@ def family_of_file(path: Path) -> Family:
     raise UserError(f"{path} {found}; supported: {supported()}. --family says which one it is all the same.")
 
 
-def _refuse_relatives(name: str, shapes: dict[str, list[int]], path: Path) -> None:
-    if name == "flux2-klein" and shapes.get("txt_in.weight", [0, 0])[-1] == FLUX2_DEV_TEXT_WIDTH:
+def _refuse_relatives(family: Family, shapes: dict[str, list[int]], path: Path) -> None:
+    if family.name == "flux2-klein" and shapes.get("txt_in.weight", [0, 0])[-1] == FLUX2_DEV_TEXT_WIDTH:
         raise UserError(f"{path} is Flux.2 [dev], which is not supported; supported: {supported()}.")
-    if name in ("sd15", "sdxl"):
+    if family.denoiser == "unet":
         first = shapes.get("input_blocks.0.0.weight", [0, 0])
         _refuse_inpainting(first[1] if len(first) > 1 else 0, path)
 

@@ -46,7 +46,6 @@ UNFIT = (
     AssertionError,
     NotImplementedError,
 )
-SINGLE_FILES_WITH_ALL = ("sdxl", "sd15")  # the other families' single files hold the denoiser alone
 
 
 @dataclass
@@ -202,7 +201,7 @@ def _from_file(path: Path, family: Family, base_config: Path | None, kind: Any) 
     whole = getattr(diffusers, family.pipeline)
     local = {} if base_config is None else {"config": str(base_config), "local_files_only": True}
     try:
-        if family.name in SINGLE_FILES_WITH_ALL:
+        if family.is_whole_in_file:
             return whole.from_single_file(str(path), dtype=kind, **local)
         if base_config is None:
             raise UserError(
@@ -402,11 +401,8 @@ def sample(
 
 
 def prompt_is_cut(loaded: Loaded, prompt: str) -> bool:
-    """Whether the text encoder reads only the beginning of a prompt: CLIP reads 77 tokens.
-
-    Families with a second, longer encoder are not concerned.
-    """
-    if loaded.family.name not in ("sdxl", "sd15"):
+    """Whether the text encoder reads only the beginning of a prompt: CLIP reads 77 tokens."""
+    if not loaded.family.reads_by_clip:
         return False
     tokenizer = loaded.pipeline.tokenizer
     with quiet():

@@ -77,7 +77,7 @@ def trainer_job_of(args: argparse.Namespace) -> TrainerJob:
         raise UserError("--resume belongs to train_lora.py's own training; other trainers resume in ways of their own.")
     family = find_family(args.base_model, args.family) or family_of_hub(args.base_model)
     refuse_options_not_passed(args, family.is_diffusion)
-    preset = PRESETS[args.preset or ("sd15" if family.name == "sd15" else "sdxl")]
+    preset = PRESETS[args.preset or (family.name if family.name in PRESETS else "sdxl")]
     prediction, zero_snr = args.prediction or "epsilon", bool(args.zero_terminal_snr)
     if family.is_diffusion and Path(args.base_model).expanduser().exists():
         facts = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr, args.base_config)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mirror.generation.families import Family
+from mirror.generation.families import FAMILIES, Family
 from mirror.generation.lora_files import check_lora
 from mirror.training.data import TrainingImage, TrainingSet, bucket_step
 from mirror.training.files import MARK, writing
@@ -29,12 +29,6 @@ from utils.console import UserError, say, shell_line
 from utils.files import caption_of, reason_of, write_bytes_atomic, write_text_atomic
 from utils.images import ImageError, decode, read_file
 
-# Family -> script of sd-scripts and its module for LoRA.
-_SD_SCRIPTS = {
-    "sdxl": ("sdxl_train_network.py", "networks.lora"),
-    "sd15": ("train_network.py", "networks.lora"),
-    "flux": ("flux_train_network.py", "networks.lora_flux"),
-}
 _FLUX_FILES = ("clip_l", "t5xxl", "ae")  # beside the model itself, docs/flux_train_network.md
 # What a distilled Z-Image is trained with, so that it stays distilled (its author's adapter).
 _TURBO_ADAPTER = "ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.safetensors"
@@ -151,12 +145,13 @@ def _copied(picture: Path, folder: Path) -> Path:
 
 
 def _plan_sd_scripts(trainer_job: TrainerJob, staged: dict[Path, list[TrainingImage]]) -> Start:
-    if trainer_job.family.name not in _SD_SCRIPTS:
+    if trainer_job.family.sd_scripts is None:
+        known = ", ".join(family.title for family in FAMILIES.values() if family.sd_scripts)
         raise UserError(
-            f"sd-scripts is set up here for SDXL, SD 1.5 and Flux.1, not for {trainer_job.family.title}: "
+            f"sd-scripts is set up here for {known}, not for {trainer_job.family.title}: "
             f"--trainer ai-toolkit trains it."
         )
-    script, _ = _SD_SCRIPTS[trainer_job.family.name]
+    script, _ = trainer_job.family.sd_scripts
     _demand_script(trainer_job.trainer_folder, script, "sd-scripts")
     dataset, config = trainer_job.folder / "dataset.toml", trainer_job.folder / "config.toml"
     texts = {dataset: _dataset_toml(trainer_job, staged), config: toml_lines(_sd_scripts_options(trainer_job, dataset))}
@@ -214,7 +209,7 @@ def _sd_scripts_options(trainer_job: TrainerJob, dataset: Path) -> dict[str, Any
         "save_precision": settings["save_precision"],
         "save_every_n_epochs": 1,
         "max_train_epochs": settings["epochs"],
-        "network_module": _SD_SCRIPTS[family][1],
+        "network_module": trainer_job.family.sd_scripts[1],
         "network_dim": settings["rank"],
         "network_alpha": settings["alpha"],
         "network_train_unet_only": True,

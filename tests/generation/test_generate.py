@@ -712,6 +712,13 @@ def checkpoint(path: Path, *keys: str, shape: tuple[int, ...] = (1, 4, 1, 1)) ->
     return path
 
 
+def test_single_files_are_known_by_their_keys(tmp_path):
+    for name, family in families.FAMILIES.items():
+        more = families.FAMILIES["flux"].file_keys if name == "flux2-klein" else ()
+        path = checkpoint(tmp_path / f"{name}.safetensors", *family.file_keys, *more)
+        assert families.find_family(str(path), None) is family
+
+
 def test_unsupported_models_are_refused_by_name(tmp_path):
     sd15 = "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight"
     first = "model.diffusion_model.input_blocks.0.0.weight"
