@@ -34,8 +34,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirror.generation.families import FAMILIES
-from mirror.training.presets import PRESETS, REPEATS, TRAINERS, recommended_epochs
+from mirror.training.presets import PRESETS, REPEATS, recommended_epochs
 from mirror.training.processes import PRECISIONS
+from mirror.training.trainers import TRAINERS
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say, show
 from utils.defaults import BOOTSTRAP_REQUIREMENTS, PACK
@@ -315,8 +316,8 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 
 def _add_other_trainers(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("other trainers").add_argument
-    add("--trainer", choices=TRAINERS, help="write its configuration, and run it where its path is given")
-    add("--trainer-path", type=options.path, metavar="DIR", help="where sd-scripts or ai-toolkit was installed")
+    add("--trainer", choices=tuple(TRAINERS), help="write its configuration, and run it where its path is given")
+    add("--trainer-path", type=options.path, metavar="DIR", help="where the trainer was installed")
     add(
         "--trainer-command",
         metavar="COMMAND",

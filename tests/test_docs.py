@@ -124,6 +124,15 @@ def test_bands_told_are_those_of_the_copycat_report():
     assert told == [(name, [one for one in band[:2] if one is not None], band.meaning) for name, band in known]
 
 
+def test_trainers_told_are_those_that_can_be_chosen():
+    from mirror.training.elsewhere import NOT_PASSED_ON
+    from mirror.training.trainers import TRAINERS
+
+    assert set(re.findall(r"--trainer ([\w-]+)", page("training"))) == set(TRAINERS)
+    for name in NOT_PASSED_ON:
+        assert f"`--{name.replace('_', '-')}`" in page("training"), name
+
+
 @pytest.mark.parametrize("line", commands("python inspect_pkl.py"))
 def test_inspecting_commands_run(line, tmp_path):
     import pickle

@@ -6,20 +6,13 @@ import argparse
 import math
 from pathlib import Path
 
-from mirror.generation.families import find_family
+from mirror.generation.families import Family, find_family
 from mirror.generation.pipelines import family_of_hub, local_identity
 from mirror.training.base import look_at_base
 from mirror.training.files import OutputFolder, writing
-from mirror.training.presets import COMMAND, PRESETS, recommended_epochs
+from mirror.training.presets import PRESETS, recommended_epochs
 from mirror.training.setup import new_log, options_of, read_pictures, show_pictures, show_settings
-from mirror.training.trainers import (
-    TrainerJob,
-    plan_start,
-    refuse_overlap,
-    run_trainer,
-    settings_given,
-    write_files,
-)
+from mirror.training.trainers import TRAINERS, TrainerJob, plan_start, refuse_overlap, run_trainer, write_files
 from utils.console import EXIT_OK, UserError, say, shell_line, show
 from utils.files import write_bytes_atomic
 
@@ -39,7 +32,7 @@ def train_elsewhere(args: argparse.Namespace) -> int:
     write_files(start, trainer_job.folder)
     for file in start.texts:
         show(f"written: {file}")
-    if args.trainer != COMMAND and trainer_job.trainer_folder is None:
+    if TRAINERS[args.trainer].needs_path and trainer_job.trainer_folder is None:
         show(f"Nothing is trained yet. In the folder where {args.trainer} lies:", shell_line(start.command))
         return EXIT_OK
     log = new_log(args, trainer_job.dataset, local_identity_of(args.base_model), trainer_job.settings)
@@ -76,7 +69,7 @@ def trainer_job_of(args: argparse.Namespace) -> TrainerJob:
     if args.resume:
         raise UserError("--resume belongs to train_lora.py's own training; other trainers resume in ways of their own.")
     family = find_family(args.base_model, args.family) or family_of_hub(args.base_model)
-    refuse_options_not_passed(args, family.is_diffusion)
+    refuse_options_not_passed(args, family)
     preset = PRESETS[args.preset or (family.name if family.name in PRESETS else "sdxl")]
     prediction, zero_snr = args.prediction or "epsilon", bool(args.zero_terminal_snr)
     if family.is_diffusion and Path(args.base_model).expanduser().exists():
@@ -102,20 +95,21 @@ def trainer_job_of(args: argparse.Namespace) -> TrainerJob:
         trigger=args.trigger,
         folder=OutputFolder(args.output, args.name).trainer,
         name=args.name,
-        settings=settings_given(args.trainer, family, settings),
+        settings=TRAINERS[args.trainer].settings(family, settings),
         trainer_folder=args.trainer_path.resolve() if args.trainer_path else None,
         command=args.trainer_command,
         extra=dict(args.trainer_option or []),
     )
 
 
-def refuse_options_not_passed(args: argparse.Namespace, diffusion: bool) -> None:
+# Options that no other trainer gets.
+NOT_PASSED_ON = ("optimizer", "precision", "device", "format", "sample_prompts", "validation")
+
+
+def refuse_options_not_passed(args: argparse.Namespace, family: Family) -> None:
     """Raise UserError for an option that the trainer would never hear of."""
-    names = list(NOT_FOR_TRAINERS)
-    names += [] if diffusion else NOT_FOR_FLOW
-    names += NOT_FOR_AI_TOOLKIT if args.trainer == "ai-toolkit" else []
-    for name in names:
-        if getattr(args, name) not in (None, "auto"):
+    for name in (*NOT_PASSED_ON, *TRAINERS[args.trainer].not_taken(family)):
+        if getattr(args, name, None) not in (None, "auto"):  # not every setting is an option
             raise UserError(
                 f"--{name.replace('_', '-')} is not passed on to --trainer {args.trainer}: leave it out, and set what "
                 "you need in the configuration that is written."
@@ -125,13 +119,3 @@ def refuse_options_not_passed(args: argparse.Namespace, diffusion: bool) -> None
 def local_identity_of(model: str) -> str:
     """name@hash of a model on this disk, else its name."""
     return local_identity(model) or model
-
-
-# Options that another trainer does not get: of all, of those that learn by flow matching, of ai-toolkit.
-NOT_FOR_TRAINERS = ("optimizer", "precision", "device", "format", "sample_prompts", "validation")
-
-
-NOT_FOR_FLOW = ("min_snr_gamma", "noise_offset", "prediction", "zero_terminal_snr")
-
-
-NOT_FOR_AI_TOOLKIT = ("warmup",)

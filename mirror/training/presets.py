@@ -1,12 +1,9 @@
-"""What train_lora.py offers: trainers, and training settings by kind of base model, each value with its source."""
+"""Training settings by kind of base model, each value with its source."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-
-SD_SCRIPTS, AI_TOOLKIT, COMMAND = "sd-scripts", "ai-toolkit", "command"
-TRAINERS = (SD_SCRIPTS, AI_TOOLKIT, COMMAND)  # made by others; mirror/training/trainers.py writes their set-up
 
 OUR_CHOICE = "our choice"
 _SDXL_GUIDE = "kohya sd-scripts, docs/sdxl_train_network.md: its example"

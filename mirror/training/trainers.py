@@ -16,18 +16,18 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mirror.generation.families import FAMILIES, Family
 from mirror.generation.lora_files import check_lora
-from mirror.training.data import TrainingImage, TrainingSet, bucket_step
-from mirror.training.files import MARK, writing
-from mirror.training.presets import AI_TOOLKIT, COMMAND, SD_SCRIPTS
 from utils.console import UserError, say, shell_line
 from utils.files import caption_of, reason_of, write_bytes_atomic, write_text_atomic
-from utils.images import ImageError, decode, read_file
+
+if TYPE_CHECKING:  # slow ones are imported where they are used, so that train_lora.py --help is instant
+    from mirror.training.data import TrainingImage, TrainingSet
 
 _FLUX_FILES = ("clip_l", "t5xxl", "ae")  # beside the model itself, docs/flux_train_network.md
 # What a distilled Z-Image is trained with, so that it stays distilled (its author's adapter).
@@ -35,7 +35,6 @@ _TURBO_ADAPTER = "ostris/zimage_turbo_training_adapter/zimage_turbo_training_ada
 _KNOWN_SUFFIXES = (".jpg", ".jpeg", ".png")  # pictures that every trainer reads
 _GIVEN = {"optimizer": "adamw8bit", "precision": "bf16"}  # to sd-scripts and ai-toolkit: our choice, for their GPUs
 _OF_DIFFUSION = ("min_snr_gamma", "noise_offset", "prediction", "zero_terminal_snr")
-_OF_WARMUP = ("warmup", "warmup_steps")  # ai-toolkit took none for its cosine until lately
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,23 @@ class Start:
     staged: dict[Path, list[TrainingImage]]  # folder -> pictures to be copied into it
 
 
-def settings_given(trainer: str, family: Family, settings: dict[str, Any]) -> dict[str, Any]:
-    """Those of `settings` that reach the trainer."""
-    left_out = () if family.is_diffusion else _OF_DIFFUSION
-    if trainer == COMMAND:
-        return {name: value for name, value in settings.items() if name not in left_out}
-    if trainer == AI_TOOLKIT:
-        left_out += _OF_WARMUP
-    return {name: value for name, value in settings.items() if name not in left_out} | _GIVEN
+@dataclass(frozen=True)
+class Trainer:
+    """A program that others made, and what differs from one to another; `TRAINERS`, at the end, has them all."""
+
+    plan: Callable[[TrainerJob, dict[Path, list[TrainingImage]]], Start]
+    cannot_take: tuple[str, ...] = ()  # settings of ours that it has no words for
+    given: dict[str, str] = field(default_factory=dict)  # settings that are always the same
+    needs_path: bool = True  # to be started
+
+    def not_taken(self, family: Family) -> tuple[str, ...]:
+        """Settings that do not reach it, and options that are refused."""
+        return self.cannot_take if family.is_diffusion else (*_OF_DIFFUSION, *self.cannot_take)
+
+    def settings(self, family: Family, settings: dict[str, Any]) -> dict[str, Any]:
+        """Those of `settings` that reach it."""
+        left_out = self.not_taken(family)
+        return {name: value for name, value in settings.items() if name not in left_out} | self.given
 
 
 def plan_start(trainer_job: TrainerJob) -> Start:
@@ -86,8 +94,7 @@ def plan_start(trainer_job: TrainerJob) -> Start:
             names[key] = _free_name(trainer_job, key[0], key[1], staged)
             staged[names[key]] = []
         staged[names[key]].append(image)
-    kinds = {SD_SCRIPTS: _plan_sd_scripts, AI_TOOLKIT: _plan_ai_toolkit, COMMAND: _plan_command}
-    start = kinds[trainer_job.trainer](trainer_job, staged)
+    start = TRAINERS[trainer_job.trainer].plan(trainer_job, staged)
     for path, text in start.texts.items():
         try:
             text.encode()
@@ -115,6 +122,8 @@ def refuse_overlap(dataset: Path, output: Path) -> None:
 
 def write_files(start: Start, folder: Path) -> None:
     """Make our folder, with its mark first, the copy of the dataset, and the configuration. Raises UserError."""
+    from mirror.training.files import MARK, writing
+
     with writing(folder):
         folder.mkdir(exist_ok=True)
         write_text_atomic(folder / MARK, "train_lora.py made this folder, and --overwrite deletes it.\n")
@@ -131,6 +140,8 @@ def _copied(picture: Path, folder: Path) -> Path:
     if picture.suffix.lower() in _KNOWN_SUFFIXES:
         return Path(shutil.copyfile(picture, folder / picture.name))
     import cv2
+
+    from utils.images import ImageError, decode, read_file
 
     copy = folder / f"{picture.stem}_{picture.suffix[1:].lower()}.png"
     try:
@@ -176,6 +187,8 @@ def _demand_script(folder: Path | None, script: str, trainer: str) -> None:
 
 def _dataset_toml(trainer_job: TrainerJob, staged: dict[Path, list[TrainingImage]]) -> str:
     """--dataset_config, docs/config_README-en.md."""
+    from mirror.training.data import bucket_step
+
     resolution = trainer_job.settings["resolution"]
     text = "[general]\n" + toml_lines({"caption_extension": ".txt", "enable_bucket": True})
     text += "\n[[datasets]]\n" + toml_lines(
@@ -265,7 +278,7 @@ def _plain(text: str) -> Any:
 def _plan_ai_toolkit(trainer_job: TrainerJob, staged: dict[Path, list[TrainingImage]]) -> Start:
     import yaml  # comes with accelerate
 
-    _demand_script(trainer_job.trainer_folder, "run.py", AI_TOOLKIT)
+    _demand_script(trainer_job.trainer_folder, "run.py", "ai-toolkit")
     if trainer_job.settings.get("zero_terminal_snr"):
         raise UserError(
             "ai-toolkit has no option that we know of for models of zero terminal SNR: --trainer sd-scripts has one, "
@@ -273,7 +286,7 @@ def _plan_ai_toolkit(trainer_job: TrainerJob, staged: dict[Path, list[TrainingIm
         )
     if not trainer_job.family.ai_toolkit:
         raise UserError(f"ai-toolkit has no name that we know of for {trainer_job.family.title}: --trainer command.")
-    config, made = trainer_job.folder / "config.yaml", trainer_job.folder / AI_TOOLKIT
+    config, made = trainer_job.folder / "config.yaml", trainer_job.folder / "ai-toolkit"
     text = yaml.safe_dump(_ai_toolkit_job(trainer_job, staged, made), sort_keys=False, allow_unicode=True)
     trainer = trainer_job.trainer_folder or Path("ai-toolkit")
     command = [_python_of(trainer_job.trainer_folder), str(trainer / "run.py"), str(config.resolve())]
@@ -388,6 +401,8 @@ def split_command(text: str, windows: bool = os.name == "nt") -> list[str]:
 
 def run_trainer(start: Start, folder: Path) -> int:
     """Start the trainer and wait; the number of layers of its LoRA. Raises UserError unless that is there and new."""
+    from mirror.training.files import writing
+
     started = folder / ".started"
     with writing(started):
         write_bytes_atomic(started, b"")  # its time is of the same clock as the LoRA's
@@ -421,3 +436,12 @@ def _absolute(model: str) -> str:
     """Trainers are started in a folder of their own."""
     path = Path(model).expanduser()
     return str(path.resolve()) if path.exists() else model
+
+
+# What --trainer offers.
+TRAINERS = {
+    "sd-scripts": Trainer(_plan_sd_scripts, given=_GIVEN),
+    # it took no warm-up for its cosine until lately
+    "ai-toolkit": Trainer(_plan_ai_toolkit, cannot_take=("warmup", "warmup_steps"), given=_GIVEN),
+    "command": Trainer(_plan_command, needs_path=False),
+}
