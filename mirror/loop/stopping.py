@@ -24,18 +24,10 @@ from dataclasses import dataclass, field
 from mirror.contracts.gaps import GapKey, GapReport
 
 # Rules, by name, in the order in which they are asked.
-RULES = (NO_GAPS, WORSE, NO_ROOM, NOTHING_APPROVED, APPROVAL, CONVERGED, NO_GAIN, REAL_PHOTOS, MAX_ITERATIONS) = (
-    "no_gaps",
-    "worse",
-    "no_room",
-    "nothing_approved",
-    "approval",
-    "converged",
-    "no_gain",
-    "needs_real_photos",
-    "max_iterations",
-)
-GO_ON = "go_on"
+NO_GAPS, WORSE, NO_ROOM, NOTHING_APPROVED = "no_gaps", "worse", "no_room", "nothing_approved"
+APPROVAL, CONVERGED, NO_GAIN, REAL_PHOTOS = "approval", "converged", "no_gain", "needs_real_photos"
+MAX_ITERATIONS, GO_ON = "max_iterations", "go_on"
+RULES = (NO_GAPS, WORSE, NO_ROOM, NOTHING_APPROVED, APPROVAL, CONVERGED, NO_GAIN, REAL_PHOTOS, MAX_ITERATIONS)
 CONVERGENCE = (CONVERGED, APPROVAL, NO_GAPS)  # the loop reached what it is for; by the others it gives up
 LIFTED_BY_PHOTOS = (NO_GAPS, NO_ROOM, NOTHING_APPROVED, REAL_PHOTOS)  # other real photos may change what they rest on
 

@@ -41,7 +41,9 @@ def made(number, identity=0.6, pose_diversity=0.8, cover=0.5, approved=10, noise
 
 
 def rule_of(*iterations, limit=LIMIT):
-    return decide(iterations, THRESHOLD, limit).rule
+    rule = decide(iterations, THRESHOLD, limit).rule
+    assert rule in (*stopping.RULES, stopping.GO_ON)
+    return rule
 
 
 def test_after_the_control_the_loop_goes_on():
