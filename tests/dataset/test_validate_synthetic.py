@@ -289,6 +289,8 @@ def test_a_gate_without_its_sensor_does_not_open(few, world):
     done = validate(world.root, folder, "--allow-unverified", "identity,hands")
     assert "Approved: 1 (100.0%)" in done.stdout
     assert (folder / "approved" / "a.png").exists() and not list((folder / "unverified").iterdir())
+    page = (folder / "validation_report.html").read_text(encoding="utf-8")
+    assert "some could not be measured and were allowed" in page and "every check passed" not in page
 
 
 def test_without_photos_the_person_is_unverified(few, world, mini_pack):
@@ -406,6 +408,7 @@ def test_the_contact_sheet(world, tmp_path, width):
         order = {image["file"]: image["quality"] or -1 for image in world.report["images"]}
         assert [order[name] for name in names] == sorted(order[name] for name in names)
         assert len(result.texts("#approved .heading .name")) == world.report["approved"]
+        assert "every check passed" in html and "were allowed" not in html
         assert result.texts("#rejected .reasons b")[:3] == [CHECK_NAMES["intact"]] * 3
         result.page.close()
 

@@ -387,7 +387,7 @@ def test_a_finished_loop_does_nothing_twice(ended):
     done = run_loop(config, **QUICK)
     assert done.returncode == 0 and "begins" not in done.stderr
     assert {path: path.stat().st_mtime_ns for path in (base / "out" / "logs").iterdir()} == before
-    assert re.search(r"This loop has ended: 3 iteration\(s\) were asked for", done.stdout)
+    assert re.search(r"This loop has ended: The limit of 3 iteration\(s\) is reached", done.stdout)
 
 
 def test_lost_samples_are_drawn_again(ended):

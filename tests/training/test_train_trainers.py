@@ -106,7 +106,7 @@ def test_nobodys_pictures_are_deleted(dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     common = ("--base-model", str(model), "--trigger", TRIGGER, "--trainer", "sd-scripts", "--overwrite")
     for source, output in (("dataset", "."), ("dataset", "dataset"), ("dataset", "dataset/out")):
-        with pytest.raises(UserError, match="lie in each other"):
+        with pytest.raises(UserError, match="overlap"):
             train_lora.run(train_lora.parse_args([source, "--output", output, *common]))
     (tmp_path / "out" / "trainer").mkdir(parents=True)
     (tmp_path / "out" / "trainer" / "mine.png").write_bytes(b"mine")
