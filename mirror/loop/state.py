@@ -165,8 +165,8 @@ def warnings_of(folder: Path, history: IterationHistory, manifest: MergeManifest
     if not history.held_out and history.iterations and genuine >= user_photos.FEWEST_TO_SPLIT:
         found.append(
             f"None of the {genuine} real photos is held out: when this loop began, too few could be, and its LoRAs "
-            "were trained on all photos there were. So similarity is measured against photos that were trained on. A new "
-            "loop in other folders can hold some out."
+            "were trained on all photos there were. So similarity is measured against photos that were trained on. A "
+            "new loop in other folders can hold some out."
         )
     elif not history.held_out:
         found.append(

@@ -206,7 +206,10 @@ def bubble_sizes(similarity: np.ndarray) -> np.ndarray:
 
 def _identity_map(points: Points, face_map: np.ndarray | None, map_note: str) -> Panel:
     title = "Identity Map"
-    reading = "Faces that the network finds alike are close together (t-SNE); only neighbours mean something, long distances do not."
+    reading = (
+        "Faces that the network finds alike are close together (t-SNE); only neighbours mean something, long distances "
+        "do not."
+    )
     if face_map is None or not np.isfinite(face_map).all(axis=1).any():
         return Panel("map", title, reading, None, map_note or "No map: no face was measured.")
     axes = list(np.asarray(face_map, dtype=float).T)
