@@ -8,10 +8,10 @@ The score of an iteration is the mean of three parts, each 0 to 1:
     approval    share of the generated images that validation approved
 
 Two iterations are compared only on the parts measured in both (v1 has no approval: nothing was generated before it).
-Every part has its noise: half of the 95 % interval of the value if it were measured again. What samples show of a LoRA
-has more: a second training on the same images gives another LoRA (TRAINING_NOISE). Simulated histories with both kinds of
-noise end rightly in at least 95 % (tests/loop/test_stopping.py). That rests on the assumed figure: where trainings
-differ by twice as much, only four in five of the flat ones do.
+Every part has its noise: half of the 95 % interval of the value if it were measured again. What samples show of a
+LoRA has more: a second training on the same images gives another LoRA (TRAINING_NOISE). Simulated histories with both
+kinds of noise end rightly in at least 95 % (tests/loop/test_stopping.py). That rests on the assumed figure: where
+trainings differ by twice as much, only four in five of the flat ones do.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def _beyond(higher: Part | None, lower: Part | None) -> bool:
 
 
 def best_of(iterations: Sequence[IterationScores]) -> IterationScores:
-    """The iteration whose LoRA is kept: the best of those that beat the baseline by more than noise, or the baseline"""
+    """The iteration whose LoRA is kept: the best of those that beat the baseline by more than noise, else the first."""
     best = iterations[0]
     for one in iterations[1:]:
         is_better = best is iterations[0] or _quality(one) > _quality(best)
