@@ -291,10 +291,10 @@ def _kept(iterations: Sequence[IterationScores], best: IterationScores) -> str:
     others = [one for one in iterations[1:] if one.lora is not None]
     baseline = f"{iterations[0].lora}, the baseline"
     if best.number:
-        return f"{best.lora} is kept: it is better than {baseline} by more than the measuring error."
+        return f"{best.lora} is kept: it is clearly better than {baseline}."
     if not others:
         return f"{baseline}, is kept."
-    return f"No gain: no LoRA is better than {baseline} by more than the measuring error. {best.lora} is kept."
+    return f"No gain: no LoRA is clearly better than {baseline}. {best.lora} is kept."
 
 
 def _going_on(gain: Gain | None, threshold: float) -> str:
