@@ -4,7 +4,7 @@ here; an image comes as `Measurements`, the real photos as `Thresholds`.
 Checks run in stages. Where one stage fails the later ones are not judged: what a network says of a picture that is
 black, blurred or without a face means nothing, and a rejection must name its cause, not its consequences.
 
-    1 intact                                   not black, one grey or blown; readable
+    1 intact                                   not black, one flat grey or blown; readable
     2 brightness, near duplicate               of the picture
     3 sharpness                                which darkness and too much light lower as well
     4 face confidence                          a face was found
@@ -85,10 +85,10 @@ class Measurements:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What the images are held against.
+    """What the images are compared with.
 
     `level` is `metrics.reference_level`, `sharpness` the median, of the real photos; None where there are none. What
-    stands in `missing` cannot be measured in any image, and why.
+    is in `missing` cannot be measured in any image, and why.
     """
 
     types: Mapping[str, GapType]
@@ -181,7 +181,7 @@ def _intact(measurements: Measurements, thresholds: Thresholds) -> Check:
     if record.size_wh is None:
         return _failed(INTACT, str(record.status), None, f"the picture could not be measured: {record.reason}")
     if record.unusable:
-        what = {"black": "all black", "blown": "all white"}.get(record.unusable, "one grey")
+        what = {"black": "all black", "blown": "all white"}.get(record.unusable, "one flat grey")
         return _failed(INTACT, record.unusable, None, f"the picture is {what}: the model's decoder spoiled it")
     return _passed(INTACT, "a picture", None)
 

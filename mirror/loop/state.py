@@ -170,8 +170,8 @@ def warnings_of(folder: Path, history: IterationHistory, manifest: MergeManifest
         )
     elif not history.held_out:
         found.append(
-            f"The dataset has {genuine} real photo(s): below {user_photos.FEWEST_TO_SPLIT}, or where most are near "
-            "duplicates, none is held out, and similarity is measured against photos that were trained on."
+            f"The dataset has {genuine} real photo(s): with fewer than {user_photos.FEWEST_TO_SPLIT}, or if most are "
+            "near duplicates, none is held out, and similarity is measured against photos that were trained on."
         )
     if history.adopted:
         found.append(
@@ -252,13 +252,13 @@ def demand_whole(history: IterationHistory, manifest: MergeManifest, paths: Loop
     held_out = merging.held_out_in(manifest)
     if held_out < history.held_out:
         raise UserError(
-            f"{paths.manifest} holds {held_out} photo(s) out, and {paths.history} says {history.held_out}: {by_hand}"
+            f"{paths.manifest} has {held_out} held-out photo(s), and {paths.history} says {history.held_out}: {by_hand}"
         )
     for lora in history.loras:
         path = paths.loras / lora.file
         if not path.is_file() or sha256_of(path) != lora.sha256:
             what = "was changed" if path.is_file() else "is gone"
-            raise UserError(f"{path} {what}, and the loop needs it. Put it back, or begin anew with other folders.")
+            raise UserError(f"{path} {what}, and the loop needs it. Put it back, or start a new loop in other folders.")
 
 
 def demand_share(config: LoopConfig, manifest: MergeManifest) -> None:

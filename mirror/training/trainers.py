@@ -98,7 +98,7 @@ def plan_start(trainer_job: TrainerJob) -> Start:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise UserError(f"A path that {path.name} must hold is no UTF-8: rename that folder.") from error
+            raise UserError(f"A path in {path.name} is not UTF-8: rename that folder.") from error
     return start
 
 

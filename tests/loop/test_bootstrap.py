@@ -146,7 +146,7 @@ def test_undo_takes_the_merge_out_and_the_loop_goes_on_without(done, tmp_path):
     assert merged and not merged & left and any("iter1" in name for name in left)
     assert run_loop(config, "--undo", 2).returncode == 0, "twice does no harm"
     run = run_loop(config, "--undo", 7)
-    assert run.returncode == 2 and "There is no merge of iteration 7" in run.stderr
+    assert run.returncode == 2 and "Iteration 7 was never merged" in run.stderr
     edited = json.loads(config.read_text()) | {"max_iterations": 3}
     config.write_text(json.dumps(edited))
     run = run_loop(config, **QUICK)

@@ -132,7 +132,7 @@ def test_a_lora_of_the_name_lora_is_checked_before_it_is_given(dataset, tmp_path
     monkeypatch.setenv("MODE", "nan")
     command = f"'{train_lora.sys.executable}' '{fake}' {{lora}}"
     model = base(tmp_path / "flux", "FluxPipeline")
-    with pytest.raises(UserError, match="no numbers"):
+    with pytest.raises(UserError, match="not numbers"):
         order(dataset, model, "--trainer", "command", "--trainer-command", command, "--name", "lora")
     assert not (tmp_path / "out" / "lora.safetensors").exists()
 
@@ -273,7 +273,7 @@ def test_a_trainer_that_is_there_is_run_and_its_lora_checked(dataset, tmp_path):
         ("old", "is older than its start"),
         ("fails", "The trainer ended with exit code 3"),
         ("base", "is no LoRA: 1 of its 1 tensors are no part of one"),
-        ("nan", "holds values that are no numbers"),
+        ("nan", "holds values that are not numbers"),
         ("zero", "changes nothing"),
     ],
 )
