@@ -98,7 +98,7 @@ def add_sensors(parser: argparse.ArgumentParser, inherited: bool = False) -> Non
     add("--face-model", "face detector with five landmarks", DETECTOR_FILES["face"], metavar="FILE")
     add("--hand-model", "hand detector", f"{DETECTOR_FILES['hand']}, if it is there", metavar="FILE")
     add("--eye-model", "eye detector", f"{DETECTOR_FILES['eye']}, if it is there", metavar="FILE")
-    classes = "which of its class names count as"
+    classes = "which of the detector's class names count as"
     add("--hand-classes", f"{classes} hands, such as palm,fist", "hand, left hand and the like", metavar="NAMES")
     add("--eye-classes", f"{classes} eyes", "eye, left eye and the like", metavar="NAMES")
 
