@@ -17,6 +17,7 @@ from rich.cells import cell_len
 
 from utils.images import decode, decode_with_note
 from utils.library_output import overheard
+from utils.options import script_parser
 
 COLUMNS = ["Group", "Images", "Faces", "Failed", "Median similarity", "95 % interval", "Q1", "Q3"]
 NAMES = ["alice", "Reference", "lora-000004 (LoRA)", "Ana\u0308ïs-000012", "my_character_sdxl_rank32_adamw-000010"]
@@ -32,6 +33,17 @@ names, columns = json.loads(sys.argv[1])
 rows = [[name, "12", "12", "0", "0.812", "0.790 - 0.830", "0.78", "0.84"] for name in names]
 print_table("Similarity", columns, rows, fold=("Q3", "Q1", "Images", "95 % interval"), elsewhere="The CSV has them.")
 """
+
+
+def test_help_shows_a_default_of_zero_but_not_of_nothing():
+    parser = script_parser("script.py", "Does something.")
+    for option, default in (("--seed", 0), ("--rate", 0.0), ("--name", None), ("--more", ())):
+        parser.add_argument(option, default=default, help="what it is")
+    parser.add_argument("--flag", action="store_true", help="what it is")
+    text = " ".join(parser.format_help().split())
+    for shown in ("--seed SEED what it is (default: 0)", "--rate RATE what it is (default: 0.0)"):
+        assert shown in text
+    assert text.count("(default:") == 2
 
 
 def printed_table(width: int | None, names: list[str] = NAMES) -> str:

@@ -20,7 +20,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults, but none that says nothing: those options say in words what happens without them."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        says_nothing = action.default in (None, (), False)
+        says_nothing = action.default is None or action.default is False or action.default == ()  # 0 says something
         return action.help if says_nothing else super()._get_help_string(action)
 
 
@@ -56,7 +56,7 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         type=path,
         default=CACHE_FILE,
         metavar="FILE",
-        help="what was measured before; may be deleted at any time",
+        help="cache of earlier measurements; may be deleted at any time",
     )
     parser.add_argument("--no-cache", action="store_true", help="measure everything again and keep nothing")
 
@@ -79,28 +79,28 @@ def add_sensors(parser: argparse.ArgumentParser, inherited: bool = False) -> Non
 
     With `inherited`, options that are left out are None: a gap file says what they are, or else the defaults hold.
     """
-    otherwise = "as for the gap file, else " if inherited else ""
+    otherwise = "what the gap file was made with, or " if inherited else ""
 
     def add(option: str, what: str, default: str, **more: Any) -> None:
         parser.add_argument(option, help=f"{what} (default: {otherwise}{default})", **more)
 
+    with_what = (
+        "what to measure face angles with: pack (InsightFace) or detector (the face detector, such as yolov5-face); "
+        "auto prefers the pack"
+    )
     if inherited:
         add("--models-dir", "folder with detectors and packs", MODELS_FOLDER.name, type=path, metavar="DIR")
-        add("--angle-sensor", "what measures faces and angles", "auto", choices=ANGLE_SENSORS)
+        add("--angle-sensor", with_what, "auto", choices=ANGLE_SENSORS)
     else:
         add_models_dir(parser)
-        parser.add_argument(
-            "--angle-sensor",
-            choices=ANGLE_SENSORS,
-            default="auto",
-            help="what measures faces and angles; auto takes the pack where it is there, else the face detector",
-        )
+        parser.add_argument("--angle-sensor", choices=ANGLE_SENSORS, default="auto", help=with_what)
     add_pack(parser, otherwise=otherwise)
     add("--face-model", "face detector with five landmarks", DETECTOR_FILES["face"], metavar="FILE")
     add("--hand-model", "hand detector", f"{DETECTOR_FILES['hand']}, if it is there", metavar="FILE")
     add("--eye-model", "eye detector", f"{DETECTOR_FILES['eye']}, if it is there", metavar="FILE")
-    add("--hand-classes", "its classes that are hands, as palm,fist", "those named hand", metavar="NAMES")
-    add("--eye-classes", "its classes that are eyes", "those named eye", metavar="NAMES")
+    classes = "which of the detector's class names count as"
+    add("--hand-classes", f"{classes} hands, such as palm,fist", "hand, left hand and the like", metavar="NAMES")
+    add("--eye-classes", f"{classes} eyes", "eye, left eye and the like", metavar="NAMES")
 
 
 def add_models_dir(parser: argparse.ArgumentParser, help: str = "folder with detectors and packs") -> None:
@@ -117,7 +117,7 @@ def path(text: str) -> Path:
 
 
 def number(what: str, is_good: Callable[[float], bool], whole: bool = False) -> Callable[[str], Any]:
-    """A reader of numbers for which `is_good` holds; `what` they are stands in the refusal."""
+    """A reader of numbers for which `is_good` holds; the refusal says `what` they are."""
 
     def read(text: str) -> float:
         try:

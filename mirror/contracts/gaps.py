@@ -124,7 +124,7 @@ class NearDuplicate(Contract):
 
 
 class GapReport(Contract):
-    """`gaps.json`: what a dataset holds, what it lacks, and how many images would mend that."""
+    """`gaps.json`: what a dataset holds, what it lacks, and how many images would fix that."""
 
     schema_version: Literal[1] = 1
     script: Literal["gap_analysis.py"] = "gap_analysis.py"

@@ -68,10 +68,10 @@ class Measurements:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What the images are held against.
+    """What the images are compared with.
 
     `level` is `metrics.reference_level`, `sharpness` the median, of the real photos; None where there are none. What
-    stands in `missing` cannot be measured in any image, and why.
+    is in `missing` cannot be measured in any image, and why.
     """
 
     types: Mapping[str, GapType]
@@ -164,7 +164,7 @@ def _intact(measurements: Measurements, thresholds: Thresholds) -> Check:
     if record.size_wh is None:
         return _failed(INTACT, str(record.status), None, f"the picture could not be measured: {record.reason}")
     if record.unusable:
-        what = {"black": "all black", "blown": "all white"}.get(record.unusable, "one grey")
+        what = {"black": "all black", "blown": "all white"}.get(record.unusable, "one flat grey")
         return _failed(INTACT, record.unusable, None, f"the picture is {what}: the model's decoder spoiled it")
     return _passed(INTACT, "a picture", None)
 

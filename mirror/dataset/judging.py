@@ -1,4 +1,4 @@
-"""Every generated image held against the thresholds, one after the other, as an approved one counts for the next."""
+"""Every generated image compared with the thresholds, one after the other: an approved one counts for the next."""
 
 from __future__ import annotations
 

@@ -70,8 +70,8 @@ def what_is_missing(args: argparse.Namespace, batch: Batch, sensors: Sensors) ->
             continue
         if word not in args.allow_unverified:
             raise UserError(
-                f"The gaps were found with {before}, and this is {after}: what they measure is not comparable. "
-                f"Choose the sensor of then (--pack, --models-dir), or leave {word} out: --allow-unverified {word}."
+                f"The gaps were found with {before}, and this is {after}: what they measure cannot be compared. "
+                f"Use the first one again (--pack, --models-dir), or skip this check: --allow-unverified {word}."
             )
         missing[word] = f"the gaps were found with another sensor ({before})"
     return missing
@@ -114,7 +114,7 @@ def is_of_person(file: str) -> bool:
 
 
 def thresholds_of(references: References, missing: dict[str, str]) -> Thresholds:
-    """What the images are held against; adds to `missing` what cannot be known without photos of the person."""
+    """What the images are compared with; adds to `missing` what cannot be known without photos of the person."""
     import numpy as np
 
     if not references.pictures:

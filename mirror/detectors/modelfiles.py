@@ -62,7 +62,7 @@ class Report:
     kind: str = NOT_A_MODEL
     walk: Walk = field(default_factory=Walk)
     pickles: int = 0
-    damage: set[str] = field(default_factory=set)  # those of the problems that fetching the file again can mend
+    damage: set[str] = field(default_factory=set)  # those of the problems that fetching the file again can fix
 
     @property
     def safety(self) -> Safety:

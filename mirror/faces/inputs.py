@@ -1,4 +1,4 @@
-"""The folders that mirror_metrics.py reads: what lies in them, group by group, and what was passed over."""
+"""The folders that mirror_metrics.py reads: what is in them, group by group, and what was ignored."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def identity_limit(yaw_deg: float, level: float) -> float:
 
     On photos others score far less than rendered heads do, which all come from one renderer: -0.17 / -0.02 / 0.14 (5th,
     50th, 95th percentile of the cosine of two pictures) against 0.52 / 0.75 / 0.86 for the same person. So the limits
-    err towards keeping; beyond 60 degrees a small network can hardly tell people apart, and no limit mends that.
+    err towards keeping; beyond 60 degrees a small network can hardly tell people apart, and no limit can fix that.
     """
     return max(IDENTITY_FLOOR, level * _share_at(yaw_deg, IDENTITY_SHARES))
 

@@ -301,7 +301,7 @@ def family_of_file(path: Path) -> Family:
     if other is None and any("lora" in name for name in shapes):
         raise UserError(f"{path} is a LoRA, not a base model; --lora takes it.")
     found = f"is {other}, which is not supported" if other else "holds no model that is known here"
-    raise UserError(f"{path} {found}; supported: {supported()}. --family says which one it is all the same.")
+    raise UserError(f"{path} {found}; supported: {supported()}. If it is one of these, say which with --family.")
 
 
 def _refuse_relatives(family: Family, shapes: dict[str, list[int]], path: Path) -> None:
@@ -329,7 +329,7 @@ def find_family(base_model: str, given: str | None) -> Family | None:
         return _as_given(path, given) if given else family_of_folder(path)
     if path.is_file():
         if path.suffix != path.suffix.lower() == ".safetensors":
-            raise UserError(f"{path}: diffusers knows the suffix in small letters alone; rename it to .safetensors.")
+            raise UserError(f"{path}: diffusers knows the suffix only in lower case; rename it to .safetensors.")
         if path.suffix.lower() != ".safetensors":
             raise UserError(
                 f"{path} is no .safetensors file. Other checkpoints can run code when they are loaded; "

@@ -87,7 +87,7 @@ def check_lora(path: Path) -> int:
         if min(down.dim(), up.dim()) < 2 or down.shape[0] != up.shape[1]:
             raise UserError(f"{path} is no LoRA: the two halves of {module.name} are not of one rank.")
         if not bool(down.isfinite().all() and up.isfinite().all()):
-            raise UserError(f"{path} holds values that are no numbers (NaN): its training failed.")
+            raise UserError(f"{path} holds values that are not numbers (NaN): its training failed.")
     if not any(bool(tensors[module.up].any()) for module in modules):
         raise UserError(f"{path} changes nothing: all its up weights are zero.")
     return len(modules)

@@ -1,4 +1,4 @@
-"""A bootstrap loop as it lies on the disk: begun, found again, and held against what it was begun with."""
+"""A bootstrap loop on the disk: begun, found again, and compared with what it was begun with."""
 
 from __future__ import annotations
 
@@ -164,23 +164,23 @@ def warnings_of(folder: Path, history: IterationHistory, manifest: MergeManifest
     found = []
     if not history.held_out and history.iterations and genuine >= user_photos.FEWEST_TO_SPLIT:
         found.append(
-            f"None of the {genuine} real photos is held out, as too few could be when this loop began, and its LoRAs "
-            "know the photos of then: similarity is measured against photos that were trained on. A loop that begins "
-            "anew in other folders can hold some out."
+            f"None of the {genuine} real photos is held out: when this loop began, too few could be, and its LoRAs "
+            "were trained on all photos there were. So similarity is measured against photos that were trained on. A "
+            "new loop in other folders can hold some out."
         )
     elif not history.held_out:
         found.append(
-            f"The dataset has {genuine} real photo(s): below {user_photos.FEWEST_TO_SPLIT}, or where most are near "
-            "duplicates, none is held out, and similarity is measured against photos that were trained on."
+            f"The dataset has {genuine} real photo(s): with fewer than {user_photos.FEWEST_TO_SPLIT}, or if most are "
+            "near duplicates, none is held out, and similarity is measured against photos that were trained on."
         )
     if history.adopted:
         found.append(
             "v1 was there before this loop. It may have learned from the held-out photos or from synthetic images, "
-            "which favours it in every comparison, and so the verdict that there was no gain."
+            "so it may score better than it should, and the loop may wrongly report no gain."
         )
     if generated:
         found.append(
-            f"{generated} file(s) of dataset_dir are generated ones by their names (synthetic_*): v1 is trained "
+            f"{generated} file(s) in dataset_dir are named synthetic_* and treated as generated: v1 is trained "
             "without them, later LoRAs with them, and they count as synthetic."
         )
     if inside:
@@ -242,24 +242,23 @@ def demand_same_loop(config: LoopConfig, history: IterationHistory, paths: LoopP
 
 def demand_whole(history: IterationHistory, manifest: MergeManifest, paths: LoopPaths) -> None:
     """Raise UserError where what earlier iterations left is not there any more, or was changed."""
-    by_hand = "one of them was changed by hand. Put its copy back; --undo takes a merge out."
+    by_hand = "one of them was edited by hand. Restore a copy of it; to remove a merge, use --undo."
     for one in history.iterations:
         ended = one.decision is not None and one.number not in manifest.undone
         if ended and merging.entries_of(manifest, one.number) != one.merged_entries:
             raise UserError(
-                f"{paths.manifest} does not say of the images of iteration {one.number} what {paths.history} "
-                f"remembers: {by_hand}"
+                f"{paths.manifest} and {paths.history} disagree about the images of iteration {one.number}: {by_hand}"
             )
     held_out = merging.held_out_in(manifest)
     if held_out < history.held_out:
         raise UserError(
-            f"{paths.manifest} holds {held_out} photo(s) out, and {paths.history} says {history.held_out}: {by_hand}"
+            f"{paths.manifest} has {held_out} held-out photo(s), and {paths.history} says {history.held_out}: {by_hand}"
         )
     for lora in history.loras:
         path = paths.loras / lora.file
         if not path.is_file() or sha256_of(path) != lora.sha256:
             what = "was changed" if path.is_file() else "is gone"
-            raise UserError(f"{path} {what}, and the loop needs it. Put it back, or begin anew with other folders.")
+            raise UserError(f"{path} {what}, and the loop needs it. Put it back, or start a new loop in other folders.")
 
 
 def demand_share(config: LoopConfig, manifest: MergeManifest) -> None:

@@ -179,7 +179,7 @@ def _why(child: Child, code: int, tail: bytearray) -> list[str]:
     lines = [line.rstrip() for line in text.splitlines() if line.strip()][-LAST_LINES:]
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
     return [
-        f"{child.title} {how}. {'Its last lines:' if lines else 'It said nothing.'}",
+        f"{child.title} {how}. {'Its last lines:' if lines else 'It printed nothing.'}",
         *(f"  {line}" for line in lines),
         f"All of it is in {child.log}. Put that right and give the same command again: it goes on at this step.",
     ]

@@ -7,11 +7,11 @@ The score of an iteration is the mean of three parts, each 0 to 1:
     coverage    how far the working dataset reaches its goals after the merge (`coverage`)
     approval    share of the generated images that validation approved
 
-Two iterations are compared by the parts that both have (v1 has no approval: nothing was generated before it). Every
-part has its noise: half of the 95 % interval of the value if it were measured again. What samples show of a LoRA has
-more: a second training on the same images gives another LoRA (TRAINING_NOISE). Simulated histories with both kinds of
-noise end rightly in at least 95 % (tests/loop/test_stopping.py). That rests on the assumed figure: where trainings
-differ by twice as much, only four in five of the flat ones do.
+Two iterations are compared only on the parts measured in both (v1 has no approval: nothing was generated before it).
+Every part has its noise: half of the 95 % interval of the value if it were measured again. What samples show of a
+LoRA has more: a second training on the same images gives another LoRA (TRAINING_NOISE). Simulated histories with both
+kinds of noise end rightly in at least 95 % (tests/loop/test_stopping.py). That rests on the assumed figure: where
+trainings differ by twice as much, only four in five of the flat ones do.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def need_real_photos(attempts: Sequence[Mapping[GapKey, tuple[int, int]]]) -> li
 
 
 def fall(best: IterationScores, new: IterationScores) -> str:
-    """In what the new LoRA is worse than the best one beyond noise, in words; empty where it is not."""
+    """What makes the new LoRA worse than the best one by more than noise, in words; empty where it is not worse."""
     for name, words in (
         ("identity", "it looks less like the person"),
         ("pose_diversity", "its head angles vary less"),
@@ -171,7 +171,7 @@ def fall(best: IterationScores, new: IterationScores) -> str:
 
 
 def beats(new: IterationScores, best: IterationScores) -> bool:
-    """Whether the new LoRA is better than the best one beyond noise, and worse in nothing."""
+    """Whether the new LoRA is better than the best one by more than noise, and worse in nothing."""
     if fall(best, new):
         return False
     if best.identity is None:
@@ -180,7 +180,7 @@ def beats(new: IterationScores, best: IterationScores) -> bool:
 
 
 def _higher(one: IterationScores, other: IterationScores, name: str) -> bool:
-    """Whether `one` lies above `other` beyond noise; similarity by pairs of samples where there are enough."""
+    """Whether `one` is above `other` by more than noise; similarity by pairs of samples where there are enough."""
     both = one.scores.keys() & other.scores.keys()
     if name != "identity" or len(both) < FEWEST_PAIRS:
         return _beyond(getattr(one, name), getattr(other, name))
@@ -197,7 +197,7 @@ def _beyond(higher: Part | None, lower: Part | None) -> bool:
 
 
 def best_of(iterations: Sequence[IterationScores]) -> IterationScores:
-    """The iteration whose LoRA is kept: of those that beat the baseline beyond noise the best, else the baseline."""
+    """The iteration whose LoRA is kept: the best of those that beat the baseline by more than noise, else the first."""
     best = iterations[0]
     for one in iterations[1:]:
         is_better = best is iterations[0] or _quality(one) > _quality(best)
@@ -257,11 +257,14 @@ def _reasons_to_stop(
     if last.number and last.lora is not None:
         best = best_of(iterations[:-1])
         if lost := fall(best, last):
-            yield WORSE, f"{last.lora} is worse than {best.lora}: {lost}. That is no convergence."
+            yield WORSE, f"{last.lora} is worse than {best.lora}: {lost}. This is not convergence."
     if last.number and not last.merged and last.without_room:
-        yield NO_ROOM, "The dataset holds as many synthetic images as its cap allows; real photos make room."
+        yield (
+            NO_ROOM,
+            "The dataset has as many synthetic images as max_synthetic_share allows; add real photos to allow more.",
+        )
     if len(iterations) > 2 and all(not one.merged and one.number and one.photos == last.photos for one in before):
-        words = "No image of two iterations in a row may enter the dataset; the reasons stand in the report."
+        words = "No image of the last two iterations could be added to the dataset; the report lists the reasons."
         yield NOTHING_APPROVED, words
     rates = [one.approval.value for one in before if one.approval is not None]
     if len(rates) == 2 and min(rates) > HIGH_APPROVAL:
@@ -273,7 +276,7 @@ def _reasons_to_stop(
         words = "Every gap that is left needs real photos: fewer than a tenth of its images were approved."
         yield REAL_PHOTOS, words
     if last.number >= limit:
-        yield MAX_ITERATIONS, f"{limit} iteration(s) were asked for (max_iterations)."
+        yield MAX_ITERATIONS, f"The limit of {limit} iteration(s) is reached (max_iterations)."
 
 
 def _is_small(gain: Gain, iterations: Sequence[IterationScores], threshold: float) -> bool:
@@ -287,17 +290,18 @@ def _is_small(gain: Gain, iterations: Sequence[IterationScores], threshold: floa
 
 def _kept(iterations: Sequence[IterationScores], best: IterationScores) -> str:
     others = [one for one in iterations[1:] if one.lora is not None]
+    baseline = f"{iterations[0].lora}, the baseline"
     if best.number:
-        return f"{best.lora} is kept: it beat {iterations[0].lora}, the baseline, beyond noise."
+        return f"{best.lora} is kept: it is clearly better than {baseline}."
     if not others:
-        return f"{best.lora}, the baseline, is kept."
-    return f"No gain: nothing beat {best.lora}, the baseline, beyond noise. It is kept."
+        return f"{baseline}, is kept."
+    return f"No gain: no LoRA is clearly better than {baseline}. {best.lora} is kept."
 
 
 def _going_on(gain: Gain | None, threshold: float) -> str:
     if gain is None:
-        return "The loop goes on."
+        return "The loop continues."
     if gain.change >= threshold:
-        return f"Improvement {gain.change:.1%}: the loop goes on."
-    noise = "unknown noise" if gain.noise is None else f"a noise of {gain.noise:.1%}"
-    return f"Improvement {gain.change:.1%}, with {noise}: the next iteration decides."
+        return f"Improvement {gain.change:.1%}: the loop continues."
+    error = "an unknown measuring error" if gain.noise is None else f"a measuring error of {gain.noise:.1%}"
+    return f"Improvement {gain.change:.1%} with {error}: too uncertain to stop, so the loop continues."

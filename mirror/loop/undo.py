@@ -29,9 +29,7 @@ def take_out(loop: Loop, number: int) -> Undone:
     count = sum(image.iteration == number for image in loop.manifest.merged)
     iteration = next((one for one in history.iterations if one.number == number and number > 0), None)
     if iteration is None or (iteration.merged is None and not count and number not in loop.manifest.undone):
-        raise UserError(
-            f"There is no merge of iteration {number} in {loop.paths.history}; --undo takes one that merged."
-        )
+        raise UserError(f"Iteration {number} was never merged, says {loop.paths.history}; --undo takes one that was.")
     learned = [lora.name for lora in history.loras if number in lora.learned_from]
     is_open = iteration.decision is None
     if is_open:

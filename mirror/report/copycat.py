@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from mirror.contracts import table as columns
-from mirror.contracts.summary import CANDIDATE, REFERENCE, Summary
+from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE, Summary
 from mirror.faces.metrics import BANDS, copy_band
 from mirror.report.colours import Group, group_index, page_groups
 from mirror.report.render import encoded, json_for_script, number, render, run_facts, shown, sibling_link
@@ -88,6 +88,7 @@ def _page_data(rows: list[dict], groups: list[Group]) -> dict:
     row_of = {row["file"]: row["index"] for row in references}
     return {
         "compares": "generated" if candidates else "references",
+        "held_out": any(group.is_reference and group.name == HELD_OUT for group in groups),
         "files": [shown(row["file"]) for row in rows],
         "groups": [{"label": group.label, "colour": group.colour, "path": group.path} for group in groups],
         "bands": {name: {"colour": colour, "mark": mark} for name, (colour, mark) in _LOOKS.items()},

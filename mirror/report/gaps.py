@@ -10,6 +10,7 @@ from mirror.dataset.pixels import SHARPNESS_LIMIT
 from mirror.report.render import ANGLE_SOURCES, encoded, moment, render, sensor_facts, shown
 
 ANGLES = "face_angle"  # the gap type whose targets the pictures are laid out by
+_NO_ROOM = "synthetic limit reached"
 _STATES = {  # colour and word; the word always stands beside the colour
     "gap": "#ff6b6b",
     "below goal": "#f5b942",
@@ -65,7 +66,7 @@ def _label(report: GapReport, gap: object) -> str:
 
 
 def _to_add(count: int) -> str:
-    return f"+{count:,}" if count else "no room"  # the cap leaves nothing of what would be needed
+    return f"+{count:,}" if count else f"none: {_NO_ROOM}"
 
 
 def _row(one: Distribution, share: TargetShare, wanted: dict[tuple[str, str], int]) -> dict:
@@ -77,7 +78,7 @@ def _row(one: Distribution, share: TargetShare, wanted: dict[tuple[str, str], in
         "count": share.count,
         "share": share.share_percent,
         "goal": share.goal_percent,
-        "state": f"{state}, {_to_add(wanted[key])}" if key in wanted else state,
+        "state": f"{state}, {_to_add(wanted[key]) if wanted[key] else _NO_ROOM}" if key in wanted else state,
         "colour": _STATES[state],
     }
 

@@ -70,7 +70,7 @@ def _decision(concluded: LoopFacts) -> dict:
     decision = concluded.decision
     if decision is None:
         return {"title": "Not decided yet", "words": "The baseline is still being made.", "colour": _OPEN}
-    title = "Stopped" if decision.stop else "Goes on"
+    title = "Stopped" if decision.stop else "The loop continues"
     if concluded.converged:
         return {"title": "Convergence achieved", "words": shown(decision.words), "colour": _GOOD}
     colour = _BAD if concluded.worse else _OPEN
@@ -78,7 +78,7 @@ def _decision(concluded: LoopFacts) -> dict:
 
 
 def _level(loras: Sequence[LoraRecord]) -> float | None:
-    """What the real photos themselves score, in percent of the scale."""
+    """How similar the real photos are to each other, in percent of the scale."""
     level = next((lora.level for lora in reversed(loras) if lora.level is not None), None)
     return None if level is None else _percent(level)
 
@@ -150,7 +150,7 @@ def _iteration(
         "failures": [(CHECK_NAMES.get(check, shown(check)), count) for check, count in one.failures.items() if count],
         "most": max([1, *one.failures.values()]),
         "reasons": [shown(reason) for reason in reasons],
-        "words": shown(decision.words) if decision else "Not ended yet.",
+        "words": shown(decision.words) if decision else "Not finished yet.",
     }
 
 
@@ -159,7 +159,7 @@ def _gap(gap: object, need_real_photos: Sequence[str]) -> dict:
         "name": shown(f"{gap.type}: {gap.target}".replace("_", " ")),
         "reason": shown(gap.reason),
         "count": gap.count,
-        "came": f"{gap.approved:,} of {gap.generated:,} approved" if gap.generated else "none generated",
+        "outcome": f"{gap.approved:,} of {gap.generated:,} approved" if gap.generated else "none generated",
         "need_real_photos": str(gap.key) in need_real_photos,
     }
 

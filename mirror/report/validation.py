@@ -18,6 +18,7 @@ _LOOKS = {
     Verdict.UNVERIFIED: ("#f5b942", "?", "nothing failed, but a check could not be measured"),
     Verdict.APPROVED: ("#4fd1a5", "\N{CHECK MARK}", "every check passed"),
 }
+_ALLOWED = "no check failed; some could not be measured and were allowed (--allow-unverified)"
 _OUTCOMES = {Outcome.PASSED: "passed", Outcome.FAILED: "failed", Outcome.NOT_MEASURED: "not measured"}
 
 
@@ -33,6 +34,7 @@ def build_validation(
         Verdict.UNVERIFIED: report.unverified,
         Verdict.APPROVED: report.approved,
     }
+    allowed = {image.verdict for image in report.images if _is_unmeasured(image)} & {Verdict.APPROVED}
     return render(
         "validation",
         _facts(report),
@@ -46,13 +48,17 @@ def build_validation(
                 "verdict": str(verdict),
                 "colour": colour,
                 "mark": mark,
-                "meaning": meaning,
+                "meaning": _ALLOWED if verdict in allowed else meaning,
                 "count": counts[verdict],
                 "cards": sorted((one for one in cards if one["verdict"] == verdict), key=_worst_first),
             }
             for verdict, (colour, mark, meaning) in _LOOKS.items()
         ],
     )
+
+
+def _is_unmeasured(image: ValidatedImage) -> bool:
+    return any(one.outcome == Outcome.NOT_MEASURED for one in image.checks)
 
 
 def _worst_first(card: dict) -> float:
@@ -67,7 +73,8 @@ def _facts(report: ValidationReport) -> list[tuple[str, str]]:
         photos = f"{Path(real.folder).name or real.folder}, {real.faces:,} of {real.images:,} with the person's face"
     level = "not measured"
     if real is not None and real.level is not None:
-        level = f"{real.level:.2f}: what a frontal photo scores against the others (median); the limits follow it"
+        level = f"{real.level:.2f}: how similar a frontal photo is to the other photos (median)"
+        level += "; the identity limit is set from it"
     return [
         ("Created", moment(report.created)),
         ("Folder", shown(Path(report.folder).name or report.folder)),

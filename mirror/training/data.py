@@ -106,7 +106,7 @@ def read_dataset(folder: Path, trigger: str, repeats: int, max_megapixels: float
         else:
             passed_over.append(readable(inner.name))
     if passed_over:
-        dataset.warnings.append(f"Passed over folders whose name is not like 10_name: {', '.join(passed_over)}.")
+        dataset.warnings.append(f"Ignored folders whose name is not like 10_name: {', '.join(passed_over)}.")
     if not dataset.images:
         left_out = f" {' '.join(dataset.warnings)}" if dataset.warnings else ""
         raise UserError(f"{folder} holds no pictures ({', '.join(IMAGE_EXTENSIONS)}) to train on.{left_out}")
@@ -137,7 +137,7 @@ def _add_folder(
     if without_caption:
         said = f'"{with_trigger(words, trigger)}"'
         dataset.warnings.append(
-            f"{without_caption} picture(s) in {readable(folder.name)} have no caption: {said} is it."
+            f"{without_caption} picture(s) in {readable(folder.name)} have no caption: {said} is used."
         )
     if longer:
         dataset.warnings.append(f"{longer} caption(s) in {readable(folder.name)} have several lines: the first counts.")

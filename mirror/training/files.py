@@ -138,7 +138,7 @@ def writing(path: Path) -> AbstractContextManager[None]:
 
 
 def lora_tensors(layers: Layers, how: LoraFormat) -> dict[str, torch.Tensor]:
-    """The tensors of a LoRA file, rounded. Raises UserError where they are no numbers (any more)."""
+    """The tensors of a LoRA file, rounded. Raises UserError where they are not numbers (any more)."""
     import torch
 
     dtype = getattr(torch, how.dtype)
@@ -150,8 +150,8 @@ def lora_tensors(layers: Layers, how: LoraFormat) -> dict[str, torch.Tensor]:
     broken = next((name for name, one in tensors.items() if not bool(one.isfinite().all())), None)
     if broken is not None:
         raise UserError(
-            f"The LoRA broke: {broken} holds values that are no numbers in {how.dtype}. What was saved before is "
-            "untouched. A lower --learning-rate helps, or another --save-precision; --overwrite begins anew."
+            f"The LoRA broke: {broken} holds values that are not numbers (NaN) in {how.dtype}. What was saved before "
+            "is untouched. A lower --learning-rate helps, or another --save-precision; --overwrite begins anew."
         )
     return tensors
 

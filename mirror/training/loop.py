@@ -141,7 +141,7 @@ def predict(job: Job, unet: Any, examples: list[Example], noisy: torch.Tensor, a
 def validation_loss(job: Job) -> float:
     """Mean squared error on held-out pictures, always at the same noise and timesteps (VALIDATION_TIMES).
 
-    Raises UserError where it is no number.
+    Raises UserError where it is not a number.
     """
     import torch
 
@@ -162,7 +162,7 @@ def validation_loss(job: Job) -> float:
         helps = "A lower --learning-rate helps, or --precision bf16; --overwrite begins anew."
         if not job.log.steps:
             helps = f"{job.log.base_model} itself does not work in {job.settings['precision']}: try --precision bf16."
-        raise UserError(f"The loss of the held-out pictures is no number after {job.log.steps} steps. {helps}")
+        raise UserError(f"The loss of the held-out pictures is not a number (NaN) after {job.log.steps} steps. {helps}")
     return loss
 
 
@@ -172,7 +172,7 @@ def numbers_of(losses: list[torch.Tensor | float]) -> list[float]:
     if not all(math.isfinite(number) for number in numbers):
         step = next(index for index, number in enumerate(numbers) if not math.isfinite(number))
         raise UserError(
-            f"The loss is no number any more from step {step + 1} of this epoch on. A lower --learning-rate helps, or "
+            f"The loss is not a number (NaN) from step {step + 1} of this epoch on. A lower --learning-rate helps, or "
             "--precision bf16; --overwrite begins anew."
         )
     return numbers

@@ -99,7 +99,7 @@ def plan_start(trainer_job: TrainerJob) -> Start:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise UserError(f"A path that {path.name} must hold is no UTF-8: rename that folder.") from error
+            raise UserError(f"A path in {path.name} is not UTF-8: rename that folder.") from error
     return start
 
 
@@ -115,8 +115,8 @@ def refuse_overlap(dataset: Path, output: Path) -> None:
     source, target = dataset.resolve(), output.resolve()
     if source == target or source in target.parents or target in source.parents:
         raise UserError(
-            f"--output {output} and the dataset {dataset} lie in each other: choose an --output of its own, so that "
-            "copies and pictures never meet."
+            f"--output {output} and the dataset {dataset} overlap (one folder is inside the other, or they are the "
+            "same): choose another --output."
         )
 
 
@@ -413,7 +413,7 @@ def run_trainer(start: Start, folder: Path) -> int:
         except OSError as error:
             raise UserError(f"{start.command[0]} cannot be started: {reason_of(error)}.") from error
         if done.returncode:
-            raise UserError(f"The trainer ended with exit code {done.returncode}; what it said stands above.")
+            raise UserError(f"The trainer ended with exit code {done.returncode}; see its output above.")
         if not start.lora.is_file():
             raise UserError(f"The trainer ended without an error, but there is no {start.lora}.")
         if start.lora.stat().st_mtime_ns < started.stat().st_mtime_ns:

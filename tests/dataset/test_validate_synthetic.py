@@ -19,8 +19,8 @@ from pages_browser import assert_fits, assert_quiet, chromium, opened
 from synthetic_batch import GOOD_YAWS, UNASKED_YAWS, WRONG_YAWS, Planted, planted, write_png
 
 from mirror.contracts.contract import read_contract
-from mirror.contracts.gaps import ImageRecord
-from mirror.contracts.validation import Outcome, ValidationReport, Verdict
+from mirror.contracts.gaps import AngleSensor, GapSensors, ImageRecord
+from mirror.contracts.validation import Check, Outcome, ValidatedImage, ValidationReport, Verdict
 from mirror.dataset.checks import (
     CHECK_NAMES,
     COPY,
@@ -39,6 +39,7 @@ from mirror.dataset.gaps import GAP_TYPES
 from mirror.dataset.pixels import histogram, unusable
 from mirror.faces.engine import second_face_share
 from mirror.faces.metrics import IDENTITY_FLOOR, USUAL_SHARES, identity_limit, reference_level, usual_similarity
+from mirror.report.validation import build_validation
 from utils.files import Status, copy_with_caption, is_copy_of, take_back_copy
 
 FAULTS = (
@@ -289,6 +290,8 @@ def test_a_gate_without_its_sensor_does_not_open(few, world):
     done = validate(world.root, folder, "--allow-unverified", "identity,hands")
     assert "Approved: 1 (100.0%)" in done.stdout
     assert (folder / "approved" / "a.png").exists() and not list((folder / "unverified").iterdir())
+    page = (folder / "validation_report.html").read_text(encoding="utf-8")
+    assert "some could not be measured and were allowed" in page and "every check passed" not in page
 
 
 def test_without_photos_the_person_is_unverified(few, world, mini_pack):
@@ -406,6 +409,7 @@ def test_the_contact_sheet(world, tmp_path, width):
         order = {image["file"]: image["quality"] or -1 for image in world.report["images"]}
         assert [order[name] for name in names] == sorted(order[name] for name in names)
         assert len(result.texts("#approved .heading .name")) == world.report["approved"]
+        assert "every check passed" in html and "were allowed" not in html
         assert result.texts("#rejected .reasons b")[:3] == [CHECK_NAMES["intact"]] * 3
         result.page.close()
 
@@ -538,3 +542,23 @@ def test_copies_keep_what_is_there(tmp_path):
     assert second == folder / "a (2).png" and is_copy_of(second, source) and not is_copy_of(first, source)
     take_back_copy(second, source)
     assert sorted(path.name for path in folder.iterdir()) == ["a.png", "a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"), [(Outcome.PASSED, "every check passed"), (Outcome.NOT_MEASURED, "and were allowed")]
+)
+def test_the_page_says_how_the_approved_ones_passed(outcome, said):
+    image = ValidatedImage.model_validate(
+        dict.fromkeys(ValidatedImage.model_fields)
+        | {"file": "a.png", "verdict": Verdict.APPROVED}
+        | {"checks": [Check(check=TARGET, value=None, limit=None, outcome=outcome)]}
+    )
+    angle = AngleSensor(kind="pack", identity="pack@0", source="keypoints")
+    report = ValidationReport.model_validate(
+        dict.fromkeys(ValidationReport.model_fields)
+        | {"schema_version": 1, "script": "validate_synthetic.py", "created": "", "folder": "batch", "images": [image]}
+        | {"sensors": GapSensors(angle=angle, hands=None, eyes=None), "settings": {}, "versions": {}, "failures": {}}
+        | {"approved": 1, "rejected": 0, "unverified": 0, "ignored_files": {}, "warnings": []}
+    )
+    page = build_validation(report, [None], {})
+    assert [words in page for words in ("every check passed", "and were allowed")].count(True) == 1 and said in page

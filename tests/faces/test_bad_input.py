@@ -190,8 +190,8 @@ def test_pictures_that_are_references_themselves_are_named(metrics, tiny_pack, t
         make_picture(tmp_path / "ref" / f"{seed}.jpg", seed)
     run = metrics("--pack", tiny_pack, candidates=tmp_path)
     assert run.code == 0
-    assert "ref: 3 picture(s) are references themselves" in run.stderr
-    assert any("references themselves" in warning for warning in run.summary["warnings"])
+    assert "ref: 3 picture(s) are copies of references" in run.stderr
+    assert any("copies of references" in warning for warning in run.summary["warnings"])
 
 
 def test_a_limit_on_megapixels_holds_for_known_pictures_too(metrics, tiny_pack, tmp_path, make_picture):

@@ -146,7 +146,7 @@ def test_undo_takes_the_merge_out_and_the_loop_goes_on_without(done, tmp_path):
     assert merged and not merged & left and any("iter1" in name for name in left)
     assert run_loop(config, "--undo", 2).returncode == 0, "twice does no harm"
     run = run_loop(config, "--undo", 7)
-    assert run.returncode == 2 and "There is no merge of iteration 7" in run.stderr
+    assert run.returncode == 2 and "Iteration 7 was never merged" in run.stderr
     edited = json.loads(config.read_text()) | {"max_iterations": 3}
     config.write_text(json.dumps(edited))
     run = run_loop(config, **QUICK)
@@ -291,7 +291,7 @@ def test_a_manifest_that_was_changed_by_hand_is_refused(ended, field):
     told["merged"][0][field] = 4 if field == "seed" else "mine"
     path.write_text(json.dumps(told))
     run = run_loop(config)
-    assert run.returncode == 2 and "one of them was changed by hand" in run.stderr
+    assert run.returncode == 2 and "one of them was edited by hand" in run.stderr
 
 
 def test_too_large_a_synthetic_share_is_said_before_any_step(ended):
@@ -314,7 +314,7 @@ def test_new_photos_lift_a_stop_that_rests_on_the_old_ones(tmp_path):
     run = run_loop(config, **QUICK)
     assert run.returncode == 0 and "Iteration 3 of at most 9" in run.stdout, run.stderr
     assert "Iteration 4 of at most 9" in run.stdout and "Iteration 5" not in run.stdout
-    assert "None of the 40 real photos is held out, as too few could be when this loop began" in run.stderr
+    assert "None of the 40 real photos is held out: when this loop began, too few could be" in run.stderr
     assert "The dataset has" not in run.stderr and "have changed since v1" in run.stderr
 
 
@@ -337,7 +337,7 @@ def test_generated_files_and_folders_among_the_photos_are_said(tmp_path):
     (tmp_path / "photos" / "10_alice" / "a.png").write_bytes(picture("a"))
     run = run_loop(config, **QUICK)
     assert run.returncode == 0, run.stderr
-    assert "1 file(s) of dataset_dir are generated ones" in run.stderr and "the pictures in 10_alice" in run.stderr
+    assert "1 file(s) in dataset_dir are named synthetic_" in run.stderr and "the pictures in 10_alice" in run.stderr
     first, second = history_of(tmp_path).loras
     assert (first.real_images, first.synthetic_images) == (24, 0)
     assert second.synthetic_images == len(manifest_of(tmp_path).merged) + 1

@@ -217,7 +217,7 @@ def test_a_tiny_random_sdxl_gets_nothing_approved(tmp_path):
     done = run_script("bootstrap_loop.py", "--config", tmp_path / "config.json", "--yes")
     assert done.returncode == 0, done.stderr
     assert "✓ Training: LoRA v1 complete" in done.stdout and "✓ Validation: 0 approved (0%)" in done.stdout
-    assert "No image of two iterations in a row may enter the dataset" in done.stdout
+    assert "No image of the last two iterations could be added to the dataset" in done.stdout
     assert "v1, the baseline, is kept" in done.stdout
     loras = tmp_path / "loras"
     assert (loras / "lora.safetensors").read_bytes() == (loras / "v1" / "lora.safetensors").read_bytes()

@@ -346,7 +346,7 @@ def forget_lora(told):
         ("iteration_history.json", lambda path: edited(path, wrong_field), "field iterations.1.approved"),
         ("iteration_history.json", lambda path: edited(path, forget_lora), "v2/lora.safetensors was changed"),
         ("iteration_history.json", lambda path: path.unlink(), "is there already, without"),
-        ("merge_manifest.json", lambda path: edited(path, drop_merged), "one of them was changed by hand"),
+        ("merge_manifest.json", lambda path: edited(path, drop_merged), "one of them was edited by hand"),
         ("merge_manifest.json", lambda path: path.unlink(), "merge_manifest.json cannot be read"),
         ("../loras/v1/lora.safetensors", lambda path: path.unlink(), "v1/lora.safetensors is gone"),
         ("../loras/lora.safetensors", lambda path: path.write_bytes(b"mine"), "was not written by this loop"),
@@ -387,7 +387,7 @@ def test_a_finished_loop_does_nothing_twice(ended):
     done = run_loop(config, **QUICK)
     assert done.returncode == 0 and "begins" not in done.stderr
     assert {path: path.stat().st_mtime_ns for path in (base / "out" / "logs").iterdir()} == before
-    assert re.search(r"This loop has ended: 3 iteration\(s\) were asked for", done.stdout)
+    assert re.search(r"This loop has ended: The limit of 3 iteration\(s\) is reached", done.stdout)
 
 
 def test_lost_samples_are_drawn_again(ended):

@@ -99,7 +99,7 @@ def test_a_small_gain_that_noise_may_hide_must_be_small_against_the_last_three_r
 def test_no_gain_is_said_and_keeps_the_control():
     decision = decide([made(0), made(1), made(2)], THRESHOLD, LIMIT)
     assert (decision.rule, decision.best) == (stopping.NO_GAIN, "v1")
-    assert "No gain: nothing beat v1" in decision.words
+    assert "No gain: no LoRA is clearly better than v1" in decision.words
 
 
 def test_a_worse_round_is_never_convergence():

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from pages_browser import Opened, assert_quiet, chromium, opened
 
+from mirror.contracts.summary import HELD_OUT
 from mirror.faces.metrics import copy_band
 from mirror.faces.table import CANDIDATE, REFERENCE
 from mirror.report.colours import page_groups
@@ -153,6 +154,29 @@ def test_black_hole_ranking_has_every_reference(copycat, hostile):
     last.wait_for()
     copycat.page.wait_for_timeout(100)
     assert FAILED_TEXT in last.text_content() and "</script><b>view</b>.jpg" in last.text_content()
+
+
+@pytest.mark.parametrize(
+    "groups, held_out, label, photos",
+    [
+        (["a"], False, "to all", "all references"),
+        ([], False, "to the others", "the other references"),
+        (["a"], True, "held-out", "the held-out photos"),
+        ([], True, "held-out", "the held-out photos"),
+    ],
+)
+def test_each_card_says_what_its_similarity_is_to(browser, tmp_path, groups, held_out, label, photos):
+    table = made.make_run(groups, each=2, references=3)
+    if held_out:
+        others = table[table["Type"] == REFERENCE].assign(Group=HELD_OUT)
+        table = pd.concat([table, others], ignore_index=True)
+    html = build_copycat(table, made.summary_of(table), [None] * len(table))
+    result = opened(browser, tmp_path, html)
+    hint = result.page.locator("#pairs .hint").first
+    assert hint.text_content().startswith(f"{label} 0.")
+    assert hint.get_attribute("title") == f"Similarity to the centroid of {photos}"
+    assert hint.evaluate("one => one.scrollWidth <= one.clientWidth"), "the number is not cut off"
+    result.page.close()
 
 
 def test_four_thousand_pairs_are_drawn_lazily(browser, tmp_path):

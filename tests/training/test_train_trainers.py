@@ -106,7 +106,7 @@ def test_nobodys_pictures_are_deleted(dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     common = ("--base-model", str(model), "--trigger", TRIGGER, "--trainer", "sd-scripts", "--overwrite")
     for source, output in (("dataset", "."), ("dataset", "dataset"), ("dataset", "dataset/out")):
-        with pytest.raises(UserError, match="lie in each other"):
+        with pytest.raises(UserError, match="overlap"):
             train_lora.run(train_lora.parse_args([source, "--output", output, *common]))
     (tmp_path / "out" / "trainer").mkdir(parents=True)
     (tmp_path / "out" / "trainer" / "mine.png").write_bytes(b"mine")
@@ -132,7 +132,7 @@ def test_a_lora_of_the_name_lora_is_checked_before_it_is_given(dataset, tmp_path
     monkeypatch.setenv("MODE", "nan")
     command = f"'{train_lora.sys.executable}' '{fake}' {{lora}}"
     model = base(tmp_path / "flux", "FluxPipeline")
-    with pytest.raises(UserError, match="no numbers"):
+    with pytest.raises(UserError, match="not numbers"):
         order(dataset, model, "--trainer", "command", "--trainer-command", command, "--name", "lora")
     assert not (tmp_path / "out" / "lora.safetensors").exists()
 
@@ -273,7 +273,7 @@ def test_a_trainer_that_is_there_is_run_and_its_lora_checked(dataset, tmp_path):
         ("old", "is older than its start"),
         ("fails", "The trainer ended with exit code 3"),
         ("base", "is no LoRA: 1 of its 1 tensors are no part of one"),
-        ("nan", "holds values that are no numbers"),
+        ("nan", "holds values that are not numbers"),
         ("zero", "changes nothing"),
     ],
 )
@@ -302,5 +302,5 @@ def test_a_command_is_filled_in(dataset, tmp_path):
     assert (out / "lora.safetensors").is_file(), "nothing is deleted for what cannot begin"
     with pytest.raises(UserError, match="--trainer command needs"):
         order(dataset, model, "--trainer", "command", "--overwrite")
-    with pytest.raises(UserError, match="--resume belongs to"):
+    with pytest.raises(UserError, match="--resume works only for"):
         order(dataset, model, "--trainer", "sd-scripts", "--resume")

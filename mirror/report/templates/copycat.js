@@ -108,6 +108,13 @@
 
   const isNumber = (value) => typeof value === "number";
 
+  // With held-out photos every face is compared with those.
+  const standard = data.held_out
+    ? { label: "held-out", photos: "the held-out photos" }
+    : generated
+      ? { label: "to all", photos: "all references" }
+      : { label: "to the others", photos: "the other references" };
+
   function drawPair(card) {
     const group = data.groups[card.group];
     const band = data.bands[card.band];
@@ -122,8 +129,8 @@
     if (generated || !compared) verdict.append(make("span", "band", `${band.mark} ${card.band}`));
     if (card.rescued) verdict.append(make("span", "hint", "Rescued via padding"));
     else if (isNumber(card.similarity)) {
-      const hint = make("span", "hint", `overall ${card.similarity.toFixed(3)}`);
-      hint.title = generated ? "Similarity to the centroid of all references" : "Similarity to the centroid of the other references";
+      const hint = make("span", "hint", `${standard.label} ${card.similarity.toFixed(3)}`);
+      hint.title = `Similarity to the centroid of ${standard.photos}`;
       verdict.append(hint);
     }
 
