@@ -20,7 +20,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults, but none that says nothing: those options say in words what happens without them."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        says_nothing = action.default in (None, (), False)
+        says_nothing = action.default in (None, ()) or isinstance(action.default, bool)
         return action.help if says_nothing else super()._get_help_string(action)
 
 

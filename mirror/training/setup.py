@@ -126,7 +126,9 @@ def build_job(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
         output=OutputFolder(args.output, args.name),
         overwrite=args.overwrite,
         log=plan.log,
-        how=LoraFormat(args.format, PRECISIONS[args.save_precision], facts.family.name, layers, settings["alpha"]),
+        how=LoraFormat(
+            settings["format"], PRECISIONS[args.save_precision], facts.family.name, layers, settings["alpha"]
+        ),
     )
 
 
@@ -148,7 +150,7 @@ def settings_of_run(
         "optimizer": optimizer_name(args.optimizer, accelerator.device.type),
         "prediction": facts.prediction,
         "zero_terminal_snr": facts.zero_snr,
-        "format": args.format,
+        "format": args.format or "kohya",  # no default of the option: other trainers refuse a format that was given
         "save_precision": args.save_precision,
     }
 
