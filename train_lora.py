@@ -109,10 +109,10 @@ def assign_buckets_by_faces(args: argparse.Namespace, dataset: TrainingSet, reso
 def face_finder(args: argparse.Namespace) -> Iterator[Any]:
     """The face pack, or None where there is none and none was asked for by name."""
     from mirror.dataset.sensors import SensorChoice, find_measurer
-    from mirror.faces.cache import kept_measurements
+    from mirror.faces.cache import measurement_cache
 
     choice = SensorChoice(args.models_dir, pack=args.pack, device=args.device, max_megapixels=args.max_megapixels)
-    with kept_measurements(None if args.no_cache else args.cache) as cache:
+    with measurement_cache(args.cache, keeps=not args.no_cache) as cache:
         yield find_measurer(choice, cache)
 
 

@@ -60,8 +60,8 @@ def reason_of(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def disk_told(sentence: str, advice: str = "") -> Iterator[None]:
-    """What the disk refuses, as a UserError that begins with `sentence`, as in "Results cannot be written to DIR"."""
+def disk_errors_as(sentence: str, advice: str = "") -> Iterator[None]:
+    """Disk errors as a UserError that begins with `sentence`, as in "Results cannot be written to DIR"."""
     try:
         yield
     except OSError as error:
@@ -70,7 +70,7 @@ def disk_told(sentence: str, advice: str = "") -> Iterator[None]:
 
 def demand_writable(folder: Path, advice: str) -> None:
     """Make `folder`, and find out before the work, not after it, that results cannot be written. Raises UserError."""
-    with disk_told(f"Results cannot be written to {folder}", advice):
+    with disk_errors_as(f"Results cannot be written to {folder}", advice):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass

@@ -56,7 +56,7 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         type=path,
         default=CACHE_FILE,
         metavar="FILE",
-        help="what was measured before; may be deleted at any time",
+        help="cache of earlier measurements; may be deleted at any time",
     )
     parser.add_argument("--no-cache", action="store_true", help="measure everything again and keep nothing")
 
@@ -79,28 +79,28 @@ def add_sensors(parser: argparse.ArgumentParser, inherited: bool = False) -> Non
 
     With `inherited`, options that are left out are None: a gap file says what they are, or else the defaults hold.
     """
-    otherwise = "as for the gap file, else " if inherited else ""
+    otherwise = "what the gap file was made with, or " if inherited else ""
 
     def add(option: str, what: str, default: str, **more: Any) -> None:
         parser.add_argument(option, help=f"{what} (default: {otherwise}{default})", **more)
 
     if inherited:
         add("--models-dir", "folder with detectors and packs", MODELS_FOLDER.name, type=path, metavar="DIR")
-        add("--angle-sensor", "what measures faces and angles", "auto", choices=ANGLE_SENSORS)
+        add("--angle-sensor", "what measures angles of faces: pack or detector", "auto", choices=ANGLE_SENSORS)
     else:
         add_models_dir(parser)
         parser.add_argument(
             "--angle-sensor",
             choices=ANGLE_SENSORS,
             default="auto",
-            help="what measures faces and angles; auto takes the pack where it is there, else the face detector",
+            help="what measures angles of faces; auto takes the pack if it is there, else the face detector",
         )
     add_pack(parser, otherwise=otherwise)
     add("--face-model", "face detector with five landmarks", DETECTOR_FILES["face"], metavar="FILE")
     add("--hand-model", "hand detector", f"{DETECTOR_FILES['hand']}, if it is there", metavar="FILE")
     add("--eye-model", "eye detector", f"{DETECTOR_FILES['eye']}, if it is there", metavar="FILE")
-    add("--hand-classes", "its classes that are hands, as palm,fist", "those named hand", metavar="NAMES")
-    add("--eye-classes", "its classes that are eyes", "those named eye", metavar="NAMES")
+    add("--hand-classes", "its class names that count as hands: palm,fist", "those containing hand", metavar="NAMES")
+    add("--eye-classes", "its class names that count as eyes", "those containing eye", metavar="NAMES")
 
 
 def add_models_dir(parser: argparse.ArgumentParser, help: str = "folder with detectors and packs") -> None:
