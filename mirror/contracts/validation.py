@@ -54,7 +54,7 @@ class ValidatedImage(MadeForGap, Contract):
 
 
 class ReferenceFacts(Contract):
-    """The real photos that the images were held against."""
+    """The real photos that the images were compared with."""
 
     folder: str
     images: int

@@ -114,7 +114,7 @@ def is_of_person(file: str) -> bool:
 
 
 def thresholds_of(references: References, missing: dict[str, str]) -> Thresholds:
-    """What the images are held against; adds to `missing` what cannot be known without photos of the person."""
+    """What the images are compared with; adds to `missing` what cannot be known without photos of the person."""
     import numpy as np
 
     if not references.pictures:

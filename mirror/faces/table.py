@@ -160,12 +160,13 @@ def warnings_about(table: pd.DataFrame, device: str) -> list[str]:
     known = int((held_out[columns.NEAREST_SIMILARITY] > SAME_PICTURE).sum())
     if known:
         warnings.append(
-            f"{known} held-out photo(s) are references too: what was trained on tells nothing about similarity."
+            f"{known} held-out photo(s) are also references: photos that a LoRA was trained on cannot show whether it "
+            "learned the person."
         )
     providers = set(table[columns.PROVIDER].dropna())
     if device == "cuda" and providers - {CUDA}:
         warnings.append(f"--device cuda was asked for, but {', '.join(providers - {CUDA})} measured. {GPU_ADVICE}")
     same = table[(table[columns.TYPE] == CANDIDATE) & (table[columns.NEAREST_SIMILARITY] > SAME_PICTURE)]
     for group, number in same[columns.GROUP].value_counts(sort=False).items():
-        warnings.append(f"{group}: {number} picture(s) are references themselves; they say nothing about a LoRA.")
+        warnings.append(f"{group}: {number} picture(s) are copies of reference files; leave them out.")
     return warnings

@@ -3,7 +3,7 @@
 diffusers reads the formats (its own, kohya's, ai-toolkit's) and renames their keys, but it may load none of them with
 no more than a warning. So each module of the file is followed into the pipeline: a copy of the file in which every
 module holds a number of its own is loaded first, and what arrives in the adapters tells which keys were matched. Then
-the file itself is loaded, and each layer's effect is held against up x down x alpha / rank of the file.
+the file itself is loaded, and each layer's effect is compared with up x down x alpha / rank of the file.
 """
 
 from __future__ import annotations
@@ -304,7 +304,7 @@ def _demand_effect(
     if wrong:
         raise UserError(
             f"{path}: {len(wrong)} of {len(modules)} layers do not act as the file says (the first is {wrong[0]}); "
-            "this version of diffusers does not read it rightly."
+            "this version of diffusers does not load it correctly."
         )
     expected, found = (math.hypot(*(getattr(one, what) for one in effects)) for what in ("expected", "found"))
     if found < KEPT_SHARE * expected:
@@ -326,7 +326,7 @@ class Effects:
 
 def _too_weak(path: Path, dtype: object) -> UserError:
     name = str(dtype).removeprefix("torch.")
-    return UserError(f"{path} is too weak to act in {name}, which has no numbers so small; take --dtype float32.")
+    return UserError(f"{path}: its weights are too small for {name}; use --dtype float32.")
 
 
 def _effects(tensors: dict[str, Any], module: Module, layers: list[Layer], told_elsewhere: bool) -> Effects:

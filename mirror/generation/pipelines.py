@@ -142,7 +142,9 @@ def family_of_hub(hub_id: str) -> Family:
         with quiet():
             index = DiffusionPipeline.load_config(hub_id)
     except (OSError, ValueError) as error:
-        raise UserError(f"{hub_id} is neither here nor to be had from the hub: {first_clause(error)}.") from error
+        raise UserError(
+            f"{hub_id} is not on this computer and could not be downloaded: {first_clause(error)}."
+        ) from error
     return family_of_class(str(index.get("_class_name")), hub_id)
 
 

@@ -129,7 +129,7 @@ def _no_key_twice(pairs: list[tuple[str, object]]) -> dict:
     keys = [key for key, _ in pairs]
     for key in keys:
         if keys.count(key) > 1:
-            raise ValueError(f"the key {key!r} stands there twice")
+            raise ValueError(f"the key {key!r} appears twice")
     return dict(pairs)
 
 
@@ -138,7 +138,7 @@ def _sentence(error: dict) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         names = list(_fields_at(error["loc"][:-1]))
-        return f"{key} is no key that is known here{_nearest(str(error['loc'][-1]), names)}."
+        return f"{key} is not a known key{_nearest(str(error['loc'][-1]), names)}."
     if error["type"] == "missing":
         return f"the key {key} is missing."
     seen = json.dumps(error["input"], ensure_ascii=False)[:60]
@@ -166,7 +166,7 @@ def _check_words(path: Path, config: LoopConfig, presets: Collection[str]) -> No
     for key in ("person_name", "person_trigger"):
         words = getattr(config, key)
         if not words.strip() or not words.isprintable():
-            raise UserError(f"{path}: {key}: {json.dumps(words)} is blank, or no text of one line.")
+            raise UserError(f"{path}: {key}: {json.dumps(words)} is blank, or more than one line of text.")
     training = config.training
     if training.command is None and training.preset not in presets:
         hint = _nearest(training.preset, list(presets))
@@ -296,6 +296,6 @@ def _demand_apart(path: Path, found: dict[str, Path], made: dict[str, Path]) -> 
                 raise UserError(f"{path}: {key} and {name} are both {folder}; choose two folders.")
             if folder == other or other in folder.parents or folder in other.parents:
                 raise UserError(
-                    f"{path}: {key} {folder} and {name} {other} lie in one another; the loop writes into {key}, so "
-                    "choose folders beside each other."
+                    f"{path}: {key} {folder} and {name} {other}: one is inside the other; the loop writes "
+                    f"into {key}, so choose folders beside each other."
                 )

@@ -300,9 +300,9 @@ class Merge(Step):
     def run(self) -> None:
         super().run()
         words = {
-            merging.CAP: "as no more of the dataset may be synthetic (max_synthetic_share)",
-            merging.DOUBLE: "as the dataset holds the same already",
-            merging.VANISHED: "as the copy changed after validation",
+            merging.CAP: "because no more of the dataset may be synthetic (max_synthetic_share)",
+            merging.DOUBLE: "because the dataset already contains them",
+            merging.VANISHED: "because their copies changed after validation",
         }
         for reason, count in self.iteration.left_out.items():
             note(f"{counted(count, 'approved image')} left out {words[reason]}.")

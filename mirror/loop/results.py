@@ -171,7 +171,7 @@ def measured(child: Child, folder: Path, loras: Mapping[str, int]) -> Summary:
         if not 0 <= one.faces <= samples:
             raise _wrong(child, f"{found[0]} counts {one.faces} faces of {name}, which has {samples} samples")
         if not all(map(math.isfinite, (one.identity or 0.0, *(one.identity_interval or ()), *one.angle_bins.values()))):
-            raise _wrong(child, f"{found[0]} measured something of {name} that is no number")
+            raise _wrong(child, f"{found[0]}: a value of group {name} is not a number")
     return summary
 
 
@@ -201,7 +201,7 @@ def sample_scores(child: Child, folder: Path, summary: Summary) -> dict[str, dic
 def _wrong(child: Child, what: str) -> StepError:
     """A result that is not what it should be: what, and where the step's own words are."""
     return StepError(
-        f"{child.title}: {what}. What the step said is in {child.log}; put that right and give the same command again."
+        f"{child.title}: {what}. What the step said is in {child.log}; fix that and give the same command again."
     )
 
 
@@ -211,7 +211,7 @@ def _listed(names: Iterable[str]) -> str:
 
 def _contract(child: Child, path: Path, model: type[Contract]) -> Contract:
     if not path.is_file():
-        raise _wrong(child, f"it ended well, and {path} is not there")
+        raise _wrong(child, f"it finished without an error, but {path} is missing")
     try:
         return read_contract(path, model, cure=f"what the step said is in {child.log}")
     except ContractError as error:

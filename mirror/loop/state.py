@@ -166,8 +166,8 @@ def warnings_of(folder: Path, history: IterationHistory, manifest: MergeManifest
     if not history.held_out and history.iterations and genuine >= user_photos.FEWEST_TO_SPLIT:
         found.append(
             f"None of the {genuine} real photos is held out, as too few could be when this loop began, and its LoRAs "
-            "know the photos of then: similarity is measured against photos that were trained on. A loop that begins "
-            "anew in other folders can hold some out."
+            "were trained on all of them: similarity is measured against photos that were trained on. A loop that "
+            "begins anew in other folders can hold some out."
         )
     elif not history.held_out:
         found.append(
@@ -177,12 +177,12 @@ def warnings_of(folder: Path, history: IterationHistory, manifest: MergeManifest
     if history.adopted:
         found.append(
             "v1 was there before this loop. It may have learned from the held-out photos or from synthetic images, "
-            "which favours it in every comparison, and so the verdict that there was no gain."
+            "so it may score better than it should, and the loop may wrongly report no gain."
         )
     if generated:
         found.append(
-            f"{generated} file(s) of dataset_dir are generated ones by their names (synthetic_*): v1 is trained "
-            "without them, later LoRAs with them, and they count as synthetic."
+            f"{generated} file(s) in dataset_dir are named synthetic_* and treated as generated: v1 is trained without "
+            "them, later LoRAs with them, and they count as synthetic."
         )
     if inside:
         found.append(f"Not used, as they lie in folders within dataset_dir: the pictures in {', '.join(inside)}.")
@@ -248,8 +248,7 @@ def demand_whole(history: IterationHistory, manifest: MergeManifest, paths: Loop
         ended = one.decision is not None and one.number not in manifest.undone
         if ended and merging.entries_of(manifest, one.number) != one.merged_entries:
             raise UserError(
-                f"{paths.manifest} does not say of the images of iteration {one.number} what {paths.history} "
-                f"remembers: {by_hand}"
+                f"{paths.manifest} and {paths.history} disagree about the images of iteration {one.number}: {by_hand}"
             )
     held_out = merging.held_out_in(manifest)
     if held_out < history.held_out:

@@ -8,7 +8,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from mirror.contracts import table as columns
-from mirror.contracts.summary import CANDIDATE, REFERENCE, Summary
+from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE, Summary
 from mirror.faces.metrics import BANDS, copy_band
 from mirror.report.colours import Group, group_index, page_groups
 from mirror.report.render import encoded, json_for_script, number, render, run_facts, shown, sibling_link
@@ -85,8 +85,12 @@ def _page_data(rows: list[dict], groups: list[Group]) -> dict:
     references = [row for row in rows if row["type"] == REFERENCE and groups[row["group"]].name == REFERENCE]
     candidates = [row for row in rows if row["type"] == CANDIDATE]
     row_of = {row["file"]: row["index"] for row in references}
+    scored_against = "all references" if candidates else "the other references"
+    if any(group.name == HELD_OUT for group in groups if group.is_reference):
+        scored_against = "the held-out photos"
     return {
         "compares": "generated" if candidates else "references",
+        "scored_against": scored_against,
         "files": [shown(row["file"]) for row in rows],
         "groups": [{"label": group.label, "colour": group.colour, "path": group.path} for group in groups],
         "bands": {name: {"colour": colour, "mark": mark} for name, (colour, mark) in _LOOKS.items()},

@@ -1,4 +1,4 @@
-"""`gaps.html`: what a dataset holds against its goals, what could not be measured, and its pictures by angle."""
+"""`gaps.html`: a dataset compared with its goals, what could not be measured, and its pictures by angle."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _label(report: GapReport, gap: object) -> str:
 
 
 def _to_add(count: int) -> str:
-    return f"+{count:,}" if count else "no room"  # the cap leaves nothing of what would be needed
+    return f"+{count:,}" if count else "limit reached"
 
 
 def _row(one: Distribution, share: TargetShare, wanted: dict[tuple[str, str], int]) -> dict:

@@ -159,7 +159,7 @@ def _gap(gap: object, need_real_photos: Sequence[str]) -> dict:
         "name": shown(f"{gap.type}: {gap.target}".replace("_", " ")),
         "reason": shown(gap.reason),
         "count": gap.count,
-        "came": f"{gap.approved:,} of {gap.generated:,} approved" if gap.generated else "none generated",
+        "outcome": f"{gap.approved:,} of {gap.generated:,} approved" if gap.generated else "none generated",
         "need_real_photos": str(gap.key) in need_real_photos,
     }
 

@@ -90,7 +90,7 @@ def _similarity(points: Points) -> Panel:
         "the references themselves are: the realistic ceiling.",
         (columns.SIMILARITY, "similarity"),
         "cosine similarity",
-        "No similarity to show: it takes at least two references with a face, or one and a candidate.",
+        "No similarity to show: at least two references with a face are needed, or one and a generated image.",
     )
 
 
@@ -123,8 +123,7 @@ def _ratio(points: Points) -> Panel:
         points,
         "ratio",
         "Face Ratio",
-        "Width of the face box over its height; away from the purple one the face is wider or narrower, or posed "
-        "otherwise.",
+        "Width of the face box over its height; away from the purple box, faces are wider or narrower, or turned.",
         (columns.ASPECT_RATIO, "aspect_ratio"),
         "box width / height",
         "No face box to show: no face was measured.",
@@ -207,7 +206,7 @@ def bubble_sizes(similarity: np.ndarray) -> np.ndarray:
 
 def _identity_map(points: Points, face_map: np.ndarray | None, map_note: str) -> Panel:
     title = "Identity Map"
-    reading = "Faces that the network finds alike lie together (t-SNE); who is near counts, long distances do not."
+    reading = "Faces that the network finds alike lie together (t-SNE); only neighbours mean something, not distances."
     if face_map is None or not np.isfinite(face_map).all(axis=1).any():
         return Panel("map", title, reading, None, map_note or "No map: no face was measured.")
     axes = list(np.asarray(face_map, dtype=float).T)

@@ -16,7 +16,7 @@ from mirror.report.render import encoded, moment, number, render, sensor_facts, 
 _LOOKS = {
     Verdict.REJECTED: ("#ff6b6b", "\N{MULTIPLICATION SIGN}", "at least one check failed"),
     Verdict.UNVERIFIED: ("#f5b942", "?", "nothing failed, but a check could not be measured"),
-    Verdict.APPROVED: ("#4fd1a5", "\N{CHECK MARK}", "every check passed"),
+    Verdict.APPROVED: ("#4fd1a5", "\N{CHECK MARK}", "no check failed, and what was not measured was allowed"),
 }
 _OUTCOMES = {Outcome.PASSED: "passed", Outcome.FAILED: "failed", Outcome.NOT_MEASURED: "not measured"}
 
@@ -67,7 +67,7 @@ def _facts(report: ValidationReport) -> list[tuple[str, str]]:
         photos = f"{Path(real.folder).name or real.folder}, {real.faces:,} of {real.images:,} with the person's face"
     level = "not measured"
     if real is not None and real.level is not None:
-        level = f"{real.level:.2f}: what a frontal photo scores against the others (median); the limits follow it"
+        level = f"{real.level:.2f}: a frontal photo compared with the others (median); sets the identity limit"
     return [
         ("Created", moment(report.created)),
         ("Folder", shown(Path(report.folder).name or report.folder)),

@@ -103,7 +103,9 @@ def _schedule_of(model: str, folder: Path) -> dict:
     try:
         return SchedulerMixin.load_config(model, subfolder="scheduler")
     except (OSError, ValueError) as error:
-        raise UserError(f"The scheduler's configuration of {model} is not to be had: {error}") from error
+        raise UserError(
+            f"The scheduler's configuration of {model} is not on this computer and could not be downloaded: {error}"
+        ) from error
 
 
 def bytes_when_loaded(model: str, bytes_each: int) -> int:

@@ -40,7 +40,7 @@ def train_elsewhere(args: argparse.Namespace) -> int:
     for file in start.texts:
         show(f"written: {file}")
     if args.trainer != COMMAND and trainer_job.trainer_folder is None:
-        show(f"Nothing is trained yet. In the folder where {args.trainer} lies:", shell_line(start.command))
+        show(f"Nothing is trained yet. Run this in the folder of {args.trainer}:", shell_line(start.command))
         return EXIT_OK
     log = new_log(args, trainer_job.dataset, local_identity_of(args.base_model), trainer_job.settings)
     layers = run_trainer(start, trainer_job.folder)
@@ -74,7 +74,7 @@ def show_trainer_job(args: argparse.Namespace) -> int:
 def trainer_job_of(args: argparse.Namespace) -> TrainerJob:
     """What the trainer is asked for. Raises UserError."""
     if args.resume:
-        raise UserError("--resume belongs to train_lora.py's own training; other trainers resume in ways of their own.")
+        raise UserError("--resume works only for train_lora.py's own training; use the trainer's own way to resume.")
     family = find_family(args.base_model, args.family) or family_of_hub(args.base_model)
     refuse_options_not_passed(args, family.is_diffusion)
     preset = PRESETS[args.preset or ("sd15" if family.name == "sd15" else "sdxl")]

@@ -376,8 +376,8 @@ def test_page_says_where_there_is_no_room_and_keeps_degrees_in_their_bin(browser
     gaps = [gap.model_copy(update={"count": 0 if i else 3}) for i, gap in enumerate(report.recommendations)]
     report = report.model_copy(update={"recommendations": gaps})
     result = opened(browser, tmp_path, build_gaps(report, [None] * 20), 1280)
-    assert result.texts(".gap .add") == ["+3", *["no room"] * (len(gaps) - 1)] and len(gaps) > 1
-    assert result.texts(".share:first-child .state")[1:] == ["gap, +3", "gap, no room"]
+    assert result.texts(".gap .add") == ["+3", *["limit reached"] * (len(gaps) - 1)] and len(gaps) > 1
+    assert result.texts(".share:first-child .state")[1:] == ["gap, +3", "gap, limit reached"]
     assert set(result.texts("main > section:first-child .hint")) == {"24° left, 4° down"}, "25 is three-quarter"
     result.page.close()
 

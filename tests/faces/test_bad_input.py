@@ -190,7 +190,7 @@ def test_pictures_that_are_references_themselves_are_named(metrics, tiny_pack, t
         make_picture(tmp_path / "ref" / f"{seed}.jpg", seed)
     run = metrics("--pack", tiny_pack, candidates=tmp_path)
     assert run.code == 0
-    assert "ref: 3 picture(s) are references themselves" in run.stderr
+    assert "ref: 3 picture(s) are copies of reference files" in run.stderr
     assert any("references themselves" in warning for warning in run.summary["warnings"])
 
 

@@ -135,7 +135,7 @@ def test_held_out_photos_must_be_new(metrics, mini_pack, tmp_path, photos):
     for name in SAME_MAN[:2]:
         shutil.copy(photos / name, tmp_path / "ref")
     run = metrics("--holdout", tmp_path / "ref", "--pack", mini_pack)
-    assert run.code == 0 and "2 held-out photo(s) are references too" in run.stderr
+    assert run.code == 0 and "2 held-out photo(s) are also references" in run.stderr
     assert metrics("--holdout", tmp_path / "nowhere", "--pack", mini_pack).code == 2
 
 

@@ -173,7 +173,7 @@ def test_lora_without_effect_is_refused(opened, tmp_path):
 def test_weak_lora_is_told_from_one_that_is_read_wrongly(opened, tmp_path, folder):
     """In float16 the smallest numbers are steps of 6e-8; in float32 the same file acts, if hardly."""
     tensors = lora_files.peft_format(opened("qwen-image").pipeline, "transformer.")
-    for strength, said in ((1e-9, "is too weak to act in float16.*--dtype float32"), (1e-4, None)):
+    for strength, said in ((1e-9, "weights are too small for float16.*--dtype float32"), (1e-4, None)):
         weak = {key: tensor * strength for key, tensor in tensors.items()}
         path = lora_files.write(tmp_path / "weak.safetensors", weak)
         loaded = pipelines.load(str(folder / "qwen-image"), None, None, "cpu", "float16")

@@ -50,7 +50,7 @@ def test_the_documented_file_is_valid_and_says_the_defaults(folder):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"max_iteration": 3}, "max_iteration is no key that is known here; did you mean max_iterations"),
+        ({"max_iteration": 3}, "max_iteration is not a known key; did you mean max_iterations"),
         ({"generation": {"num_per_gaps": 3}}, "generation.num_per_gaps is no key .* did you mean num_per_gap"),
         ({"generation": {"zebra": 3}}, "generation.zebra is no key .*; known: command, options, num_per_gap"),
         ({"max_iterations": "5"}, 'max_iterations: it should be a valid integer, and it is "5"'),
@@ -67,14 +67,14 @@ def test_the_documented_file_is_valid_and_says_the_defaults(folder):
         ({"dataset_dir": "datset"}, "dataset_dir: .*datset does not exist; did you mean .*dataset"),
         ({"models_dir": "config.json"}, "models_dir: .* is a file, and it should be a folder"),
         ({"output_dir": "config.json"}, "output_dir: .* is a file"),
-        ({"output_dir": "dataset/out"}, "lie in one another"),
-        ({"output_dir": "."}, "lie in one another"),
+        ({"output_dir": "dataset/out"}, "one is inside the other"),
+        ({"output_dir": "."}, "one is inside the other"),
         ({"lora_output_dir": "bootstrap_output"}, "choose two folders"),
-        ({"lora_output_dir": "bootstrap_output/samples"}, "lie in one another"),
-        ({"output_dir": "models/out"}, "output_dir .* and models_dir .* lie in one another"),
+        ({"lora_output_dir": "bootstrap_output/samples"}, "one is inside the other"),
+        ({"output_dir": "models/out"}, "output_dir .* and models_dir .*: one is inside the other"),
         ({"training": {"preset": "sdx"}}, "training.preset: 'sdx' is no preset; did you mean sdxl"),
         ({"person_trigger": "  "}, 'person_trigger: "  " is blank'),
-        ({"person_name": "a\nb"}, "person_name: .* is blank, or no text of one line"),
+        ({"person_name": "a\nb"}, "person_name: .* is blank, or more than one line of text"),
         ({"pack": "bufalo_l"}, "pack: 'bufalo_l' is no model pack that is here; did you mean buffalo_l"),
         ({"pack": " "}, "pack: "),
         ({"base_model": "./nowhere"}, "base_model: .*nowhere does not exist"),
@@ -100,7 +100,7 @@ def test_each_mistake_is_a_sentence(folder, change, words):
     [
         ("{", "cannot be read"),
         ("[]", "the whole file"),
-        ('{"seed": 1, "seed": 2}', "'seed' stands there twice"),
+        ('{"seed": 1, "seed": 2}', "'seed' appears twice"),
         ("\xff", "must be a JSON file"),
     ],
 )

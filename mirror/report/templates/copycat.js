@@ -122,8 +122,8 @@
     if (generated || !compared) verdict.append(make("span", "band", `${band.mark} ${card.band}`));
     if (card.rescued) verdict.append(make("span", "hint", "Rescued via padding"));
     else if (isNumber(card.similarity)) {
-      const hint = make("span", "hint", `overall ${card.similarity.toFixed(3)}`);
-      hint.title = generated ? "Similarity to the centroid of all references" : "Similarity to the centroid of the other references";
+      const hint = make("span", "hint", `to ${data.scored_against} ${card.similarity.toFixed(3)}`);
+      hint.title = "Similarity to their centroid";
       verdict.append(hint);
     }
 
