@@ -51,8 +51,8 @@ def test_the_documented_file_is_valid_and_says_the_defaults(folder):
     ("change", "words"),
     [
         ({"max_iteration": 3}, "max_iteration is not a known key; did you mean max_iterations"),
-        ({"generation": {"num_per_gaps": 3}}, "generation.num_per_gaps is no key .* did you mean num_per_gap"),
-        ({"generation": {"zebra": 3}}, "generation.zebra is no key .*; known: command, options, num_per_gap"),
+        ({"generation": {"num_per_gaps": 3}}, "generation.num_per_gaps is not a known key; did you mean num_per_gap"),
+        ({"generation": {"zebra": 3}}, "generation.zebra is not a known key; known: command, options, num_per_gap"),
         ({"max_iterations": "5"}, 'max_iterations: it should be a valid integer, and it is "5"'),
         ({"max_iterations": 0}, "max_iterations: it should be greater than or equal to 1"),
         ({"max_iterations": True}, "max_iterations: it should be a valid integer"),

@@ -302,5 +302,5 @@ def test_a_command_is_filled_in(dataset, tmp_path):
     assert (out / "lora.safetensors").is_file(), "nothing is deleted for what cannot begin"
     with pytest.raises(UserError, match="--trainer command needs"):
         order(dataset, model, "--trainer", "command", "--overwrite")
-    with pytest.raises(UserError, match="--resume belongs to"):
+    with pytest.raises(UserError, match="--resume works only for"):
         order(dataset, model, "--trainer", "sd-scripts", "--resume")
