@@ -130,13 +130,9 @@ def folders_of(args: argparse.Namespace) -> Folders:
         candidates = existing_folder(args.candidates, "--candidates")
     else:
         candidates = default if default.is_dir() else None
+    asked = args.candidates or default
     return Folders(
-        reference=Path(args.reference),
-        candidates=candidates,
-        asked_candidates=args.candidates or default,
-        holdout=args.holdout,
-        recursive=args.recursive,
-        extensions=EXTENSIONS,
+        Path(args.reference), candidates, asked, holdout=args.holdout, recursive=args.recursive, extensions=EXTENSIONS
     )
 
 

@@ -340,7 +340,7 @@ def test_generated_files_and_folders_among_the_photos_are_said(tmp_path):
     (tmp_path / "photos" / "10_alice" / "a.png").write_bytes(picture("a"))
     run = run_loop(config, **QUICK)
     assert run.returncode == 0, run.stderr
-    assert "1 file(s) of dataset_dir are generated ones" in run.stderr and "the pictures in 10_alice" in run.stderr
+    assert "1 file(s) in dataset_dir are named synthetic_*" in run.stderr and "the pictures in 10_alice" in run.stderr
     first, second = history_of(tmp_path).loras
     assert (first.real_images, first.synthetic_images) == (24, 0)
     assert second.synthetic_images == len(manifest_of(tmp_path).merged) + 1
@@ -448,7 +448,7 @@ def test_it_asks_on_a_terminal_alone(tmp_path):
     _, talk = process.communicate(timeout=60)
     os.close(slave)
     os.close(master)
-    assert process.returncode == 0 and b"Up to 1 iteration" in talk and not (tmp_path / "out").exists()
+    assert process.returncode == 0 and b"up to 1 iteration" in talk and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
