@@ -271,12 +271,12 @@ def agreed(config: LoopConfig) -> bool:
 @contextmanager
 def locked(paths: LoopPaths) -> Iterator[tuple[int, ...]]:
     """No other loop in either folder."""
-    from mirror.loop.lock import only_one
+    from mirror.loop.lock import lock_of_loop
 
     with ExitStack() as stack:
         for folder in (paths.output, paths.loras):
             folder.mkdir(parents=True, exist_ok=True)
-        yield tuple(stack.enter_context(only_one(folder)) for folder in (paths.output, paths.loras))
+        yield tuple(stack.enter_context(lock_of_loop(folder)) for folder in (paths.output, paths.loras))
 
 
 @contextmanager

@@ -31,9 +31,8 @@ from utils.defaults import (
     IMAGE_EXTENSIONS,
     MAX_SYNTHETIC_SHARE,
     SYNTHETIC_PREFIX,
-    VERSION,
 )
-from utils.files import demand_writable, disk_errors_as, timestamp
+from utils.files import demand_writable, disk_errors_as, first_of, tell_ignored, timestamp, versions_of
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.contract import Spread
@@ -133,12 +132,7 @@ def analyse(args: argparse.Namespace, dataset: Dataset, types: Mapping[str, GapT
         not_measured=_not_measured(args, types, distributions, sensors),
         sensors=sensors.info,
         settings=_settings(args),
-        versions={
-            "gap_analysis": VERSION,
-            "python": sys.version.split()[0],
-            "opencv": cv2.__version__,
-            "numpy": np.__version__,
-        },
+        versions=versions_of("gap_analysis", opencv=cv2.__version__, numpy=np.__version__),
         synthetic_images=synthetic,
         synthetic_room=room,
         sharpness=_spread([record.sharpness for record in seen]),
@@ -257,9 +251,7 @@ def write_results(output: Path, report: GapReport, pictures: list[ExaminedPictur
 
 def tell(args: argparse.Namespace, report: GapReport, page: Path) -> None:
     """The end of a run: the table and the gaps on stdout, or the report alone with --json."""
-    if report.ignored_files:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in report.ignored_files.items())
-        say(f"Ignored files that are not pictures: {kinds}.")
+    tell_ignored(report.ignored_files)
     if args.json:
         show_json(report.model_dump_json(indent=2))
         return
@@ -304,9 +296,8 @@ def _check_output(output: Path) -> None:
 def _demand_a_picture(pictures: list[ExaminedPicture]) -> None:
     if any(picture.record.size_wh is not None for picture in pictures):
         return
-    lines = [f"  {one.file}: {one.record.status} ({one.record.reason})" for one in pictures[:20]]
-    more = [f"  and {len(pictures) - 20} more"] if len(pictures) > 20 else []
-    raise UserError("No picture of the dataset could be read, so nothing is known of it:", *lines, *more)
+    lines = [f"  {one.file}: {one.record.status} ({one.record.reason})" for one in pictures]
+    raise UserError("No picture of the dataset could be read, so nothing is known of it:", *first_of(lines))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

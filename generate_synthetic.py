@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING
 from mirror.generation.families import DTYPES, FAMILIES, SIZE_STEP
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say, show, show_json
-from utils.defaults import BOOTSTRAP_REQUIREMENTS, METADATA, VERSION
-from utils.files import disk_errors_as, timestamp
+from utils.defaults import BOOTSTRAP_REQUIREMENTS, METADATA
+from utils.files import disk_errors_as, timestamp, versions_of
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.generation import GenerationMetadata
@@ -240,14 +240,13 @@ def metadata_of(args: argparse.Namespace, plan: GenerationPlan, pipeline: ImageP
         settings={name: value for name, value in effective.items() if name not in OUTSIDE_SETTINGS}
         | asked
         | used(pipeline),
-        versions={
-            "generate_synthetic": VERSION,
-            "python": sys.version.split()[0],
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "transformers": transformers.__version__,
-            "device": loaded.device if loaded.device == "cpu" else _gpu_name(),
-        },
+        versions=versions_of(
+            "generate_synthetic",
+            torch=torch.__version__,
+            diffusers=diffusers.__version__,
+            transformers=transformers.__version__,
+            device=loaded.device if loaded.device == "cpu" else _gpu_name(),
+        ),
         plan=plan.hash,
         planned=len(plan.planned_images),
         images=[],

@@ -38,9 +38,8 @@ from utils.defaults import (
     IMAGE_EXTENSIONS,
     PACK,
     PROJECT,
-    VERSION,
 )
-from utils.files import demand_writable, timestamp
+from utils.files import demand_writable, first_of, tell_ignored, timestamp, versions_of
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     import pandas as pd
@@ -109,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     write_results(args.output, table, thumbnails, face_map, map_note, summary)
     if planted:
         tell_planted(args, planted)
-    tell(args, inputs, summary)
+    tell(args, summary)
     return EXIT_OK
 
 
@@ -215,14 +214,13 @@ def summarise(
         created=timestamp(),
         pack=pack,
         providers=dict(Counter(table.loc[table[columns.DET_SCORE].notna(), columns.PROVIDER])),
-        versions={
-            "mirror_metrics": VERSION,
-            "python": sys.version.split()[0],
-            "insightface": version("insightface"),
-            "onnxruntime": onnxruntime_version(),
-            "opencv": cv2.__version__,
-            "numpy": np.__version__,
-        },
+        versions=versions_of(
+            "mirror_metrics",
+            insightface=version("insightface"),
+            onnxruntime=onnxruntime_version(),
+            opencv=cv2.__version__,
+            numpy=np.__version__,
+        ),
         settings={
             "device": args.device,
             "det_size": args.det_size,
@@ -244,13 +242,11 @@ def summarise(
     )
 
 
-def tell(args: argparse.Namespace, inputs: Inputs, summary: Summary) -> None:
+def tell(args: argparse.Namespace, summary: Summary) -> None:
     """The end of a run: the table and the paths on stdout, or the summary alone with --json."""
     from mirror.contracts.summary import group_label
 
-    if inputs.ignored:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in inputs.ignored.most_common())
-        say(f"Ignored files that are not pictures: {kinds}.")
+    tell_ignored(summary.ignored_files)
     if args.json:
         show_json(summary.model_dump_json(indent=2))
         return
@@ -287,9 +283,8 @@ def _similarity_of(group: GroupSummary) -> list[str]:
 def _demand_a_face(pictures: list[Picture], what: str) -> None:
     if any(picture.measured for picture in pictures):
         return
-    lines = [f"  {picture.filename}: {picture.status} ({picture.reason})" for picture in pictures[:20]]
-    lines += [f"  and {len(pictures) - 20} more"] if len(pictures) > 20 else []
-    raise UserError(f"No face could be measured in any {what}, so there is nothing to compare with:", *lines)
+    lines = [f"  {picture.filename}: {picture.status} ({picture.reason})" for picture in pictures]
+    raise UserError(f"No face could be measured in any {what}, so there is nothing to compare with:", *first_of(lines))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -306,7 +306,7 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         "--sample-prompts",
         type=options.path,
         metavar="FILE",
-        help="one prompt a line; samples are generated after every epoch",
+        help="text file, one prompt a line; samples are generated after every epoch",
     )
     add("--sample-seeds", type=_count, default=1, metavar="N", help="images of each prompt, with seeds from --seed on")
     add("--sample-steps", type=_count, default=30, metavar="N", help="denoising steps of each sample image")

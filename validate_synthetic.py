@@ -31,9 +31,8 @@ from utils.defaults import (
     BOOTSTRAP_REQUIREMENTS,
     METADATA,
     UNVERIFIED_WORDS,
-    VERSION,
 )
-from utils.files import demand_writable, timestamp
+from utils.files import demand_writable, tell_ignored, timestamp, versions_of
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.validation import ReferenceFacts, ValidatedImage, ValidationReport
@@ -96,12 +95,7 @@ def report_of(
         sensors=measured.sensors.info,
         identity_pack=measured.measurer.identity if measured.measurer else None,
         settings=measured.choice.settings() | _limits() | {"allow_unverified": ",".join(args.allow_unverified)},
-        versions={
-            "validate_synthetic": VERSION,
-            "python": sys.version.split()[0],
-            "opencv": cv2.__version__,
-            "numpy": np.__version__,
-        },
+        versions=versions_of("validate_synthetic", opencv=cv2.__version__, numpy=np.__version__),
         approved=count[Verdict.APPROVED],
         rejected=count[Verdict.REJECTED],
         unverified=count[Verdict.UNVERIFIED],
@@ -168,9 +162,7 @@ def tell(args: argparse.Namespace, report: ValidationReport, page: Path) -> None
     from mirror.contracts.validation import Outcome, Verdict
     from mirror.dataset.checks import CHECK_NAMES
 
-    if report.ignored_files:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in report.ignored_files.items())
-        say(f"Ignored files that are not pictures: {kinds}.")
+    tell_ignored(report.ignored_files)
     if args.json:
         show_json(report.model_dump_json(indent=2))
         return

@@ -35,10 +35,11 @@ from mirror.dataset.checks import (
     quality,
     verdict,
 )
-from mirror.dataset.gaps import GAP_TYPES
+from mirror.dataset.gaps import ANGLE, EYES, GAP_TYPES, HANDS
 from mirror.dataset.pixels import histogram, unusable
 from mirror.faces.engine import second_face_share
 from mirror.faces.metrics import IDENTITY_FLOOR, USUAL_SHARES, identity_limit, reference_level, usual_similarity
+from utils.defaults import UNVERIFIED_WORDS
 from utils.files import Status, copy_with_caption, is_copy_of, take_back_copy
 
 FAULTS = (
@@ -289,6 +290,10 @@ def test_a_gate_without_its_sensor_does_not_open(few, world):
     done = validate(world.root, folder, "--allow-unverified", "identity,hands")
     assert "Approved: 1 (100.0%)" in done.stdout
     assert (folder / "approved" / "a.png").exists() and not list((folder / "unverified").iterdir())
+
+
+def test_words_of_allow_unverified_are_the_sensors_and_the_person():
+    assert UNVERIFIED_WORDS == (ANGLE, HANDS, EYES, IDENTITY)
 
 
 def test_without_photos_the_person_is_unverified(few, world, mini_pack):
