@@ -46,11 +46,30 @@ DEMO_FOLDER = PROJECT / "demo_bootstrap"
 
 
 def run(args: argparse.Namespace) -> int:
-    """The whole job, top to bottom."""
+    """Read the configuration; then show what would run, undo a merge, or improve the dataset and its LoRA."""
     from mirror.loop.commands import Commands, LoopPaths
-    from mirror.loop.config import load_config
-    from mirror.loop.state import open_loop
     from mirror.loop.steps import StepError
+
+    config = read_config(args)
+    paths = LoopPaths(Path(config.output_dir), Path(config.lora_output_dir))
+    commands = Commands(config, paths, PROJECT if args.demo else args.config.resolve().parent)
+    commands.demand_programs()
+    try:
+        with disk_errors_with_their_path(paths.output):
+            if args.dry_run:
+                return dry_run(commands)
+            if args.undo is not None:
+                return undo(commands, args.undo)
+            return improve(commands, asks=not args.yes)
+    except StepError as error:
+        first, *others = error.lines
+        say(f"Error: {first}", *others)
+        return error.exit_code
+
+
+def read_config(args: argparse.Namespace) -> LoopConfig:
+    """The configuration of --config, or that of --demo, which renders its photos first. Raises UserError."""
+    from mirror.loop.config import load_config
     from mirror.training.presets import PRESETS
 
     if args.demo_baseline and not args.demo:
@@ -59,76 +78,59 @@ def run(args: argparse.Namespace) -> int:
         from demo.bootstrap_world import prepare
 
         args.config, args.yes = prepare(args.demo, args.demo_baseline), True
-    config = load_config(args.config, PRESETS)
-    paths = LoopPaths(Path(config.output_dir), Path(config.lora_output_dir))
-    commands = Commands(config, paths, PROJECT if args.demo else args.config.resolve().parent)
-    commands.demand_programs()
-    if args.dry_run:
-        with disk_told(paths.output):
-            return dry_run(config, commands)
-    if args.undo is not None and not paths.history.exists():
-        raise UserError(f"There is no loop in {paths.output}, so there is nothing to undo.")
-    begins = args.undo is None and not paths.history.exists()
-    if begins and not args.yes and sys.stdin.isatty() and not agreed(config):
-        return EXIT_OK
-    try:
-        with disk_told(paths.output), locked(paths) as locks:
-            loop = open_loop(config, commands, locks, undoing=args.undo is not None)
-            return run_undo(loop, args.undo) if args.undo is not None else run_loop(loop)
-    except StepError as error:
-        first, *others = error.lines
-        say(f"Error: {first}", *others)
-        return error.exit_code
+    return load_config(args.config, PRESETS)
 
 
-def run_loop(loop: Loop) -> int:
+def improve(commands: Commands, asks: bool) -> int:
     """Iterations, until a rule ends the loop."""
     from mirror.loop.decision import next_iteration
+    from mirror.loop.state import open_loop
     from mirror.loop.talk import note
 
-    for warning in loop.ledger.history.warnings:
-        note(warning)
-    ended_before = True
-    while (iteration := next_iteration(loop)) is not None:
-        ended_before = False
-        iterate(loop, iteration)
-    if ended_before:
-        tell_ended(loop)
-        write_page(loop)
-    tell_end(loop)
+    is_new = not commands.paths.history.exists()
+    if is_new and asks and sys.stdin.isatty() and not agreed(commands.config):
+        return EXIT_OK
+    with locked(commands.paths) as locks:
+        loop = open_loop(commands, locks)
+        for warning in loop.ledger.history.warnings:
+            note(warning)
+        iteration = next_iteration(loop)
+        if iteration is None:
+            tell_nothing_left(loop)
+            write_page(loop)
+        while iteration is not None:
+            iterate(loop, iteration)
+            iteration = next_iteration(loop)
+        tell_end(loop)
     return EXIT_OK
 
 
 def iterate(loop: Loop, iteration: IterationRecord) -> None:
     """One iteration, from wherever it was left to its decision."""
-    from mirror.loop.decision import decide
-    from mirror.loop.iteration import Measure, Sample, Train, sample_again
-
-    is_trained = make_baseline(loop) if iteration.number == 0 else fill_gaps(loop, iteration)
-    if is_trained:
-        Train(loop, iteration).run()
-        Sample(loop, iteration).run()
-        sample_again(loop, iteration)
-        Measure(loop, iteration).run()
-    found = decide(loop, iteration)
-    write_page(loop)
-    tell_decision(loop, iteration, found)
-
-
-def make_baseline(loop: Loop) -> bool:
-    """v1 comes from the real photos as they are."""
+    from mirror.loop.decision import record_decision
+    from mirror.loop.iteration import Measure, Sample, Train, restore_lost_samples
     from mirror.loop.talk import tell
 
-    tell("Iteration 0: the baseline, v1")
-    return True
+    if iteration.number == 0:
+        tell("Iteration 0: the baseline, v1")
+        has_new_images = True  # the real photos as they are
+    else:
+        tell(f"Iteration {iteration.number} of at most {loop.config.max_iterations}, with LoRA {iteration.generator}")
+        has_new_images = fill_gaps(loop, iteration)
+    if has_new_images:
+        Train(loop, iteration).run()
+        Sample(loop, iteration).run()
+        restore_lost_samples(loop, iteration)
+        Measure(loop, iteration).run()
+    found = record_decision(loop, iteration)
+    write_page(loop)
+    tell_decision(loop, iteration, found)
 
 
 def fill_gaps(loop: Loop, iteration: IterationRecord) -> bool:
     """From the gaps to the merge; whether anything was merged that a new LoRA can learn from."""
     from mirror.loop.iteration import FindGaps, Generate, Merge, Validate
-    from mirror.loop.talk import tell
 
-    tell(f"Iteration {iteration.number} of at most {loop.config.max_iterations}, with LoRA {iteration.generator}")
     gaps = FindGaps(loop, iteration)
     gaps.run()
     if not any(gap.count for gap in iteration.gaps):
@@ -156,7 +158,7 @@ def tell_decision(loop: Loop, iteration: IterationRecord, found: Decision) -> No
     if found.rule in stopping.CONVERGENCE:
         tell("✓ Convergence Achieved!")
     elif found.rule == stopping.WORSE:
-        tell("✗ Worse")
+        tell("✗ Worse than the best LoRA so far")
     if found.stop or iteration.number:
         tell(f"{'Stopped: ' if found.stop else ''}{found.words}")
 
@@ -177,12 +179,12 @@ def write_page(loop: Loop) -> None:
     write_text_atomic(loop.paths.page, page)
 
 
-def tell_ended(loop: Loop) -> None:
+def tell_nothing_left(loop: Loop) -> None:
     """Why this run does nothing, and what would make it go on."""
-    from mirror.loop.decision import decided, is_lifted, photos_changed
+    from mirror.loop.decision import conclusion, is_lifted, photos_changed
     from mirror.loop.talk import counted, tell
 
-    found, limit = decided(loop), loop.config.max_iterations
+    found, limit = conclusion(loop), loop.config.max_iterations
     lifted = is_lifted(loop, found)
     if found.stop and not lifted:
         tell(f"This loop has ended: {found.words}")
@@ -190,8 +192,8 @@ def tell_ended(loop: Loop) -> None:
         tell(f"This loop has ended: it has made its {counted(limit, 'iteration')}; raise max_iterations to go on.")
     if photos_changed(loop) and not lifted:
         tell(
-            "The real photos have changed since, which does not lift this stop: "
-            "a loop that begins anew, in another output_dir and lora_output_dir, starts from them."
+            "The real photos have changed since, but this loop stopped for another reason. To use the new photos, "
+            "start a new loop in another output_dir and lora_output_dir."
         )
 
 
@@ -218,35 +220,39 @@ def tell_end(loop: Loop) -> None:
     tell(f"best: {loop.paths.best}", f"report: {loop.paths.page}", f"history: {loop.paths.history}")
 
 
-def run_undo(loop: Loop, number: int) -> int:
-    """Take an iteration's merge out; one that had not ended is to be made again."""
-    from mirror.loop.state import settle
+def undo(commands: Commands, number: int) -> int:
+    """Take an iteration's merge out; one that had not ended is to be made again. Raises UserError."""
+    from mirror.loop.state import open_loop, settle
     from mirror.loop.talk import counted, tell
     from mirror.loop.undo import take_out
 
-    undone = take_out(loop, number)
-    settle(loop)
-    write_page(loop)
+    if not commands.paths.history.exists():
+        raise UserError(f"There is no loop in {commands.paths.output}, so there is nothing to undo.")
+    with locked(commands.paths) as locks:
+        loop = open_loop(commands, locks, may_exceed_cap=True)
+        undone = take_out(loop, number)
+        settle(loop)
+        write_page(loop)
     tell(f"✓ Taken out: {counted(undone.images, 'image')} of iteration {number}")
     if undone.is_open:
         tell(f"Iteration {number} had not ended: the next run makes it again, from its gap analysis.")
     elif undone.learned:
         names = ", ".join(undone.learned)
-        tell(f"{names} learned from them: no longer compared, generated with or kept as the best LoRA.")
+        tell(f"Trained on them, so no longer compared, used to generate or kept as the best LoRA: {names}")
     tell(f"best: {loop.ledger.history.best}")
     return EXIT_OK
 
 
-def dry_run(config: LoopConfig, commands: Commands) -> int:
+def dry_run(commands: Commands) -> int:
     """Every command up to the end of the next iteration, as the shell would take it. Nothing is written or loaded."""
     from mirror.loop.decision import due
     from mirror.loop.preview import as_it_stands, command_lines
 
-    loop = as_it_stands(config, commands)
+    loop = as_it_stands(commands)
     iteration = due(loop)
     if iteration is None:
         show("# Nothing would run.")
-        tell_ended(loop)
+        tell_nothing_left(loop)
     else:
         show(*command_lines(loop, iteration))
     return EXIT_OK
@@ -255,7 +261,7 @@ def dry_run(config: LoopConfig, commands: Commands) -> int:
 def agreed(config: LoopConfig) -> bool:
     """The one question, on a terminal alone, before hours of work."""
     count = config.max_iterations
-    say(f"Up to {count} iteration(s) follow, each with a training from {config.base_model}. --yes does not ask.")
+    say(f"This runs up to {count} iteration(s), each with a training of {config.base_model}. --yes does not ask.")
     try:
         return input("Begin? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
@@ -265,25 +271,25 @@ def agreed(config: LoopConfig) -> bool:
 @contextmanager
 def locked(paths: LoopPaths) -> Iterator[tuple[int, ...]]:
     """No other loop in either folder."""
-    from mirror.loop.lock import only_one
+    from mirror.loop.lock import lock_of_loop
 
     with ExitStack() as stack:
         for folder in (paths.output, paths.loras):
             folder.mkdir(parents=True, exist_ok=True)
-        yield tuple(stack.enter_context(only_one(folder)) for folder in (paths.output, paths.loras))
+        yield tuple(stack.enter_context(lock_of_loop(folder)) for folder in (paths.output, paths.loras))
 
 
 @contextmanager
-def disk_told(folder: Path) -> Iterator[None]:
-    """What the disk refuses, as a UserError."""
+def disk_errors_with_their_path(folder: Path) -> Iterator[None]:
+    """Disk errors as a UserError that names the path, or else `folder`."""
     try:
         yield
     except OSError as error:
         where = error.filename2 or error.filename or folder
-        no_room = (errno.ENOSPC, errno.EFBIG, errno.EROFS, getattr(errno, "EDQUOT", None))  # Windows has no quota's
+        no_room = (errno.ENOSPC, errno.EFBIG, errno.EROFS, getattr(errno, "EDQUOT", None))  # Windows has no EDQUOT
         what = "cannot be written" if error.errno in no_room else "cannot be used"
         raise UserError(
-            f"{where} {what}: {reason_of(error)}. Put that right and give the same command again: it goes on."
+            f"{where} {what}: {reason_of(error)}. Fix that and give the same command again: it goes on."
         ) from error
 
 
@@ -303,8 +309,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="JSON file; docs/bootstrap-loop.md explains every key",
     )
-    add("--dry-run", action="store_true", help="only print every command that would run; needs no model")
-    add("--undo", type=int, metavar="N", help="take the images that iteration N merged back out of the dataset")
+    add("--dry-run", action="store_true", help="print the commands that would run, and stop; needs no model")
+    add("--undo", type=int, metavar="N", help="undo iteration N: remove the images that it added to the dataset")
     add(
         "--demo",
         type=options.path,
@@ -314,8 +320,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="the whole loop on rendered heads, offline and in minutes, in DIR; its generator is simulated "
         f"(without DIR: {DEMO_FOLDER.name} beside this script)",
     )
-    add("--demo-baseline", action="store_true", help="with --demo: a generator that never improves")
-    add("--yes", action="store_true", help="begin without asking; nothing is ever asked outside a terminal")
+    add(
+        "--demo-baseline",
+        action="store_true",
+        help="with --demo: a generator that never improves, so the loop should report no gain",
+    )
+    add("--yes", action="store_true", help="do not ask for confirmation")
     options.add_debug_and_version(parser)
     return parser.parse_args(argv)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What does a dataset for a face LoRA lack? Angles, hands, light: counted, and set against goals.
+"""What does a dataset for a face LoRA lack? Counts angles, hands, light ..., and compares them with goals.
 
     python gap_analysis.py DATASET
     python gap_analysis.py DATASET --models-dir models --output gaps.json
@@ -31,9 +31,8 @@ from utils.defaults import (
     IMAGE_EXTENSIONS,
     MAX_SYNTHETIC_SHARE,
     SYNTHETIC_PREFIX,
-    VERSION,
 )
-from utils.files import demand_writable, disk_told, timestamp
+from utils.files import demand_writable, disk_errors_as, first_of, tell_ignored, timestamp, versions_of
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.contract import Spread
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
     from mirror.dataset.examiner import Examiner
     from mirror.dataset.sensors import find_sensors, sensor_choice
-    from mirror.faces.cache import kept_measurements
+    from mirror.faces.cache import measurement_cache
     from utils.files import readable
 
     types = gap_types(args)
@@ -59,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     _check_output(args.output)
     for warning in dataset.warnings:
         say(f"Note: {warning}")
-    with kept_measurements(None if args.no_cache else args.cache) as cache:
+    with measurement_cache(args.cache, keeps=not args.no_cache) as cache:
         sensors = find_sensors(sensor_choice(args), cache, "analysed")
         Examiner(sensors, types, cache, args.max_megapixels).examine(dataset.pictures)
     _demand_a_picture(dataset.pictures)
@@ -133,12 +132,7 @@ def analyse(args: argparse.Namespace, dataset: Dataset, types: Mapping[str, GapT
         not_measured=_not_measured(args, types, distributions, sensors),
         sensors=sensors.info,
         settings=_settings(args),
-        versions={
-            "gap_analysis": VERSION,
-            "python": sys.version.split()[0],
-            "opencv": cv2.__version__,
-            "numpy": np.__version__,
-        },
+        versions=versions_of("gap_analysis", opencv=cv2.__version__, numpy=np.__version__),
         synthetic_images=synthetic,
         synthetic_room=room,
         sharpness=_spread([record.sharpness for record in seen]),
@@ -249,7 +243,7 @@ def write_results(output: Path, report: GapReport, pictures: list[ExaminedPictur
     from utils.files import write_text_atomic
 
     page = output.with_suffix(".html")
-    with disk_told(f"Results cannot be written to {output.parent}"):
+    with disk_errors_as(f"Results cannot be written to {output.parent}"):
         write_text_atomic(page, build_gaps(report, [picture.thumbnail for picture in pictures]))
         write_contract(output, report)
     return page
@@ -257,9 +251,7 @@ def write_results(output: Path, report: GapReport, pictures: list[ExaminedPictur
 
 def tell(args: argparse.Namespace, report: GapReport, page: Path) -> None:
     """The end of a run: the table and the gaps on stdout, or the report alone with --json."""
-    if report.ignored_files:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in report.ignored_files.items())
-        say(f"Passed over files that are no pictures: {kinds}.")
+    tell_ignored(report.ignored_files)
     if args.json:
         show_json(report.model_dump_json(indent=2))
         return
@@ -275,7 +267,7 @@ def tell(args: argparse.Namespace, report: GapReport, page: Path) -> None:
         for one in report.distributions
         for share in one.targets
     ]
-    print_table("What the dataset holds, against its goals", ["Target", "Images", "Share", "Goal", "To add"], rows)
+    print_table("The dataset compared with its goals", ["Target", "Images", "Share", "Goal", "To add"], rows)
     for missing in report.not_measured:
         show(f"Not measured: {missing.type}, because {missing.why}.")
     for gap in report.recommendations:
@@ -294,7 +286,7 @@ def _check_output(output: Path) -> None:
     from mirror.contracts.contract import demand_own
 
     if output.suffix.lower() != ".json":
-        raise UserError(f"--output {output} is no .json file; the page goes beside it as .html.")
+        raise UserError(f"--output {output} is no .json file; the page is written next to it as .html.")
     demand_own(output, "gap_analysis.py")
     if output.is_dir():
         raise UserError(f"--output {output} is a folder; it takes the name of the gap file, such as gaps.json.")
@@ -304,9 +296,8 @@ def _check_output(output: Path) -> None:
 def _demand_a_picture(pictures: list[ExaminedPicture]) -> None:
     if any(picture.record.size_wh is not None for picture in pictures):
         return
-    lines = [f"  {one.file}: {one.record.status} ({one.record.reason})" for one in pictures[:20]]
-    more = [f"  and {len(pictures) - 20} more"] if len(pictures) > 20 else []
-    raise UserError("No picture of the dataset could be read, so nothing is known of it:", *lines, *more)
+    lines = [f"  {one.file}: {one.record.status} ({one.record.reason})" for one in pictures]
+    raise UserError("No picture of the dataset could be read, so nothing is known of it:", *first_of(lines))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -318,9 +309,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("dataset", type=options.path, metavar="DATASET", help="folder with the dataset's pictures")
-    add(
-        "--output", type=options.path, default=OUTPUT, metavar="FILE", help="gap file; the page goes beside it as .html"
-    )
+    add("--output", type=options.path, default=OUTPUT, metavar="FILE", help="gap file; a page is written next to it")
     add(
         "--goals",
         type=options.path,
@@ -332,15 +321,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=_synthetic_share,
         default=MAX_SYNTHETIC_SHARE,
         metavar="SHARE",
-        help=f"most of the dataset that may be synthetic after adding, 0 to {HARD_SYNTHETIC_SHARE:g}",
+        help=f"largest share of the dataset that may be synthetic after adding, 0 to {HARD_SYNTHETIC_SHARE:g}",
     )
     add("--recursive", action="store_true", help="take in pictures of sub-folders too")
     options.add_sensors(parser)
-    add("--note", metavar="TEXT", help="stands on the page and among the warnings of the gap file")
+    add("--note", metavar="TEXT", help="a note to show on the page and in the gap file")
     options.add_device(parser)
     options.add_max_megapixels(parser)
     options.add_cache(parser)
-    add("--json", action="store_true", help="print the gap file to stdout too, and nothing else there")
+    add("--json", action="store_true", help="print the gap file as JSON to stdout; messages go to stderr")
     options.add_debug_and_version(parser)
     return parser.parse_args(argv)
 

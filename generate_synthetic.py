@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING
 from mirror.generation.families import DTYPES, FAMILIES, SIZE_STEP
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say, show, show_json
-from utils.defaults import BOOTSTRAP_REQUIREMENTS, METADATA, VERSION
-from utils.files import disk_told, timestamp
+from utils.defaults import BOOTSTRAP_REQUIREMENTS, METADATA
+from utils.files import disk_errors_as, timestamp, versions_of
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.generation import GenerationMetadata
@@ -62,18 +62,19 @@ def run(args: argparse.Namespace) -> int:
     else:
         _check_options(args)
         with _open_folder(args.output, plan):
-            tell(args, fill_folder(args, plan))
+            metadata = fill_folder(args, plan)
+            tell(args, metadata)
     return EXIT_OK
 
 
 def fill_folder(args: argparse.Namespace, plan: GenerationPlan) -> GenerationMetadata:
-    """Make what is not there; the metadata of all."""
-    from mirror.generation.earlier import demand_same_run, is_complete, read_earlier, take_over
+    """Generate the images that are not there yet; the metadata of all."""
+    from mirror.generation.earlier import demand_same_run, images_there, is_complete, read_earlier
     from mirror.generation.pipelines import local_family, local_identity
 
     earlier = read_earlier(args, plan)
     family = local_family(args.base_model, args.family, args.base_config)
-    if earlier and family:  # of a hub id that is known only once it is loaded
+    if earlier and family:  # now, before minutes of loading; the family of a hub id is known only after it
         demand_same_run(earlier, args, family, local_identity(args.base_model))
         if is_complete(args, plan, earlier):
             say("All images of this plan are there already.")
@@ -83,13 +84,13 @@ def fill_folder(args: argparse.Namespace, plan: GenerationPlan) -> GenerationMet
     if earlier:
         demand_same_run(earlier, args, pipeline.loaded.family, pipeline.loaded.identity)
         metadata.created, metadata.failed = earlier.created, earlier.failed
-    metadata.images = take_over(args.output, plan, earlier)
+    metadata.images = images_there(args.output, plan, earlier)
     if metadata.images or metadata.failed:
         say(
             f"{len(metadata.images) + len(metadata.failed)} of {len(plan.planned_images)} images are there from an "
             "earlier run."
         )
-    _make(args, plan, pipeline, metadata)
+    generate_rest(args, plan, pipeline, metadata)
     return metadata
 
 
@@ -183,7 +184,7 @@ def tell_lora(lora: LoraFacts) -> None:
         f"output by {100 * lora.difference:.3g} %."
     )
     if lora.difference < HARDLY:
-        say("Warning: that is hardly anything; take a later checkpoint, or a larger --lora-scale.")
+        say("Warning: the LoRA changes almost nothing; use a later checkpoint, or a larger --lora-scale.")
     if lora.unmatched:
         first = ", ".join(lora.unmatched[:SHOWN_KEYS])
         say(f"Not matched, and left out: {first}{' ... (all in the metadata)' if lora.unmatched[SHOWN_KEYS:] else ''}")
@@ -202,8 +203,8 @@ def tell_pipeline(loaded: Loaded, sampling: SamplingParameters, plan: Generation
     cut = sum(prompt_is_cut(loaded, planned.prompt) for planned in plan.planned_images)
     if cut:
         say(
-            f"Note: {cut} of {len(plan.planned_images)} prompts are longer than this model reads; their ends do not "
-            "count."
+            f"Note: {cut} of {len(plan.planned_images)} prompts are longer than this model can read; their ends are "
+            "ignored."
         )
 
 
@@ -239,14 +240,13 @@ def metadata_of(args: argparse.Namespace, plan: GenerationPlan, pipeline: ImageP
         settings={name: value for name, value in effective.items() if name not in OUTSIDE_SETTINGS}
         | asked
         | used(pipeline),
-        versions={
-            "generate_synthetic": VERSION,
-            "python": sys.version.split()[0],
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "transformers": transformers.__version__,
-            "device": loaded.device if loaded.device == "cpu" else _gpu_name(),
-        },
+        versions=versions_of(
+            "generate_synthetic",
+            torch=torch.__version__,
+            diffusers=diffusers.__version__,
+            transformers=transformers.__version__,
+            device=loaded.device if loaded.device == "cpu" else _gpu_name(),
+        ),
         plan=plan.hash,
         planned=len(plan.planned_images),
         images=[],
@@ -265,17 +265,18 @@ def tell(args: argparse.Namespace, metadata: GenerationMetadata) -> None:
             show(f"Not generated: {one.name} ({one.reason}, with seeds {', '.join(map(str, one.seeds))}).")
         show(f"{len(metadata.images)} of {metadata.planned} image(s)", f"metadata: {args.output / METADATA}")
     if not metadata.images:
-        raise UserError("Every image came out unusable; try --dtype float32, and look whether the base model is whole.")
+        raise UserError("Every image came out unusable; try --dtype float32, and check the base model's files.")
 
 
-def _make(
+def generate_rest(
     args: argparse.Namespace, plan: GenerationPlan, pipeline: ImagePipeline, metadata: GenerationMetadata
 ) -> None:
+    """Generate every image of the plan that the metadata do not list. Raises UserError."""
     from mirror.contracts.contract import write_contract
     from mirror.generation.making import generate
 
     try:
-        with disk_told(f"Images cannot be written to {args.output}"):
+        with disk_errors_as(f"Images cannot be written to {args.output}"):
             write_contract(args.output / METADATA, metadata)
             generate(args, plan, pipeline, metadata)
     except KeyboardInterrupt:
@@ -298,14 +299,14 @@ def _check_options(args: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def _open_folder(folder: Path, plan: GenerationPlan) -> Iterator[None]:
     """Make the folder and keep other runs out; remove what a killed run left half-written. Raises UserError."""
-    from mirror.generation.earlier import remove_rests
+    from mirror.generation.earlier import remove_half_written
     from utils.folder_lock import only_one
 
     with contextlib.ExitStack() as stack:
-        with disk_told(f"Images cannot be written to {folder}"):
+        with disk_errors_as(f"Images cannot be written to {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(only_one(folder, LOCK_FILE))
-            remove_rests(folder, plan)
+            remove_half_written(folder, plan)
         yield
 
 
@@ -314,9 +315,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = options.script_parser(
         "generate_synthetic.py",
         __doc__,
-        "'ZIT' means two things: some documents call Animagine so, which is an SDXL model (--family sdxl); "
-        "others Z-Image-Turbo (--family z-image). Exit codes: 0 done, also where there is nothing to generate; 2 "
-        "something to change (one sentence says what), 1 our fault, 130 interrupted.",
+        "'ZIT' can mean Animagine, an SDXL model (--family sdxl), or Z-Image-Turbo (--family z-image). "
+        "Exit codes: 0 done, also where there is nothing to generate; 2 something to change (one "
+        "sentence says what), 1 our fault, 130 interrupted.",
     )
     add = parser.add_argument
     add(
@@ -324,7 +325,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=options.path,
         nargs="?",
         metavar="GAPS",
-        help="gap file from gap_analysis.py (not with a plan of your own)",
+        help="gap file from gap_analysis.py (leave it out with a .json --prompts-file)",
     )
     add("--base-model", metavar="MODEL", help="diffusers folder, .safetensors checkpoint or hub id")
     add(
@@ -335,7 +336,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--no-lora", action="store_true", help="generate with the base model alone")
     add("--lora-scale", type=_scale, default=LORA_SCALE, metavar="SCALE", help="strength of the LoRA")
-    add("--person", metavar="WORDS", help='who is to be seen, as in the training captions: "ohwx person"')
+    add("--person", metavar="WORDS", help='trigger words of the person, as in the training captions: "ohwx person"')
     add("--output", type=options.path, metavar="DIR", help="folder for images and metadata")
     _add_images(parser)
     _add_model(parser)
@@ -344,13 +345,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("images").add_argument
-    add("--num-per-gap", type=options.count, default=NUM_PER_GAP, metavar="N", help="most images for one gap")
+    add("--num-per-gap", type=options.count, default=NUM_PER_GAP, metavar="N", help="at most this many images a gap")
     add(
         "--seed",
         type=options.seed,
         default=SEED,
         metavar="N",
-        help="all prompts and the seeds of all images come from it",
+        help="random seed; the prompts and the seed of every image follow from it",
     )
     add("--steps", type=options.count, metavar="N", help="denoising steps (default: by family; SDXL 30)")
     add("--guidance", type=_guidance, metavar="X", help="guidance scale (default: by family; SDXL 7.5)")
@@ -361,8 +362,8 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         "--prompts-file",
         type=options.path,
         metavar="FILE",
-        help="text: a prompt a line in place of ours, with {person} and {target}; .json: a plan of prompts, seeds and "
-        "names, which needs no gap file",
+        help="your own prompts: .txt with one prompt a line, in which {person} and {target} are filled in; or .json "
+        "with prompts, seeds and names, which needs no gap file",
     )
     add("--dry-run", action="store_true", help="only print the plan: gap, target, prompt, seed; needs no model")
     add(
@@ -378,13 +379,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--base-config",
         type=options.path,
         metavar="DIR",
-        help="diffusers folder of the family, for a checkpoint without network",
+        help="diffusers folder of the same family; needed for a single-file model without internet",
     )
     options.add_device(others)
     add("--dtype", choices=DTYPES, help="(default: float32 on a CPU, else by family)")
     add("--batch", type=options.count, default=1, metavar="N", help="images at once")
-    add("--low-vram", action="store_true", help="less GPU memory, slower (default: where free memory is too little)")
-    add("--allow-smaller", action="store_true", help="out of memory, go on with smaller images")
+    add("--low-vram", action="store_true", help="less GPU memory, slower (default: only if memory is short)")
+    add("--allow-smaller", action="store_true", help="if memory runs out, continue with smaller images")
     options.add_debug_and_version(others)
 
 

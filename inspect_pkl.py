@@ -9,7 +9,7 @@ reads   model files; a folder stands for the model files in it, and patterns are
 writes  with --convert a .safetensors beside each safe file: the same content without a program in it
 
 A pickle is a program. safe: it imports nothing but what weights need. dangerous: it imports what can start programs,
-read or write files, or reach further names. unknown: anything else, such as classes of a project that is not known
+read or write files, or look up other code. unknown: anything else, such as classes of a project that is not known
 here, or what cannot be read to its end. .safetensors and .onnx hold no program: safe where they are whole. Nothing of
 a file is ever run, imported or unpacked to disk.
 """
@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     tell(looked, args.list)
     all_done = convert_all(looked) if args.convert else True
     worst = max(each.report.safety for each in looked)
+    # a conversion that failed is told by the exit code only where no file is worse than safe
     return EXIT_CODES[worst] if all_done or worst is not Safety.SAFE else EXIT_USER
 
 
@@ -110,7 +111,7 @@ def tell(looked: list[InspectedFile], list_names: bool) -> None:
             if what is not Safety.SAFE or list_names:
                 _tell_some(f"imports, {what.name.lower()}", names)
         _tell_some("calls", report.walk.calls)
-        _tell_some("beyond that", [problem for problem in report.walk.problems if problem not in finding])
+        _tell_some("other problems", [problem for problem in report.walk.problems if problem not in finding])
 
 
 def _tell_some(title: str, names: list[str]) -> None:
@@ -210,7 +211,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("files", nargs="*", metavar="FILE", help="files, folders or patterns (default: the model files in models/)")
     add("--convert", action="store_true", help="write a .safetensors beside each safe file; needs torch")
-    add("--list", action="store_true", help="name the harmless imports as well")
+    add("--list", action="store_true", help="list the harmless imports too")
     options.add_debug_and_version(parser)
     return parser.parse_args(argv)
 

@@ -54,23 +54,23 @@ BOOTSTRAP = "requirements/bootstrap.txt"
 TEST = "requirements/test.txt"
 
 
-class Word(NamedTuple):
-    """What the first argument stands for. A word is known where its target exists."""
+class Command(NamedTuple):
+    """What the first argument stands for. A command is known where its target exists."""
 
     target: str  # script, or the folder of the tests
     requirements: tuple
     size: str  # installed, measured on Linux without GPU
 
 
-WORDS = {
-    "": Word("mirror_metrics.py", (ANALYSIS,), "about 1 GB"),
-    "gaps": Word("gap_analysis.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
-    "generate": Word("generate_synthetic.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
-    "validate": Word("validate_synthetic.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
-    "train": Word("train_lora.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
-    "bootstrap": Word("bootstrap_loop.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
-    "inspect": Word("inspect_pkl.py", (ANALYSIS,), "about 1 GB"),  # --convert alone needs more, and says what
-    "test": Word("tests", (ANALYSIS, BOOTSTRAP, TEST), "about 7 GB"),
+COMMANDS = {
+    "": Command("mirror_metrics.py", (ANALYSIS,), "about 1 GB"),
+    "gaps": Command("gap_analysis.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
+    "generate": Command("generate_synthetic.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
+    "validate": Command("validate_synthetic.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
+    "train": Command("train_lora.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
+    "bootstrap": Command("bootstrap_loop.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
+    "inspect": Command("inspect_pkl.py", (ANALYSIS,), "about 1 GB"),  # --convert alone needs more, and says what
+    "test": Command("tests", (ANALYSIS, BOOTSTRAP, TEST), "about 7 GB"),
 }
 
 RUNTIMES = {
@@ -82,7 +82,7 @@ RUNTIMES = {
 }
 
 GPU_SIZE = "3 GB"
-LAST_LINES = 30  # of pip's talk, shown where it fails
+LAST_LINES = 30  # of pip's output, shown where it fails
 LINE_EVERY_SECONDS = 30  # how often an install tells where it is, without a terminal
 PIP_TIDIES_SECONDS = 5  # after Ctrl-C
 SMI_SECONDS = 30  # a server with eight sleeping GPUs takes about 10
@@ -106,26 +106,26 @@ def main(arguments):
             f"MirrorMetrics needs Python 3.11 or newer, and this is Python {found}. "
             "Install one from https://www.python.org/downloads/ and start again."
         )
-    word, rest = read_word(arguments)
-    if not is_ready(word, read_stamp()):
+    command, rest = read_command(arguments)
+    if not is_ready(command, read_stamp()):
         with only_one_installs():
             stamp = read_stamp()  # again: another start may have installed in the meantime
-            if not is_ready(word, stamp):
-                install(word, stamp)
-    start(word, rest)
+            if not is_ready(command, stamp):
+                install(command, stamp)
+    start(command, rest)
 
 
-def read_word(arguments):
-    """(word, its arguments): options alone belong to mirror_metrics.py."""
-    name = "" if not arguments or arguments[0].startswith("-") else arguments[0]
-    known = [word for word, what in WORDS.items() if (ROOT / what.target).exists()]
-    if name in known:
-        return WORDS[name], arguments[1:] if name else arguments
-    if not name:
-        stop(f"{WORDS[''].target} is missing beside launch.py: the download of MirrorMetrics is incomplete.")
+def read_command(arguments):
+    """(command, its arguments): options alone belong to mirror_metrics.py."""
+    asked = "" if not arguments or arguments[0].startswith("-") else arguments[0]
+    known = [name for name, command in COMMANDS.items() if (ROOT / command.target).exists()]
+    if asked in known:
+        return COMMANDS[asked], arguments[1:] if asked else arguments
+    if not asked:
+        stop(f"{COMMANDS[''].target} is missing beside launch.py: the download of MirrorMetrics is incomplete.")
     stop(
-        f"'{name}' is not a word that is known here; known: {', '.join(filter(None, known)) or 'none'}. "
-        "Without a word, the options of mirror_metrics.py follow; --help lists them."
+        f"'{asked}' is not a known command; known: {', '.join(filter(None, known)) or 'none'}. "
+        "Without a command, the options of mirror_metrics.py follow; --help lists them."
     )
 
 
@@ -150,12 +150,12 @@ def venv_python_version():
         return ""
 
 
-def is_ready(word, stamp):
-    """Whether the word can start as things are. Fast: nvidia-smi is only looked at, not run."""
+def is_ready(command, stamp):
+    """Whether the command can start as things are. Fast: nvidia-smi is only looked at, not run."""
     asked = asked_runtime(stamp)
     if stamp is None or stamp.asked != asked or (asked == "auto" and stamp.driver != driver_mark()):
         return False
-    return all(stamp.files.get(file) == fingerprint(file) for file in word.requirements + RUNTIMES[stamp.runtime])
+    return all(stamp.files.get(file) == fingerprint(file) for file in command.requirements + RUNTIMES[stamp.runtime])
 
 
 def asked_runtime(stamp):
@@ -166,7 +166,11 @@ def asked_runtime(stamp):
 
 
 def fingerprint(file):
-    """Hash of a requirement file and of all that it includes: other requirement files and the marker's folder."""
+    """Hash of a requirement file and of all that it includes: other requirement files and the folder of the marker.
+
+    The marker, requirements/onnxruntime-gpu-marker, is an empty package that stands for onnxruntime where
+    onnxruntime-gpu is installed.
+    """
     text = (ROOT / file).read_text(encoding="utf-8")
     for line in text.splitlines():
         if line.startswith("-r "):
@@ -260,31 +264,31 @@ def has_gpu_wheels():
 # Installing
 
 
-def install(word, stamp):
+def install(command, stamp):
     asked = asked_runtime(stamp)
     runtime, reason, driver = choose_runtime(asked, stamp)
     say(f"onnxruntime: {runtime} ({reason})")
-    files = {file: fingerprint(file) for file in files_to_install(word, runtime, stamp)}
+    files = {file: fingerprint(file) for file in files_to_install(command, runtime, stamp)}
     if stamp is None or stamp.runtime != runtime or any(stamp.files.get(file) != files[file] for file in files):
-        change_venv(word, files, runtime, stamp)
+        change_venv(command, files, runtime, stamp)
     write_stamp(Stamp(venv_python_version(), asked, driver, runtime, files))
 
 
-def files_to_install(word, runtime, stamp):
-    """What the word needs, and again what earlier words needed: pip finds versions that suit all if it sees all."""
+def files_to_install(command, runtime, stamp):
+    """What the command needs, and again what earlier ones needed: pip finds versions that suit all if it sees all."""
     of_runtimes = {file for files in RUNTIMES.values() for file in files}
     earlier = [file for file in (stamp.files if stamp else ()) if file not in of_runtimes and (ROOT / file).exists()]
-    return list(dict.fromkeys([*earlier, *word.requirements, *RUNTIMES[runtime]]))
+    return list(dict.fromkeys([*earlier, *command.requirements, *RUNTIMES[runtime]]))
 
 
-def change_venv(word, files, runtime, stamp):
+def change_venv(command, files, runtime, stamp):
     if stamp is None:
         make_venv()
     STAMP.unlink(missing_ok=True)  # from here on .venv is unfinished: whoever finds it so makes it anew
     if stamp and stamp.runtime != runtime:
         remove_onnxruntime()
     more = "" if runtime == "cpu" else f" and {GPU_SIZE} for the GPU"
-    say(f"Installing into {VENV}, {word.size}{more}; later starts skip this ...")
+    say(f"Installing into {VENV}, {command.size}{more}; later starts skip this ...")
     if pip("install", "--prefer-binary", *(part for file in files for part in ("-r", file))):
         if stamp and stamp.runtime == runtime:
             write_stamp(stamp)  # pip gave up by itself: what was there before still is
@@ -308,7 +312,7 @@ def make_venv():
             f"(or python{sys.version_info[0]}.{sys.version_info[1]}-venv), then start again."
         )
     if subprocess.run([python, "-m", "venv", str(VENV)], stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode:
-        stop(f"{python} -m venv failed, see above. Put that right and start again.")
+        stop(f"{python} -m venv failed, see above. Fix that and start again.")
 
 
 def remove_venv():
@@ -351,7 +355,7 @@ def installed():
 
 
 def pip(*arguments):
-    """Run pip in ROOT, where the path of the marker starts. Its talk goes into LOG; a line of progress stands for it.
+    """Run pip in ROOT, where the path of the marker starts. Its output goes into LOG; a line of progress stands for it.
 
     Where it fails, its last words are shown. Exit code of pip.
     """
@@ -359,24 +363,24 @@ def pip(*arguments):
     command = [str(VENV_PYTHON), "-m", "pip", *arguments]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, encoding="utf-8", errors="replace", **pipes)
-    talk = Talk()
+    output = PipOutput()
     with open(LOG, "a", encoding="utf-8") as log:
         log.write("\n{} pip {}\n".format(time.strftime("%Y-%m-%d %H:%M:%S"), " ".join(arguments)))
-        reader = threading.Thread(target=talk.listen, args=(process.stdout, log))
+        reader = threading.Thread(target=output.listen, args=(process.stdout, log))
         reader.start()
         try:
             while reader.is_alive():
                 reader.join(0.5)
-                talk.show()
+                output.show()
             code = process.wait()
         except BaseException:  # Ctrl-C reached pip as well: it may tidy up
             end(process)
             raise
         finally:
             reader.join()
-            talk.clear()
+            output.clear()
     if code:
-        say(*talk.last_words())
+        say(*output.last_words())
     return code
 
 
@@ -388,7 +392,7 @@ def end(process):
         process.wait()
 
 
-class Talk:
+class PipOutput:
     """What pip says: kept in the log, and told as one line that changes on a terminal, or now and then elsewhere."""
 
     def __init__(self):
@@ -437,7 +441,7 @@ def why_pip_failed():
         causes += ", or a Python that is too new: this is {}.{}, 3.11 to 3.14 work".format(*sys.version_info)
     return (
         f"Installing failed; the lines above are pip's own, and all of them are in {LOG}. Usual causes: {causes}. "
-        "Put that right and start again: what is downloaded already is not downloaded again."
+        "Fix that and start again: what is downloaded already is not downloaded again."
     )
 
 
@@ -489,22 +493,22 @@ def try_lock(handle):
 # Starting
 
 
-def start(word, arguments):
+def start(command, arguments):
     """Become the script. pytest runs in ROOT, where its settings are; a script stays in the user's current folder."""
-    if word.target.endswith(".py"):
-        command = [str(VENV_PYTHON), str(ROOT / word.target), *arguments]
+    if command.target.endswith(".py"):
+        python_arguments = [str(ROOT / command.target), *arguments]
     else:
-        command = [str(VENV_PYTHON), "-m", "pytest", *arguments]
+        python_arguments = ["-m", "pytest", *arguments]
         os.chdir(ROOT)
     if WINDOWS:
-        sys.exit(run_and_wait(command))
+        sys.exit(run_and_wait([str(VENV_PYTHON), *python_arguments]))
     sys.stderr.flush()
-    os.execve(command[0], command, sealed_environment())
+    os.execve(str(VENV_PYTHON), [str(VENV_PYTHON), *python_arguments], sealed_environment())
 
 
-def run_and_wait(command):
-    """Exit code of the command. Ctrl-C reaches it by itself; it decides how to end, and this waits for it."""
-    process = subprocess.Popen(command, env=sealed_environment())
+def run_and_wait(line):
+    """Exit code of a command line. Ctrl-C reaches it by itself; it decides how to end, and this waits for it."""
+    process = subprocess.Popen(line, env=sealed_environment())
     while True:
         try:
             code = process.wait()
@@ -515,8 +519,8 @@ def run_and_wait(command):
 
 def sealed_environment():
     """For everything that runs in .venv: nothing of another Python leaks in, and any file name can be printed."""
-    strangers = ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__")
-    return {"PYTHONUTF8": "1", **{name: value for name, value in os.environ.items() if name not in strangers}}
+    foreign = ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__")
+    return {"PYTHONUTF8": "1", **{name: value for name, value in os.environ.items() if name not in foreign}}
 
 
 def say(*lines):

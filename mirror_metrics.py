@@ -22,6 +22,8 @@ import argparse
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,9 +38,8 @@ from utils.defaults import (
     IMAGE_EXTENSIONS,
     PACK,
     PROJECT,
-    VERSION,
 )
-from utils.files import demand_writable, timestamp
+from utils.files import demand_writable, first_of, tell_ignored, timestamp, versions_of
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     import pandas as pd
@@ -59,14 +60,14 @@ NOT_FOR_PEOPLE = "The demo pack was trained on rendered heads: its scores say no
 
 def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
-    from mirror.faces.cache import kept_measurements
-    from mirror.faces.identity_map import identity_map, import_for_later
+    from mirror.faces.cache import measurement_cache
+    from mirror.faces.identity_map import identity_map, import_for_map
     from mirror.faces.inputs import collect
     from mirror.faces.measurer import Measurer
     from mirror.faces.table import score_pictures, warnings_about
     from mirror.report.results import write_results
 
-    planted = prepare_demo(args) if args.demo else []
+    planted = point_at_demo(args) if args.demo else []  # a row for each fault in its pictures
     folders = folders_of(args)
     inputs = collect(folders)
     demand_writable(args.output, "--output takes another folder.")
@@ -77,40 +78,46 @@ def run(args: argparse.Namespace) -> int:
     if pack.name == DEMO_PACK:
         inputs.warnings.append(NOT_FOR_PEOPLE)
         say(f"Note: {NOT_FOR_PEOPLE}")
-    with kept_measurements(None if args.no_cache else args.cache) as cache:
+    seconds: dict[str, float] = {}
+    with measurement_cache(args.cache, keeps=not args.no_cache) as cache:
         measurer = Measurer(
-            pack, cache, args.device, args.det_size, args.max_megapixels, args.require_gpu, meanwhile=import_for_later
+            pack, cache, args.device, args.det_size, args.max_megapixels, args.require_gpu, while_loading=import_for_map
         )
-        started = time.monotonic()
-        measurer.measure(inputs.references)
-        _demand_a_face(inputs.references, "reference")
-        if args.holdout is not None:
-            measurer.measure(inputs.held_out)
-            _demand_a_face(inputs.held_out, "held-out photo")
-        measurer.measure(inputs.candidates)
-        measured = time.monotonic()
-        pack_info = measurer.pack_info()
-        pictures = inputs.references + inputs.held_out + inputs.candidates
-        table = score_pictures(pictures, pack_info)
-        face_map, map_note = identity_map(pictures, int(args.map[0]), cache)
-        mapped = time.monotonic()
+        with timed(seconds, "measuring"):
+            measurer.measure(inputs.references)
+            _demand_a_face(inputs.references, "reference")
+            if args.holdout is not None:
+                measurer.measure(inputs.held_out)
+                _demand_a_face(inputs.held_out, "held-out photo")
+            measurer.measure(inputs.candidates)
+        with timed(seconds, "map"):
+            pack_info = measurer.pack_info()
+            pictures = inputs.references + inputs.held_out + inputs.candidates
+            table = score_pictures(pictures, pack_info)
+            face_map, map_note = identity_map(pictures, int(args.map[0]), cache)
+        seconds["networks"] = measurer.load_seconds
+        seconds["measuring"] -= measurer.load_seconds
     if args.holdout is not None:
         inputs.warnings.append("Similarity is to the centroid of the held-out photos, not of the references.")
-    for warning in (doubts := warnings_about(table, args.device)):
+    for warning in warnings_about(table, args.device):
         say(f"Warning: {warning}")
-    inputs.warnings += doubts
+        inputs.warnings.append(warning)
     summary = summarise(args, folders, inputs, table, pack_info)
-    summary.seconds = {
-        "networks": round(measurer.load_seconds, 3),
-        "measuring": round(measured - started - measurer.load_seconds, 3),
-        "map": round(mapped - measured, 3),
-    }
+    summary.seconds = {part: round(duration, 3) for part, duration in seconds.items()}
     thumbnails = [picture.thumbnail for picture in pictures]
     write_results(args.output, table, thumbnails, face_map, map_note, summary)
     if planted:
         tell_planted(args, planted)
-    tell(args, inputs, summary)
+    tell(args, summary)
     return EXIT_OK
+
+
+@contextmanager
+def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    """How long a part of the run takes, into `seconds`."""
+    started = time.monotonic()
+    yield
+    seconds[part] = time.monotonic() - started
 
 
 def folders_of(args: argparse.Namespace) -> Folders:
@@ -123,10 +130,12 @@ def folders_of(args: argparse.Namespace) -> Folders:
     else:
         candidates = default if default.is_dir() else None
     asked = args.candidates or default
-    return Folders(Path(args.reference), candidates, asked, args.holdout, args.recursive, EXTENSIONS)
+    return Folders(
+        Path(args.reference), candidates, asked, holdout=args.holdout, recursive=args.recursive, extensions=EXTENSIONS
+    )
 
 
-def prepare_demo(args: argparse.Namespace) -> list[tuple[str, ...]]:
+def point_at_demo(args: argparse.Namespace) -> list[tuple[str, ...]]:
     """Point `args` at the demo world, rendered first if need be; what is planted there. Raises UserError."""
     from demo.make_world import CANDIDATES, REFERENCES, find_or_make
     from mirror.faces.packs import demo_pack, missing_demo_pack
@@ -154,7 +163,7 @@ def tell_planted(args: argparse.Namespace, planted: list[tuple[str, ...]]) -> No
     """What was planted where, and where the pages show it; not into --json."""
     if args.json:
         return
-    rows = [[name, what, panel] for name, _, _, _, panel, what in planted[1:]]
+    rows = [[group, what, panel] for group, *_, panel, what in planted[1:]]
     print_table("Planted in this world, and where to look for it", ["Group", "Planted", "Look at"], rows, numbers=False)
 
 
@@ -205,14 +214,13 @@ def summarise(
         created=timestamp(),
         pack=pack,
         providers=dict(Counter(table.loc[table[columns.DET_SCORE].notna(), columns.PROVIDER])),
-        versions={
-            "mirror_metrics": VERSION,
-            "python": sys.version.split()[0],
-            "insightface": version("insightface"),
-            "onnxruntime": onnxruntime_version(),
-            "opencv": cv2.__version__,
-            "numpy": np.__version__,
-        },
+        versions=versions_of(
+            "mirror_metrics",
+            insightface=version("insightface"),
+            onnxruntime=onnxruntime_version(),
+            opencv=cv2.__version__,
+            numpy=np.__version__,
+        ),
         settings={
             "device": args.device,
             "det_size": args.det_size,
@@ -234,13 +242,11 @@ def summarise(
     )
 
 
-def tell(args: argparse.Namespace, inputs: Inputs, summary: Summary) -> None:
+def tell(args: argparse.Namespace, summary: Summary) -> None:
     """The end of a run: the table and the paths on stdout, or the summary alone with --json."""
     from mirror.contracts.summary import group_label
 
-    if inputs.ignored:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in inputs.ignored.most_common())
-        say(f"Passed over files that are no pictures: {kinds}.")
+    tell_ignored(summary.ignored_files)
     if args.json:
         show_json(summary.model_dump_json(indent=2))
         return
@@ -253,9 +259,9 @@ def tell(args: argparse.Namespace, inputs: Inputs, summary: Summary) -> None:
         for group in summary.groups
     ]
     columns = ["Group", "Images", "Faces", "Failed", "Median similarity", "95 % interval", "Q1", "Q3"]
-    standard = "held-out photos" if args.holdout else "references"
+    compared_with = "held-out photos" if args.holdout else "references"
     print_table(
-        f"Similarity to the {standard} (which are scored leave-one-out)",
+        f"Similarity to the {compared_with} (each of these against the others)",
         columns,
         rows,
         fold=("Q3", "Q1", "Images", "95 % interval"),
@@ -277,9 +283,8 @@ def _similarity_of(group: GroupSummary) -> list[str]:
 def _demand_a_face(pictures: list[Picture], what: str) -> None:
     if any(picture.measured for picture in pictures):
         return
-    lines = [f"  {picture.filename}: {picture.status} ({picture.reason})" for picture in pictures[:20]]
-    lines += [f"  and {len(pictures) - 20} more"] if len(pictures) > 20 else []
-    raise UserError(f"No face could be measured in any {what}, so there is nothing to compare with:", *lines)
+    lines = [f"  {picture.filename}: {picture.status} ({picture.reason})" for picture in pictures]
+    raise UserError(f"No face could be measured in any {what}, so there is nothing to compare with:", *first_of(lines))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -308,7 +313,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--holdout",
         type=options.path,
         metavar="DIR",
-        help="real photos that no LoRA was trained on; similarity is then to their centroid, not to the references'",
+        help="real photos that no LoRA was trained on; similarity is then measured to these, not to the references",
     )
     add("--recursive", action="store_true", help="take in pictures of sub-folders too")
     add("--map", choices=("2d", "3d"), default="2d", help="dimensions of the identity map")
@@ -318,7 +323,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="?",
         const=DEMO_WORLD,
         metavar="DIR",
-        help="render a world of heads with planted faults into DIR, or find it there, and measure it with the pack "
+        help="measure a demo set of rendered heads with known faults, rendered into DIR on first use, with the pack "
         f"that ships with this project; results go to DIR/Results (without DIR: {DEMO_WORLD.name} beside this script)",
     )
     add("--json", action="store_true", help="print the summary as JSON to stdout, and nothing else there")
@@ -333,7 +338,7 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         "--pack",
         default=PACK,
         metavar="NAME|DIR",
-        help="InsightFace model pack, by name or folder; scores of different packs do not mix",
+        help="InsightFace model pack, by name or folder; scores from different packs cannot be compared",
     )
     add(
         "--pack-url",

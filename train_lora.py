@@ -47,11 +47,12 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.training.base import BaseFacts
     from mirror.training.data import TrainingSet
     from mirror.training.job import Job
+    from mirror.training.presets import Preset
     from mirror.training.setup import TrainingPlan
 
 
 def run(args: argparse.Namespace) -> int:
-    """What the options ask for."""
+    """Show the plan, hand over to another trainer, or train here."""
     from mirror.training.elsewhere import train_elsewhere
 
     if args.dry_run:
@@ -70,28 +71,23 @@ def train_here(args: argparse.Namespace) -> int:
     from mirror.training.base import look_at_base
     from mirror.training.setup import build_job, preset_of, read_pictures
 
-    args.format = args.format or "kohya"
     facts = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr, args.base_config)
-    preset_of(args, facts.family.name)
-    found = read_pictures(args)
+    preset = preset_of(args, facts.family.name)
+    pictures = read_pictures(args)
     from mirror.generation.pipelines import quiet
-    from mirror.training.files import OutputFolder
     from mirror.training.loop import train
-    from mirror.training.processes import from_main, start_accelerator
+    from mirror.training.processes import in_main_process, start_accelerator
 
     with quiet():
         accelerator = start_accelerator(args.device, args.precision)
-        plan = from_main(accelerator, lambda: make_plan(args, accelerator, facts, found))
-        if not plan.finished:
+        plan = in_main_process(accelerator, lambda: make_training_plan(args, accelerator, facts, preset, pictures))
+        if plan.finished:
+            tell_finished(args, accelerator)
+        else:
             with enough_memory():
                 job = build_job(args, accelerator, facts, plan)
                 train(job)
-        if accelerator.is_main_process:
-            if plan.finished:
-                say(f"The training in {args.output} is finished already.")
-                show(f"lora: {OutputFolder(args.output, args.name).lora}")
-            else:
-                tell(job)
+            tell(job)
         accelerator.end_training()
     return EXIT_OK
 
@@ -100,7 +96,7 @@ def assign_buckets_by_faces(args: argparse.Namespace, dataset: TrainingSet, reso
     """Every picture in its bucket, so that no face is cut where a pack can find it. Raises UserError."""
     from mirror.training.data import assign_buckets, find_faces
 
-    with _measurer(args) as measurer:
+    with face_finder(args) as measurer:
         faces = find_faces(dataset, measurer) if measurer else None
     if faces is None:
         dataset.warnings.append(
@@ -111,13 +107,13 @@ def assign_buckets_by_faces(args: argparse.Namespace, dataset: TrainingSet, reso
 
 
 @contextmanager
-def _measurer(args: argparse.Namespace) -> Iterator[Any]:
+def face_finder(args: argparse.Namespace) -> Iterator[Any]:
     """The face pack, or None where there is none and none was asked for by name."""
     from mirror.dataset.sensors import SensorChoice, find_measurer
-    from mirror.faces.cache import kept_measurements
+    from mirror.faces.cache import measurement_cache
 
     choice = SensorChoice(args.models_dir, pack=args.pack, device=args.device, max_megapixels=args.max_megapixels)
-    with kept_measurements(None if args.no_cache else args.cache) as cache:
+    with measurement_cache(args.cache, keeps=not args.no_cache) as cache:
         yield find_measurer(choice, cache)
 
 
@@ -149,16 +145,15 @@ def show_plan(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-# Building the job
-
-
-def make_plan(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFacts, found: TrainingSet) -> TrainingPlan:
+def make_training_plan(
+    args: argparse.Namespace, accelerator: Accelerator, facts: BaseFacts, preset: Preset, pictures: TrainingSet
+) -> TrainingPlan:
     """Every picture in its bucket, all settings, and what --resume finds. Raises UserError."""
     from mirror.training.data import assign_buckets, read_dataset, refuse_shared
     from mirror.training.elsewhere import local_identity_of
     from mirror.training.files import OutputFolder
     from mirror.training.samples import read_prompts
-    from mirror.training.setup import TrainingPlan, new_log, options_of, preset_of, settings_of_run
+    from mirror.training.setup import TrainingPlan, new_log, options_of, settings_of_run
     from mirror.training.state import demand_same, earlier_training
 
     output = OutputFolder(args.output, args.name)
@@ -167,14 +162,14 @@ def make_plan(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
     if args.resume and earlier is None:
         say(f"There is nothing to resume in {args.output}: the training begins.")
     prompts = [] if args.sample_prompts is None else read_prompts(args.sample_prompts)
-    options = options_of(args, preset_of(args, facts.family.name), facts.zero_snr)
+    options = options_of(args, preset, facts.zero_snr)
     held_out = None
     if args.validation is not None:
         held_out = assign_buckets(
             read_dataset(args.validation, args.trigger, 1, args.max_megapixels), None, options["resolution"]
         )
-        refuse_shared(found, held_out)
-    dataset = assign_buckets_by_faces(args, found, options["resolution"])
+        refuse_shared(pictures, held_out)
+    dataset = assign_buckets_by_faces(args, pictures, options["resolution"])
     for warning in dataset.warnings:
         say(f"Note: {warning}")
     for warning in held_out.warnings if held_out else []:
@@ -184,12 +179,6 @@ def make_plan(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
     if earlier is not None:
         demand_same(output, earlier, log)
     return TrainingPlan(dataset, held_out, prompts, settings, log, earlier is not None and earlier.finished)
-
-
-# Trainers that others made
-
-
-# The story
 
 
 @contextmanager
@@ -208,8 +197,19 @@ def enough_memory() -> Iterator[None]:
         ) from error
 
 
+def tell_finished(args: argparse.Namespace, accelerator: Accelerator) -> None:
+    """--resume of a training that needs none, by one process alone."""
+    from mirror.training.files import OutputFolder
+
+    if accelerator.is_main_process:
+        say(f"The training in {args.output} is finished already.")
+        show(f"lora: {OutputFolder(args.output, args.name).lora}")
+
+
 def tell(job: Job) -> None:
-    """The end of a run, on stdout."""
+    """The end of a training, on stdout, by one process alone."""
+    if not job.accelerator.is_main_process:
+        return
     first, last = job.log.epochs[0].loss, job.log.epochs[-1].loss
     show(f"steps: {job.log.steps}", f"loss: {first:.4f} in the first epoch, {last:.4f} in the last")
     after = job.log.epochs[-1].validation_loss
@@ -234,18 +234,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add(
-        "dataset", type=options.path, metavar="DATASET", help="pictures with captions, or folders of them named 10_name"
+        "dataset",
+        type=options.path,
+        metavar="DATASET",
+        help="folder of pictures with captions, or of sub-folders named like 10_name (10 repeats)",
     )
     add("--base-model", required=True, metavar="M", help="diffusers folder, hub id, or .safetensors file")
     add(
         "--base-config",
         type=options.path,
         metavar="DIR",
-        help="configuration of a single file, for use without a network",
+        help="diffusers folder with the configuration of a single-file model; needed without internet",
     )
-    add("--output", type=options.path, required=True, metavar="DIR", help="gets LoRA, checkpoints and log")
-    add("--trigger", type=_words, required=True, metavar="WORDS", help='what calls the person: "ohwx alice"')
-    add("--name", type=_name, metavar="NAME", help="of the checkpoints (default: the trigger, ohwx_alice)")
+    add("--output", type=options.path, required=True, metavar="DIR", help="folder for LoRA, checkpoints and log")
+    add("--trigger", type=_words, required=True, metavar="WORDS", help='words for the person in captions: "ohwx alice"')
+    add("--name", type=_name, metavar="NAME", help="file name of checkpoints (default: from --trigger, ohwx_alice)")
     add("--preset", choices=tuple(PRESETS), help=_PRESET_HELP)
     _add_training(parser)
     _add_results(parser)
@@ -264,26 +267,31 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def _add_training(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("training (defaults: the preset's)").add_argument
     add("--epochs", type=_count, metavar="N", help="(default: recommended by the size of the dataset)")
-    add("--repeats", type=_count, default=REPEATS, metavar="N", help="for pictures in folders without a number")
+    add("--repeats", type=_count, default=REPEATS, metavar="N", help="repeats of pictures in no folder like 10_name")
     add("--rank", type=_count, metavar="R", help="width of the LoRA")
     add("--alpha", type=_positive, metavar="A", help="the LoRA is scaled by alpha / rank; half of --rank, if given")
-    add("--learning-rate", type=_positive, metavar="LR", help="at its highest, after the warm-up")
-    add("--warmup", type=_share, metavar="SHARE", help="of all steps, over which the learning rate rises")
-    add("--batch", type=_count, metavar="N", help="pictures a step and process")
-    add("--accumulate", type=_count, default=1, metavar="N", help="batches whose gradients make one step")
-    add("--resolution", type=_resolution, metavar="PIXELS", help="side of the square whose area pictures get")
-    add("--min-snr-gamma", type=_amount, metavar="G", help="weighting of the losses; 0 is none")
-    add("--noise-offset", type=_amount, metavar="O", help="0 is none, as for bases of zero terminal SNR")
-    add("--seed", type=int, default=42, metavar="N", help="of everything random")
+    add("--learning-rate", type=_positive, metavar="LR", help="highest learning rate, reached after the warm-up")
+    add("--warmup", type=_share, metavar="SHARE", help="share of the steps in which the learning rate rises, 0 to 1")
+    add("--batch", type=_count, metavar="N", help="batch size, on each GPU")
+    add("--accumulate", type=_count, default=1, metavar="N", help="batches an optimizer step (gradient accumulation)")
+    add("--resolution", type=_resolution, metavar="PIXELS", help="pictures get the area of a square with this side")
+    add("--min-snr-gamma", type=_amount, metavar="G", help="min-SNR weighting of the losses; 0 switches it off")
+    add("--noise-offset", type=_amount, metavar="O", help="0 is none (the default for zero-terminal-SNR models)")
+    add("--seed", type=int, default=42, metavar="N", help="random seed of everything")
     add("--optimizer", choices=("auto", "adamw", "adamw8bit"), default="auto", help="auto: 8 bits with bitsandbytes")
     add("--precision", choices=("auto", *PRECISIONS), default="auto", help="auto: bf16 or fp16 on a GPU, else fp32")
-    add("--gradient-checkpointing", action=argparse.BooleanOptionalAction, default=True, help="less memory, slower")
-    add("--prediction", choices=("epsilon", "v_prediction"), help="what the base model predicts (default: as it says)")
+    add(
+        "--gradient-checkpointing",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="less memory, slower; on unless --no-gradient-checkpointing",
+    )
+    add("--prediction", choices=("epsilon", "v_prediction"), help="what the model predicts (default: read from it)")
     add(
         "--zero-terminal-snr",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="whether the base model's noise ends in pure noise (default: as it says)",
+        help="the base model was trained with zero terminal SNR (default: read from the model)",
     )
     add(
         "--validation",
@@ -299,16 +307,16 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         "--sample-prompts",
         type=options.path,
         metavar="FILE",
-        help="one prompt a line; samples are generated after every epoch",
+        help="text file, one prompt a line; samples are generated after every epoch",
     )
-    add("--sample-seeds", type=_count, default=1, metavar="N", help="pictures of each prompt, seeds from --seed on")
-    add("--sample-steps", type=_count, default=30, metavar="N", help="of denoising")
+    add("--sample-seeds", type=_count, default=1, metavar="N", help="images of each prompt, with seeds from --seed on")
+    add("--sample-steps", type=_count, default=30, metavar="N", help="denoising steps of each sample image")
     add(
         "--format",
         choices=("kohya", "diffusers"),
         help="key names: kohya's (the default) load in diffusers, ComfyUI and A1111",
     )
-    add("--save-precision", choices=tuple(PRECISIONS), default="fp16", help="of the LoRA files")
+    add("--save-precision", choices=tuple(PRECISIONS), default="fp16", help="precision in which LoRA files are saved")
     add("--resume", action="store_true", help="go on with the training in --output, or begin one")
     add("--overwrite", action="store_true", help="delete an earlier training in --output")
     add("--dry-run", action="store_true", help="print the plan and load nothing; faces are not looked for")
@@ -316,8 +324,12 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 
 def _add_other_trainers(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("other trainers").add_argument
-    add("--trainer", choices=tuple(TRAINERS), help="write its configuration, and run it where its path is given")
-    add("--trainer-path", type=options.path, metavar="DIR", help="where the trainer was installed")
+    add(
+        "--trainer",
+        choices=tuple(TRAINERS),
+        help="train with this program instead: write its configuration, and start it if --trainer-path is given",
+    )
+    add("--trainer-path", type=options.path, metavar="DIR", help="where sd-scripts or ai-toolkit was installed")
     add(
         "--trainer-command",
         metavar="COMMAND",
@@ -330,7 +342,7 @@ def _add_other_trainers(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="an option of the trainer's own: clip_l=clip_l.safetensors; may be repeated",
     )
-    add("--family", choices=tuple(FAMILIES), help="what the base model is (default: as its files say)")
+    add("--family", choices=tuple(FAMILIES), help="what the base model is (default: found out from its files)")
 
 
 def _add_pictures_and_machine(parser: argparse.ArgumentParser) -> None:

@@ -22,8 +22,6 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,9 +31,8 @@ from utils.defaults import (
     BOOTSTRAP_REQUIREMENTS,
     METADATA,
     UNVERIFIED_WORDS,
-    VERSION,
 )
-from utils.files import demand_writable, timestamp
+from utils.files import demand_writable, tell_ignored, timestamp, versions_of
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.validation import ReferenceFacts, ValidatedImage, ValidationReport
@@ -52,12 +49,11 @@ def run(args: argparse.Namespace) -> int:
     from mirror.dataset.judging import judge_all
     from mirror.dataset.measuring import measure
     from mirror.dataset.sorting import folders_of
-    from mirror.faces.cache import kept_measurements
+    from mirror.faces.cache import measurement_cache
 
-    args.report = args.report or args.folder / REPORT
     batch = collect(args.folder, args.reference, folders_of(args).values())
     _check_folders(args, batch)
-    with _cache_file(args) as path, kept_measurements(path, keeps=not args.no_cache) as cache:
+    with measurement_cache(args.cache, keeps=not args.no_cache, shared=True) as cache:
         measured = measure(args, batch, cache)
         images = judge_all(args, batch, measured, cache)
     batch.warnings += [f"Not measured: {reason}." for reason in reasons_unmeasured(images)]
@@ -100,12 +96,7 @@ def report_of(
         sensors=measured.sensors.info,
         identity_pack=measured.measurer.identity if measured.measurer else None,
         settings=measured.choice.settings() | LIMITS | {"allow_unverified": ",".join(args.allow_unverified)},
-        versions={
-            "validate_synthetic": VERSION,
-            "python": sys.version.split()[0],
-            "opencv": cv2.__version__,
-            "numpy": np.__version__,
-        },
+        versions=versions_of("validate_synthetic", opencv=cv2.__version__, numpy=np.__version__),
         approved=count[Verdict.APPROVED],
         rejected=count[Verdict.REJECTED],
         unverified=count[Verdict.UNVERIFIED],
@@ -154,9 +145,7 @@ def tell(args: argparse.Namespace, report: ValidationReport, page: Path) -> None
     from mirror.contracts.validation import Outcome, Verdict
     from mirror.dataset.checks import CHECK_NAMES
 
-    if report.ignored_files:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in report.ignored_files.items())
-        say(f"Passed over files that are no pictures: {kinds}.")
+    tell_ignored(report.ignored_files)
     if args.json:
         show_json(report.model_dump_json(indent=2))
         return
@@ -174,18 +163,6 @@ def tell(args: argparse.Namespace, report: ValidationReport, page: Path) -> None
         show(f"Unverified: {report.unverified} (kept apart; --allow-unverified says what may pass unmeasured)")
     show(f"Avg Quality: {'-' if report.mean_quality is None else format(report.mean_quality, '.2f')}")
     show(f"report: {args.report}", f"page: {page}")
-
-
-@contextmanager
-def _cache_file(args: argparse.Namespace) -> Iterator[Path]:
-    """The cache's file; with --no-cache one that is gone afterwards, as sensors and comparison share it."""
-    import tempfile
-
-    if not args.no_cache:
-        yield args.cache
-        return
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        yield Path(scratch) / "cache.sqlite"
 
 
 def _check_folders(args: argparse.Namespace, batch: Batch) -> None:
@@ -207,7 +184,7 @@ def _check_folders(args: argparse.Namespace, batch: Batch) -> None:
         if not os.access(_nearest_existing(folder), os.W_OK):
             raise UserError(f"--{verdict} {folder} cannot be written; choose another folder.")
     if args.report.suffix.lower() != ".json":
-        raise UserError(f"--report {args.report} is no .json file; the page goes beside it as .html.")
+        raise UserError(f"--report {args.report} is no .json file; the page is written next to it as .html.")
     demand_own(args.report, "validate_synthetic.py")
     demand_writable(args.report.parent, "--report takes another file.")
 
@@ -238,21 +215,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--reference",
         type=options.path,
         metavar="DIR",
-        help="real photos of the person (default: the dataset that the metadata lead to)",
+        help="real photos of the person (default: the dataset named in the metadata)",
     )
     add("--no-auto-filter", action="store_true", help="only report; copy nothing")
     add(
         "--report",
         type=options.path,
         metavar="FILE",
-        help=f"the page goes beside it as .html (default: {REPORT} in DIR)",
+        help=f"report file; an .html page is written next to it (default: {REPORT} in DIR)",
     )
     add(
         "--allow-unverified",
         type=_words,
         default=(),
         metavar="WORDS",
-        help=f"what may pass unmeasured, of {','.join(UNVERIFIED_WORDS)} (default: nothing)",
+        help=f"checks that an image may pass unmeasured: {','.join(UNVERIFIED_WORDS)} (default: none)",
     )
     options.add_sensors(parser, inherited=True)
     options.add_device(parser)
@@ -260,7 +237,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     options.add_cache(parser)
     add("--json", action="store_true", help="print the report as JSON to stdout, and nothing else there")
     options.add_debug_and_version(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.report = args.report or args.folder / REPORT
+    return args
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mirror.faces.metrics import HIGHEST_BAND, copy_band
+from mirror.faces.metrics import BANDS, copy_band
 
 Measure = Callable[[pd.DataFrame, pd.DataFrame], float]  # rows of the set, rows of the references
 
@@ -40,7 +40,7 @@ def nearest_median(rows: pd.DataFrame, references: pd.DataFrame) -> float:
 
 
 def danger_share(rows: pd.DataFrame, references: pd.DataFrame) -> float:
-    return float(np.mean([copy_band(value) == HIGHEST_BAND for value in rows["NearestSimilarity"].dropna()]))
+    return float(np.mean([copy_band(value) == list(BANDS)[-1] for value in rows["NearestSimilarity"].dropna()]))
 
 
 def top_hits_share(rows: pd.DataFrame, references: pd.DataFrame) -> float:

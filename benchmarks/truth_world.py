@@ -1,4 +1,4 @@
-"""One world of known truth through the real mirror_metrics.py: written, measured, and held against its truth.
+"""One world of known truth through the real mirror_metrics.py: written, measured, and compared with its truth.
 
 `measure_world` gives plain numbers (JSON) for truth_bench.py. Everything is read from what the
 script wrote: Data_*.csv, Summary_*.json, and its cache where a figure needs the embeddings themselves.

@@ -206,7 +206,7 @@ def test_inspect_is_known_where_its_script_is_and_installs_what_scanning_needs(c
     checkout.require("second\n", "requirements/bootstrap.txt")
     unknown = checkout.run("inspect", "x.pt")
     assert unknown.returncode == 2
-    assert "'inspect' is not a word that is known here" in unknown.stderr
+    assert "'inspect' is not a known command" in unknown.stderr
     (checkout.folder / "inspect_pkl.py").write_text(SCRIPT)
     result = checkout.run("inspect", "x.pt", "--convert", cwd=tmp_path, SCRIPT_EXIT="4")
     assert result.returncode == 4, result.stderr
@@ -250,10 +250,10 @@ def test_stdout_is_the_scripts_alone(checkout):
     assert list(json.loads(checkout.run().stdout)) == ["argv", "cwd", "prefix", "path"]
 
 
-# Words
+# Commands
 
 
-def test_word_test_runs_pytest_with_all_requirements(checkout, tmp_path):
+def test_command_test_runs_pytest_with_all_requirements(checkout, tmp_path):
     make_wheel(tmp_path, "pytest", "9.9", files={"pytest/__main__.py": SCRIPT})
     (checkout.folder / "tests").mkdir()
     checkout.require("second\n", "requirements/bootstrap.txt")
@@ -270,7 +270,7 @@ def test_word_test_runs_pytest_with_all_requirements(checkout, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("word", "script"),
+    ("command", "script"),
     [
         ("gaps", "gap_analysis.py"),
         ("generate", "generate_synthetic.py"),
@@ -279,20 +279,20 @@ def test_word_test_runs_pytest_with_all_requirements(checkout, tmp_path):
         ("train", "train_lora.py"),
     ],
 )
-def test_words_of_the_bootstrap_steps_run_with_both_requirements(checkout, tmp_path, word, script):
+def test_commands_of_the_bootstrap_steps_run_with_both_requirements(checkout, tmp_path, command, script):
     (checkout.folder / script).write_text(SCRIPT)
     checkout.require("second\n", "requirements/bootstrap.txt")
-    result = checkout.run(word, "my set", "--json", cwd=tmp_path)
+    result = checkout.run(command, "my set", "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     seen = json.loads(result.stdout)
     assert (seen["argv"], seen["cwd"]) == (["my set", "--json"], str(tmp_path)), "results go to the current folder"
     assert checkout.installed() == ["first", "second"]
 
 
-def test_unknown_word(checkout):
+def test_unknown_command(checkout):
     result = checkout.run("analyse", "--x")
     assert result.returncode == 2
-    assert result.stderr.count("\n") == 1 and "'analyse' is not a word" in result.stderr
+    assert result.stderr.count("\n") == 1 and "'analyse' is not a known command" in result.stderr
     assert "known: none" in result.stderr, "there is no tests folder here"
     (checkout.folder / "tests").mkdir()
     assert "known: test." in checkout.run("analyse").stderr
@@ -644,8 +644,8 @@ def test_changed_marker_counts_as_changed_requirement(checkout):
 def test_requirements_are_composed_of_the_parts():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if not line.startswith("#")] == ["-r " + launch.ANALYSIS, "-r " + launch.BOOTSTRAP]
-    for word in launch.WORDS.values():
-        assert all((ROOT / file).is_file() for file in word.requirements)
+    for command in launch.COMMANDS.values():
+        assert all((ROOT / file).is_file() for file in command.requirements)
     for file in (launch.ANALYSIS, launch.BOOTSTRAP, launch.TEST):
         wanted = [line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith("#")]
         assert wanted and all(re.fullmatch(r"[a-z0-9-]+>=[\d.]+", line) for line in wanted), file

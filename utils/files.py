@@ -8,14 +8,16 @@ import hashlib
 import json
 import os
 import re
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from itertools import count
 from pathlib import Path
 
-from utils.console import UserError
+from utils.console import UserError, say
+from utils.defaults import VERSION
 
 
 class Status(StrEnum):
@@ -60,8 +62,8 @@ def reason_of(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def disk_told(sentence: str, advice: str = "") -> Iterator[None]:
-    """What the disk refuses, as a UserError that begins with `sentence`, as in "Results cannot be written to DIR"."""
+def disk_errors_as(sentence: str, advice: str = "") -> Iterator[None]:
+    """Disk errors as a UserError that begins with `sentence`, as in "Results cannot be written to DIR"."""
     try:
         yield
     except OSError as error:
@@ -70,7 +72,7 @@ def disk_told(sentence: str, advice: str = "") -> Iterator[None]:
 
 def demand_writable(folder: Path, advice: str) -> None:
     """Make `folder`, and find out before the work, not after it, that results cannot be written. Raises UserError."""
-    with disk_told(f"Results cannot be written to {folder}", advice):
+    with disk_errors_as(f"Results cannot be written to {folder}", advice):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -79,6 +81,23 @@ def demand_writable(folder: Path, advice: str) -> None:
 def timestamp() -> str:
     """Now, as every document says it."""
     return time.strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def versions_of(script: str, **packages: str) -> dict[str, str]:
+    """What a document was made with: script, Python and the packages that the numbers depend on."""
+    return {script: VERSION, "python": sys.version.split()[0], **packages}
+
+
+def first_of(lines: list[str], most: int = 20) -> list[str]:
+    """The first `most` of the lines, and how many more there are."""
+    return lines[:most] + ([f"  and {len(lines) - most} more"] if len(lines) > most else [])
+
+
+def tell_ignored(ignored: Mapping[str, int]) -> None:
+    """Say how many files of which suffix were not looked at."""
+    if ignored:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in ignored.items())
+        say(f"Ignored files that are not pictures: {kinds}.")
 
 
 def sha256_of(path: Path) -> str:

@@ -26,14 +26,14 @@ def judge_all(args: argparse.Namespace, batch: Batch, measured: Measured, cache:
         measurements = Measurements(
             record, gap_type, target, similarity, nearest, most_alike(record.picture_hash, pool)
         )
-        image = decided(measurements, measured.thresholds, args.allow_unverified, hash_of(picture, cache))
+        image = judged_image(measurements, measured.thresholds, args.allow_unverified, hash_of(picture, cache))
         if image.verdict == Verdict.APPROVED:
             pool += pool_of([picture], "this batch")
         images.append(image)
     return images
 
 
-def decided(
+def judged_image(
     measurements: Measurements, thresholds: Thresholds, allowed: tuple[str, ...], sha256: str | None
 ) -> ValidatedImage:
     """One line of the report."""

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import tempfile
 import threading
 import time
 import zlib
@@ -168,12 +169,14 @@ def open_cache(path: Path | None) -> FaceCache:
 
 
 @contextlib.contextmanager
-def kept_measurements(path: Path | None, keeps: bool = True) -> Iterator[FaceCache]:
+def measurement_cache(path: Path, keeps: bool, shared: bool = False) -> Iterator[FaceCache]:
     """The cache of one run, closed at its end. What is wrong with it is said, and after Ctrl-C what it is good for.
 
-    Without `keeps` the file is gone afterwards, and nothing is promised.
+    Unless it `keeps` there is none; or, where parts of the run find in it what others measured (`shared`), one in a
+    temporary folder.
     """
-    cache = open_cache(path)
+    scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True) if shared and not keeps else None
+    cache = open_cache(path if keeps else scratch and Path(scratch.name) / path.name)
     if cache.message:
         say(f"Note: {cache.message}")
     try:
@@ -184,6 +187,8 @@ def kept_measurements(path: Path | None, keeps: bool = True) -> Iterator[FaceCac
         raise
     finally:
         cache.close()
+        if scratch:
+            scratch.cleanup()
 
 
 def content_hash(data: bytes) -> str:

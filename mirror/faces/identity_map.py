@@ -39,7 +39,7 @@ def identity_map(pictures: list[Picture], dimensions: int, cache: FaceCache) -> 
     return coordinates, ""
 
 
-def import_for_later() -> None:
+def import_for_map() -> None:
     """What every run with new faces needs at its end, and what takes a second to import."""
     import pandas  # noqa: F401
     import sklearn.manifold  # noqa: F401

@@ -49,7 +49,7 @@ class Measurer:
     """Measures pictures with one pack; the networks load when the first picture needs them.
 
     `device` is auto, cpu or cuda. With `require_gpu` UserError is raised unless the networks really run on CUDA, and
-    measurements that another provider made before do not count. `meanwhile` runs beside the loading of the networks.
+    measurements that another provider made before do not count. `while_loading` is called while the networks load.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class Measurer:
         detection_size: int = DETECTION_SIZE,
         max_megapixels: float = MAX_MEGAPIXELS,
         require_gpu: bool = False,
-        meanwhile: Callable[[], object] | None = None,
+        while_loading: Callable[[], object] | None = None,
     ):
         self._pack = pack
-        self._meanwhile = meanwhile
+        self._while_loading = while_loading
         self.cache = cache
         self._device = device
         self._detection_size = detection_size
@@ -84,7 +84,7 @@ class Measurer:
 
     def _load(self) -> FaceEngine:
         started = time.monotonic()
-        engine = FaceEngine(self._pack.folder, self._device, self._detection_size, self._meanwhile)
+        engine = FaceEngine(self._pack.folder, self._device, self._detection_size, self._while_loading)
         self.load_seconds = time.monotonic() - started
         say(f"Networks: {', '.join(engine.tasks)} on {engine.provider}")
         if engine.provider != CUDA and self._require_gpu:

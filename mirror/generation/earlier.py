@@ -56,7 +56,7 @@ def demand_same_run(earlier: GenerationMetadata, args: argparse.Namespace, famil
 OUTSIDE_SETTINGS = {"base_model", "lora", "lora_scale", "family"}  # fields of their own in the metadata
 
 
-def take_over(folder: Path, plan: GenerationPlan, earlier: GenerationMetadata | None) -> list[GeneratedImage]:
+def images_there(folder: Path, plan: GenerationPlan, earlier: GenerationMetadata | None) -> list[GeneratedImage]:
     """Images of the plan that lie in the folder already, also one that was written just before a run was killed."""
     known = {image.file: image for image in earlier.images} if earlier else {}
     images = []
@@ -97,7 +97,7 @@ def is_complete(args: argparse.Namespace, plan: GenerationPlan, earlier: Generat
     return there and {planned.name for planned in plan.planned_images} == images_done(plan, earlier)
 
 
-def remove_rests(folder: Path, plan: GenerationPlan) -> None:
+def remove_half_written(folder: Path, plan: GenerationPlan) -> None:
     """Files that a killed run left half-written. Raises OSError."""
     ours = tuple(
         f".{name}" for name in (SYNTHETIC_PREFIX, METADATA, *(f"{planned.name}.png" for planned in plan.planned_images))

@@ -11,18 +11,18 @@ from mirror.loop.state import Loop, publish
 from mirror.loop.stopping import Decision
 
 
-def decided(loop: Loop) -> Decision:
+def conclusion(loop: Loop) -> Decision:
     """What follows from the iterations that count."""
     iterations = scores_of(loop.ledger.history, loop.manifest)
     return stopping.decide(iterations, loop.config.convergence_threshold, loop.config.max_iterations)
 
 
-def decide(loop: Loop, iteration: IterationRecord) -> Decision:
-    """What follows from an iteration, recorded and published."""
+def record_decision(loop: Loop, iteration: IterationRecord) -> Decision:
+    """Record what follows from an iteration, and publish the best LoRA."""
     history = loop.ledger.history
     iteration.photos = photos_of(loop.manifest)
     iteration.needs_real_photos = gaps_for_real_photos(history, loop.manifest, iteration)
-    found = decided(loop)
+    found = conclusion(loop)
     gain = found.gain
     if iteration.lora and iteration.number:  # the baseline has no score: its identity alone would be one
         iteration.score = rounded(scores_of(history, loop.manifest)[-1].score)
@@ -59,7 +59,7 @@ def due(loop: Loop) -> IterationRecord | None:
     last = history.iterations[-1]
     if last.decision is None and last.number not in loop.manifest.undone:
         return last
-    found = decided(loop)
+    found = conclusion(loop)
     if (found.stop and not is_lifted(loop, found)) or last.number >= loop.config.max_iterations:
         return None
     return IterationRecord(number=last.number + 1, generator=found.best)

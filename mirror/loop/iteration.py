@@ -434,8 +434,8 @@ def set_manifest(loop: Loop, manifest: object) -> None:
     merging.sync(manifest, loop.paths.output)
 
 
-def sample_again(loop: Loop, now: IterationRecord) -> None:
-    """Samples of earlier LoRAs that are gone or were changed are generated again, as LoRA, plan and seed are there."""
+def restore_lost_samples(loop: Loop, now: IterationRecord) -> None:
+    """Generate samples of earlier LoRAs again where they are gone or were changed: LoRA, plan and seed are there."""
     for iteration in loop.ledger.history.iterations:
         if iteration is not now and iteration.lora and not loop.ledger.stands(iteration, SAMPLE):
             note(f"The samples of {iteration.lora} are gone or were changed: generating them again.")

@@ -17,7 +17,7 @@ _ORPHAN_SECONDS = 30  # how long a step of a loop that was killed may take to en
 
 
 @contextlib.contextmanager
-def only_one(folder: Path) -> Iterator[int]:
+def lock_of_loop(folder: Path) -> Iterator[int]:
     """Hold the lock of `folder`; its file descriptor. Raises UserError where another loop has it.
 
     The descriptor is meant to be passed on to child processes: a child that outlives a killed loop then still keeps

@@ -7,16 +7,16 @@ from pathlib import Path
 from mirror.contracts.history import IterationRecord
 from mirror.loop import photos as user_photos
 from mirror.loop.commands import Commands
-from mirror.loop.config import LoopConfig
 from mirror.loop.iteration import FindGaps
 from mirror.loop.state import Loop, new_history, read_loop
 from mirror.loop.steps import Ledger
 from utils.console import UserError, say, shell_line
 
 
-def as_it_stands(config: LoopConfig, commands: Commands) -> Loop:
+def as_it_stands(commands: Commands) -> Loop:
     """The loop that is there, or that would begin, with the photos of now; nothing is written."""
-    paths, folder = commands.paths, Path(config.dataset_dir)
+    config, paths = commands.config, commands.paths
+    folder = Path(config.dataset_dir)
     try:
         photos = user_photos.list_real(folder)
     except UserError as error:  # the commands can be shown without photos

@@ -201,7 +201,7 @@ def sample_scores(child: Child, folder: Path, summary: Summary) -> dict[str, dic
 def _wrong(child: Child, what: str) -> StepError:
     """A result that is not what it should be: what, and where the step's own words are."""
     return StepError(
-        f"{child.title}: {what}. What the step said is in {child.log}; put that right and give the same command again."
+        f"{child.title}: {what}. What the step said is in {child.log}; fix that and give the same command again."
     )
 
 

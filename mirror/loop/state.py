@@ -43,12 +43,13 @@ class Loop:
     locks: tuple[int, ...]  # file descriptors, kept open by the children too
 
 
-def open_loop(config: LoopConfig, commands: Commands, locks: tuple[int, ...], undoing: bool = False) -> Loop:
+def open_loop(commands: Commands, locks: tuple[int, ...], may_exceed_cap: bool = False) -> Loop:
     """The loop of `output_dir` as it was left, or a new one. Raises UserError for one that does not fit.
 
-    With `undoing` the dataset may hold more synthetic images than the cap allows: taking some out is the cure.
+    The dataset `may_exceed_cap` of synthetic images for --undo: taking some out is the cure.
     """
-    paths, folder = commands.paths, Path(config.dataset_dir)
+    config, paths = commands.config, commands.paths
+    folder = Path(config.dataset_dir)
     photos = user_photos.list_real(folder)
     if paths.history.exists():
         history, manifest = read_loop(config, paths)
@@ -60,7 +61,7 @@ def open_loop(config: LoopConfig, commands: Commands, locks: tuple[int, ...], un
         photos = manifest.real
     manifest = manifest.model_copy(update={"dataset_dir": config.dataset_dir})
     manifest = user_photos.with_photos(manifest, photos, user_photos.cut_from_held_out(manifest, photos, paths.output))
-    if not undoing:
+    if not may_exceed_cap:
         demand_share(config, manifest)
     history.held_out = merging.held_out_in(manifest)
     history.warnings = warnings_of(folder, history, manifest)

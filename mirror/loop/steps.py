@@ -181,7 +181,7 @@ def _why(child: Child, code: int, tail: bytearray) -> list[str]:
     return [
         f"{child.title} {how}. {'Its last lines:' if lines else 'It printed nothing.'}",
         *(f"  {line}" for line in lines),
-        f"All of it is in {child.log}. Put that right and give the same command again: it goes on at this step.",
+        f"All of it is in {child.log}. Fix that and give the same command again: it goes on at this step.",
     ]
 
 

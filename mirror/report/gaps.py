@@ -1,4 +1,4 @@
-"""`gaps.html`: what a dataset holds against its goals, what could not be measured, and its pictures by angle."""
+"""`gaps.html`: a dataset compared with its goals, what could not be measured, and its pictures by angle."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from mirror.contracts.training import TrainingLog
 from mirror.generation.families import FAMILIES
 from mirror.generation.lora_files import DIFFUSERS, Layers, diffusers_tensors, kohya_tensors
 from utils.console import UserError
-from utils.files import disk_told, write_bytes_atomic
+from utils.files import disk_errors_as, write_bytes_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +134,7 @@ class OutputFolder:
 
 def writing(path: Path) -> AbstractContextManager[None]:
     """What the disk refuses, told as a UserError."""
-    return disk_told(f"{path} cannot be written")
+    return disk_errors_as(f"{path} cannot be written")
 
 
 def lora_tensors(layers: Layers, how: LoraFormat) -> dict[str, torch.Tensor]:

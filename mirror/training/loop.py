@@ -23,7 +23,7 @@ from mirror.training.noising import (
     share_of,
     target_of,
 )
-from mirror.training.processes import StopRequests, from_main, progress_in_main
+from mirror.training.processes import StopRequests, in_main_process, progress_in_main
 from mirror.training.state import finish, resume, save_state, save_stopped, write_lora
 from utils.console import UserError, say
 
@@ -64,7 +64,7 @@ def begin(job: Job) -> tuple[int, list[float]]:
             job.output.clear()
         save_state(job, 0, [])
 
-    from_main(job.accelerator, save)
+    in_main_process(job.accelerator, save)
     return 0, []
 
 
@@ -203,7 +203,7 @@ def finish_epoch(job: Job, epoch: int, losses: list[float], seconds: float) -> N
         held = "" if record.validation_loss is None else f", held-out pictures {record.validation_loss:.4f}"
         say(f"Epoch {epoch}: loss {record.loss:.4f}{held}, {output.checkpoint(epoch).name}")
 
-    from_main(job.accelerator, save)
+    in_main_process(job.accelerator, save)
 
 
 def most_gpu_memory() -> int | None:

@@ -38,8 +38,8 @@ def start_accelerator(device: str, precision: str) -> Accelerator:
     return Accelerator(mixed_precision="no" if precision == FP32 else precision, cpu=on_cpu)
 
 
-def from_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
-    """What `work` returns in the main process, in all of them. A UserError ends them all, and is said once."""
+def in_main_process(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
+    """Let the main process alone do `work`; all of them get its result. A UserError ends them all, and is said once."""
     from accelerate.utils import broadcast_object_list
 
     answer: list[Any] = [None, None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +31,7 @@ from mirror.training.presets import PRESETS, Preset, recommended_epochs
 from mirror.training.processes import PRECISIONS, progress_in_main
 from mirror.training.samples import Sampler, make_sampler, sample_as_trained
 from utils.console import UserError, print_table, say, show
-from utils.defaults import VERSION
-from utils.files import readable, timestamp
+from utils.files import readable, timestamp, versions_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -126,7 +124,9 @@ def build_job(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
         output=OutputFolder(args.output, args.name),
         overwrite=args.overwrite,
         log=plan.log,
-        how=LoraFormat(args.format, PRECISIONS[args.save_precision], facts.family.name, layers, settings["alpha"]),
+        how=LoraFormat(
+            settings["format"], PRECISIONS[args.save_precision], facts.family.name, layers, settings["alpha"]
+        ),
     )
 
 
@@ -148,7 +148,7 @@ def settings_of_run(
         "optimizer": optimizer_name(args.optimizer, accelerator.device.type),
         "prediction": facts.prediction,
         "zero_terminal_snr": facts.zero_snr,
-        "format": args.format,
+        "format": args.format or "kohya",  # no default of the option: other trainers refuse a format that was given
         "save_precision": args.save_precision,
     }
 
@@ -171,7 +171,7 @@ def new_log(args: argparse.Namespace, dataset: TrainingSet, identity: str, setti
         buckets={f"{width}x{height}": count for (width, height), count in dataset.bucket_counts.items()},
         base_model=identity,
         settings=settings,
-        versions={"train_lora": VERSION, "python": sys.version.split()[0]} | {name: version(name) for name in packages},
+        versions=versions_of("train_lora", **{name: version(name) for name in packages}),
         steps=0,
         warnings=dataset.warnings,
     )

@@ -14,7 +14,7 @@ from mirror.contracts.training import TrainingLog
 from mirror.generation.lora_files import safetensors_bytes
 from mirror.training.files import OutputFolder, demand_learned, header_of, lora_tensors, writing
 from mirror.training.job import Job
-from mirror.training.processes import from_main
+from mirror.training.processes import in_main_process
 from utils.console import UserError, say
 from utils.files import write_bytes_atomic
 
@@ -75,11 +75,11 @@ def resume(job: Job) -> tuple[int, list[float]] | None:
     """
     import torch
 
-    state = from_main(job.accelerator, job.output.read_state)
+    state = in_main_process(job.accelerator, job.output.read_state)
     if state is None:
         return None
     log = TrainingLog.model_validate_json(state["log"])
-    from_main(job.accelerator, lambda: demand_same(job.output, log, job.log))
+    in_main_process(job.accelerator, lambda: demand_same(job.output, log, job.log))
     with torch.no_grad():
         for name, one in job.trained.items():
             one.copy_(state["lora"][name])
@@ -152,7 +152,7 @@ def save_stopped(job: Job, epoch: int, losses: list[float]) -> None:
         save_state(job, epoch - 1, losses)
         say(f"Stopped in epoch {epoch}; everything is saved. The same command with --resume goes on.")
 
-    from_main(job.accelerator, save)
+    in_main_process(job.accelerator, save)
 
 
 def finish(job: Job) -> None:
@@ -165,4 +165,4 @@ def finish(job: Job) -> None:
             job.output.write_log(job.log)
             job.output.state.unlink(missing_ok=True)
 
-    from_main(job.accelerator, save)
+    in_main_process(job.accelerator, save)

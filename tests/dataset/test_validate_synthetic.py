@@ -35,11 +35,12 @@ from mirror.dataset.checks import (
     quality,
     verdict,
 )
-from mirror.dataset.gaps import GAP_TYPES
+from mirror.dataset.gaps import ANGLE, EYES, GAP_TYPES, HANDS
 from mirror.dataset.pixels import histogram, unusable
 from mirror.faces.engine import second_face_share
 from mirror.faces.metrics import IDENTITY_FLOOR, USUAL_SHARES, identity_limit, reference_level, usual_similarity
 from mirror.report.validation import build_validation
+from utils.defaults import UNVERIFIED_WORDS
 from utils.files import Status, copy_with_caption, is_copy_of, take_back_copy
 
 FAULTS = (
@@ -292,6 +293,10 @@ def test_a_gate_without_its_sensor_does_not_open(few, world):
     assert (folder / "approved" / "a.png").exists() and not list((folder / "unverified").iterdir())
     page = (folder / "validation_report.html").read_text(encoding="utf-8")
     assert "some could not be measured and were allowed" in page and "every check passed" not in page
+
+
+def test_words_of_allow_unverified_are_the_sensors_and_the_person():
+    assert UNVERIFIED_WORDS == (ANGLE, HANDS, EYES, IDENTITY)
 
 
 def test_without_photos_the_person_is_unverified(few, world, mini_pack):

@@ -136,7 +136,7 @@ def test_undo_takes_the_merge_out_and_the_loop_goes_on_without(done, tmp_path):
     merged = {one.file for one in manifest_of(base).merged if one.iteration == 2}
     run = run_loop(config, "--undo", 2)
     assert run.returncode == 0 and f"✓ Taken out: {len(merged)} image" in run.stdout, run.stderr
-    assert "v3 learned from them: no longer compared" in run.stdout
+    assert "Trained on them, so no longer compared, used to generate or kept as the best LoRA: v3\n" in run.stdout
     assert f"<p>{last}</p>" not in (base / "out" / "bootstrap_report.html").read_text(encoding="utf-8")
     history = history_of(base)
     best = next(lora for lora in history.loras if lora.name == history.best)
@@ -191,7 +191,7 @@ def test_what_learned_from_undone_images_generates_no_more(ended):
     assert run_loop(config, **QUICK).returncode == 2
     assert history_of(base).iterations[-1].generator != "v1"
     run = run_loop(config, "--undo", 1)
-    assert run.returncode == 0 and "v2, v3, v4 learned from them" in run.stdout, run.stderr
+    assert run.returncode == 0 and "best LoRA: v2, v3, v4\n" in run.stdout, run.stderr
     history = history_of(base)
     assert (history.best, history.iterations[-1].generator) == ("v1", "v1")
     wish.unlink()
@@ -324,7 +324,10 @@ def test_new_photos_do_not_lift_another_stop_and_that_is_said(ended):
     base, config = ended
     (base / "photos" / "new.png").write_bytes(picture("new"))
     run = run_loop(config, **QUICK)
-    assert run.returncode == 0 and "The real photos have changed since, which does not lift this stop" in run.stdout
+    assert (
+        run.returncode == 0
+        and "The real photos have changed since, but this loop stopped for another reason" in run.stdout
+    )
 
 
 def test_generated_files_and_folders_among_the_photos_are_said(tmp_path):
@@ -445,7 +448,7 @@ def test_it_asks_on_a_terminal_alone(tmp_path):
     _, talk = process.communicate(timeout=60)
     os.close(slave)
     os.close(master)
-    assert process.returncode == 0 and b"Up to 1 iteration" in talk and not (tmp_path / "out").exists()
+    assert process.returncode == 0 and b"up to 1 iteration" in talk and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

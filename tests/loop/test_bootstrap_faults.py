@@ -283,12 +283,17 @@ def test_an_orphaned_step_keeps_others_out_until_it_ends(short):
 
     base, config, state = short
     assert killed_in(config, "gaps", 0.0) == -9
-    holder = subprocess.Popen(["sleep", "1.5"], pass_fds=(handle := os.open(base / "out" / ".loop.lock", os.O_RDWR),))
+    holder = subprocess.Popen(["sleep", "60"], pass_fds=(handle := os.open(base / "out" / ".loop.lock", os.O_RDWR),))
     fcntl.flock(handle, fcntl.LOCK_EX)
     os.close(handle)
-    done = run_loop(config, **QUICK)
-    holder.wait()
-    assert done.returncode == 0 and "waiting for its end" in done.stderr
+    pipe = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(loop_command(config), env=os.environ | QUICK, encoding="utf-8", **pipe) as second:
+        assert any("waiting for its end" in line for line in second.stderr)
+        assert second.poll() is None
+        holder.kill()
+        holder.wait()
+        second.communicate(timeout=60)
+    assert second.returncode == 0
     assert_equal(base, state)
 
 
