@@ -16,7 +16,7 @@ from mirror.report.render import encoded, moment, number, render, sensor_facts, 
 _LOOKS = {
     Verdict.REJECTED: ("#ff6b6b", "\N{MULTIPLICATION SIGN}", "at least one check failed"),
     Verdict.UNVERIFIED: ("#f5b942", "?", "nothing failed, but a check could not be measured"),
-    Verdict.APPROVED: ("#4fd1a5", "\N{CHECK MARK}", "no check failed, and what was not measured was allowed"),
+    Verdict.APPROVED: ("#4fd1a5", "\N{CHECK MARK}", "every check passed"),
 }
 _ALLOWED = "no check failed; some could not be measured and were allowed (--allow-unverified)"
 _OUTCOMES = {Outcome.PASSED: "passed", Outcome.FAILED: "failed", Outcome.NOT_MEASURED: "not measured"}
