@@ -32,7 +32,7 @@ from utils.defaults import (
     MAX_SYNTHETIC_SHARE,
     SYNTHETIC_PREFIX,
 )
-from utils.files import demand_writable, disk_errors_as, first_of, tell_ignored, timestamp, versions_of
+from utils.files import demand_writable, disk_errors_as, first_of, some_of, tell_ignored, timestamp, versions_of
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.contract import Spread
@@ -208,6 +208,8 @@ def warnings_about(report: GapReport) -> list[str]:
     """What makes the shares mean less, or the dataset worse, than it seems."""
     from mirror.dataset.gaps import FEWEST_IMAGES, GOOD_MINIMUM, IDEAL_IMAGES
     from mirror.dataset.pixels import SHARPNESS_LIMIT, SHARPNESS_SIDE
+    from mirror.faces.engine import TURN_THE_FILE
+    from utils.decoding import BLACK_AND_WHITE, TRANSPARENT
     from utils.files import Status
 
     seen = [record for record in report.images if record.size_wh is not None]
@@ -229,10 +231,17 @@ def warnings_about(report: GapReport) -> list[str]:
         "the picture is too bright": sum(record.exposure == "over" for record in seen),
     }
     said += [f"In {count} of {len(seen)} images {what}." for what, count in counts.items() if count]
+    for fault, what in (
+        (TURN_THE_FILE, "lie on their side or upside down; turn the files"),
+        (BLACK_AND_WHITE, "are black-and-white; colour photos of the person serve the dataset better"),
+        (TRANSPARENT, "have transparent parts, which are shown on white"),
+    ):
+        named = [record.file for record in seen if fault in record.reason]
+        if named:
+            said.append(f"{len(named)} of {len(seen)} images {what}: {some_of(named)}.")
     if report.near_duplicates:
         pairs = [f"{one.first} and {one.second}" for one in report.near_duplicates]
-        more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
-        said.append(f"Near duplicates, of which one is enough: {'; '.join(pairs[:3])}{more}.")
+        said.append(f"Near duplicates, of which one is enough: {some_of(pairs, separator='; ')}.")
     return said
 
 

@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         with timed(seconds, "map"):
             pack_info = measurer.pack_info()
             pictures = inputs.references + inputs.held_out + inputs.candidates
-            table = score_pictures(pictures, pack_info)
+            table = score_pictures(pictures, pack_info, args.face)
             face_map, map_note = identity_map(pictures, int(args.map[0]), cache)
         seconds["networks"] = measurer.load_seconds
         seconds["measuring"] -= measurer.load_seconds
@@ -204,7 +204,7 @@ def summarise(
 
     from mirror.contracts.summary import Summary
     from mirror.detectors.providers import onnxruntime_version
-    from mirror.faces.engine import DETECTION_THRESHOLD, RESCUE_PADDING
+    from mirror.faces.finding import DETECTION_THRESHOLD, RESCUE_PADDING
     from mirror.faces.identity_map import MAP_SEED
     from mirror.faces.table import summarise_group
     from utils.files import readable
@@ -228,6 +228,7 @@ def summarise(
             "rescue_padding": RESCUE_PADDING,
             "max_megapixels": args.max_megapixels,
             "recursive": args.recursive,
+            "face": args.face,
             "map": args.map,
             "map_seed": MAP_SEED,
             "holdout": None if args.holdout is None else readable(str(args.holdout.resolve())),
@@ -334,6 +335,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def _add_measuring(parser: argparse.ArgumentParser) -> None:
     measuring = parser.add_argument_group("measuring and machine")
     add = measuring.add_argument
+    add(
+        "--face",
+        choices=("largest", "nearest"),
+        default="largest",
+        help="which face of a generated picture with several people is measured: the largest one, or the one most like "
+        "the references (of references it is always the largest)",
+    )
     add(
         "--pack",
         default=PACK,

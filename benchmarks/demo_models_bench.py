@@ -25,7 +25,8 @@ from demo.facepack.gallery import hidden, nobody, overflowing, turned_away
 from demo.render import Picture
 from demo.scene import Scene, draw_scene
 from demo.training_data import UNSEEN_SEED, draw_people, generator, render_all
-from mirror.faces.engine import DETECTION_THRESHOLD, FaceEngine
+from mirror.faces.engine import FaceEngine
+from mirror.faces.finding import DETECTION_THRESHOLD
 from mirror.faces.packs import Pack, find_pack
 from mirror.faces.pose import angles_from_keypoints
 from utils import options

@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 
 from utils.cores import available_cores
+from utils.defaults import IMAGE_EXTENSIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUPS = 5  # the references and four LoRA folders
@@ -53,7 +54,7 @@ def fill_world(base: Path, count: int, photos: Path | None) -> None:
             make_photos(target, len(range(i, count, GROUPS)), start=i * count)
         make_photos(base / "new", NEW, start=GROUPS * count)
         return
-    found = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
+    found = sorted(path for path in photos.rglob("*") if path.suffix.lower()[1:] in IMAGE_EXTENSIONS)
     for i in range(count + NEW):
         target = targets[i % GROUPS] if i < count else base / "new"
         target.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from conftest import ROOT, run_script
 from PIL import Image
 from rich.cells import cell_len
 
-from utils.images import decode, decode_with_note
+from utils.decoding import decode, decode_with_note
 from utils.library_output import overheard
 from utils.options import script_parser
 
@@ -115,10 +115,16 @@ def jpeg(seed: int = 0, **more: object) -> bytes:
 
 
 def damaged_jpeg(seed: int = 0) -> bytes:
-    """Decodes, and libjpeg says "Corrupt JPEG data"."""
+    """libjpeg says "Corrupt JPEG data" and makes up what is missing."""
     data = bytearray(jpeg(seed))
     del data[-400:-340]
     return bytes(data)
+
+
+def jpeg_with_bytes_too_many(seed: int = 0) -> bytes:
+    """libjpeg says "Corrupt JPEG data", and every pixel is there."""
+    data = jpeg(seed)
+    return data[:-2] + bytes(100) + data[-2:]
 
 
 def jpeg_with_broken_exif() -> bytes:
@@ -131,6 +137,7 @@ def test_damaged_pictures_are_told_in_their_rows_and_libraries_say_nothing(metri
     make_picture(tmp_path / "ref" / "healthy.jpg")
     for i in range(12):
         (tmp_path / "ref" / f"damaged{i}.jpg").write_bytes(damaged_jpeg(i))
+        (tmp_path / "ref" / f"junk{i}.jpg").write_bytes(jpeg_with_bytes_too_many(i))
     (tmp_path / "ref" / "exif.jpg").write_bytes(jpeg_with_broken_exif())
     (tmp_path / "ref" / "cut.jpg").write_bytes(jpeg()[:3000])
     for _ in range(2):  # the second time from the cache
@@ -140,16 +147,18 @@ def test_damaged_pictures_are_told_in_their_rows_and_libraries_say_nothing(metri
             assert words not in run.stderr and words not in run.stdout
         for i in range(12):
             row = run.row(f"damaged{i}.jpg")
+            assert row["Status"] == "unreadable" and row["Reason"].startswith("is damaged: "), row["Reason"]
+            row = run.row(f"junk{i}.jpg")
             assert row["Status"] == "ok" and "damaged, and part of the picture may be wrong" in row["Reason"]
         assert "header is damaged" in run.row("exif.jpg")["Reason"]
-        assert run.row("cut.jpg")["Status"] == "unreadable" and "truncated" in run.row("cut.jpg")["Reason"]
-        assert run.table["Reason"].notna().sum() == 14 and run.row("healthy.jpg")["Status"] == "ok"
+        assert run.row("cut.jpg")["Status"] == "unreadable" and "ends after 4" in run.row("cut.jpg")["Reason"]
+        assert run.table["Reason"].notna().sum() == 26 and run.row("healthy.jpg")["Status"] == "ok"
         for file in run.output.iterdir():
             file.unlink()
 
 
 def test_each_thread_hears_what_its_own_picture_caused():
-    pictures = [damaged_jpeg(i) if i % 3 == 0 else jpeg(i) for i in range(60)]
+    pictures = [jpeg_with_bytes_too_many(i) if i % 3 == 0 else jpeg(i) for i in range(60)]
     notes = [""] * len(pictures)
 
     def work(start: int) -> None:

@@ -115,6 +115,13 @@ def test_columns_told_are_those_of_the_table():
     assert re.findall(r"^\| `(\w+)` \| .+ \|$", page("running"), re.MULTILINE) == list(COLUMNS)
 
 
+def test_image_formats_told_are_those_that_are_read():
+    from utils.defaults import IMAGE_EXTENSIONS
+
+    told = re.search(r"^(`jpg`.*?), upper", page("running"), re.MULTILINE | re.DOTALL)[1]
+    assert re.findall(r"`(\w+)`", told) == list(IMAGE_EXTENSIONS)
+
+
 def test_bands_told_are_those_of_the_copycat_report():
     from mirror.faces.metrics import BANDS
 

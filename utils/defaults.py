@@ -8,7 +8,8 @@ VERSION = "0.1.0"  # of the product: every script says it, and every result carr
 # What installs the packages of all scripts; mirror_metrics.py and inspect_pkl.py need the first alone.
 ANALYSIS_REQUIREMENTS, BOOTSTRAP_REQUIREMENTS = "requirements/analysis.txt", "requirements/bootstrap.txt"
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp")
+# The first five are the documented ones.
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "jfif", "heic", "heif", "avif", "tif", "tiff", "gif")
 
 PACK = "buffalo_l"  # InsightFace's own default
 MODELS_FOLDER = PROJECT / "models"

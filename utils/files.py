@@ -21,10 +21,11 @@ from utils.defaults import VERSION
 
 
 class Status(StrEnum):
-    """What became of one input file. Only OK and RESCUED carry measurements."""
+    """What became of one input file. Only OK, RESCUED and ROTATED carry measurements."""
 
     OK = "ok"
-    RESCUED = "rescued"  # found only after black padding around the picture
+    RESCUED = "rescued"  # found only with black padding around the picture, or at more pixels
+    ROTATED = "rotated"  # measured after turning the picture, which lies on its side or upside down
     NO_FACE = "no_face"
     UNREADABLE = "unreadable"
     TOO_LARGE = "too_large"
@@ -32,7 +33,7 @@ class Status(StrEnum):
 
     @property
     def measured(self) -> bool:
-        return self in (Status.OK, Status.RESCUED)
+        return self in (Status.OK, Status.RESCUED, Status.ROTATED)
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
@@ -86,6 +87,12 @@ def timestamp() -> str:
 def versions_of(script: str, **packages: str) -> dict[str, str]:
     """What a document was made with: script, Python and the packages that the numbers depend on."""
     return {script: VERSION, "python": sys.version.split()[0], **packages}
+
+
+def some_of(names: list[str], most: int = 3, separator: str = ", ") -> str:
+    """The first of many names in one line: "a, b, c and 5 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more
 
 
 def first_of(lines: list[str], most: int = 20) -> list[str]:

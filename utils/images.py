@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
 import stat
@@ -14,34 +13,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from utils.console import UserError
+from utils.decoding import ImageError, header_size
 from utils.defaults import IMAGE_EXTENSIONS, MAX_MEGAPIXELS
 from utils.files import Status, reason_of
-from utils.library_output import hush_warnings, overheard, python_warnings
 
 THUMBNAIL_SIDE = 176  # pixels, longest side; about 6 KB each, so that a page of 4,000 pairs stays under 40 MB
 _THUMBNAIL_QUALITY = 72
-
-# What the header may say; wider than IMAGE_EXTENSIONS because a wrongly named file is still a picture.
-_READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-
-# Pillow only reads headers here, and MAX_MEGAPIXELS is the limit that users can set. Its formats are registered now,
-# by one thread: when several threads open their first pictures at once, some find a format missing (Pillow 13.0).
-Image.MAX_IMAGE_PIXELS = None
-Image.init()
-hush_warnings()
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what fails to decode gets its reason in the table
-
-
-class ImageError(Exception):
-    """One picture cannot be measured. `status` is what the table says, the message is the reason in words."""
-
-    def __init__(self, status: Status, reason: str):
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
 
 
 @dataclass
@@ -157,7 +136,7 @@ def read_file(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> bytes:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
             raise ImageError(Status.UNREADABLE, "is a folder or a special file, not a picture")
         with open(path, "rb") as file:
-            _check_header(file, max_megapixels)
+            check_size(*header_size(file), max_megapixels)
             file.seek(0)
             return file.read()
     except FileNotFoundError as error:
@@ -168,38 +147,6 @@ def read_file(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> bytes:
         raise ImageError(Status.UNREADABLE, f"cannot be read: {reason_of(error)}") from error
 
 
-def decode(data: bytes) -> np.ndarray:
-    """(H, W, 3) uint8 BGR, EXIF orientation applied, first frame, alpha dropped. Raises ImageError."""
-    return decode_with_note(data)[0]
-
-
-def decode_with_note(data: bytes) -> tuple[np.ndarray, str]:
-    """As `decode`, and what is wrong with a picture that could be decoded all the same; empty for a healthy one."""
-    if data.startswith(b"\x89PNG"):
-        _verify_png(data)
-    try:
-        # from memory, because cv2.imread fails on non-ASCII Windows paths and gives no reason for anything
-        image, words = overheard(lambda: cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR))
-    except cv2.error as error:
-        raise ImageError(Status.UNREADABLE, f"cannot be decoded: {error.err or error}") from error
-    if image is None:
-        raise ImageError(Status.UNREADABLE, _reason_for_failed_decoding(data))
-    return image, "; ".join(filter(None, (_note_on_pixels(words), _note_on_header(data))))
-
-
-def _note_on_pixels(words: str) -> str:
-    if not words:
-        return ""
-    first = words.splitlines()[0].removeprefix("Corrupt JPEG data: ").strip()
-    return f"the file is damaged, and part of the picture may be wrong ({first})"
-
-
-def _note_on_header(data: bytes) -> str:
-    with python_warnings() as said, contextlib.suppress(Exception):  # OpenCV has decoded it: Pillow may fail in peace
-        Image.open(io.BytesIO(data), formats=_READABLE_FORMATS).close()
-    return f"the file's header is damaged ({said[0]})" if said else ""
-
-
 def thumbnail(image: np.ndarray) -> bytes:
     """JPEG of `image` (H, W, 3) BGR with its longest side at THUMBNAIL_SIDE, never enlarged."""
     height, width = image.shape[:2]
@@ -207,35 +154,3 @@ def thumbnail(image: np.ndarray) -> bytes:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _THUMBNAIL_QUALITY])[1].tobytes()
-
-
-def _check_header(file: io.BufferedReader, max_megapixels: float) -> None:
-    if not file.peek(1):
-        raise ImageError(Status.UNREADABLE, "is empty (0 bytes)")
-    try:
-        with Image.open(file, formats=_READABLE_FORMATS) as picture:
-            width, height = picture.size
-    except UnidentifiedImageError as error:
-        raise ImageError(Status.UNREADABLE, "is not a picture, whatever its name says") from error
-    except Exception as error:  # a damaged header can raise anything in a parser: it is one bad file, not our end
-        raise ImageError(Status.UNREADABLE, f"has a damaged header ({error})") from error
-    check_size(width, height, max_megapixels)
-
-
-def _verify_png(data: bytes) -> None:
-    """Raise ImageError for a damaged PNG before libpng meets it and writes to the terminal by itself."""
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-            picture.verify()
-    except Exception as error:  # whatever a damaged file makes the parser raise is the reason
-        raise ImageError(Status.UNREADABLE, f"is damaged ({error})") from error
-
-
-def _reason_for_failed_decoding(data: bytes) -> str:
-    """OpenCV says no more than None; Pillow knows why."""
-    try:
-        with Image.open(io.BytesIO(data), formats=_READABLE_FORMATS) as picture:
-            picture.load()
-    except Exception as error:  # any failure is the reason that is asked for here
-        return f"is damaged ({error})"
-    return f"is a {picture.format} of mode {picture.mode} that OpenCV cannot decode"

@@ -7,7 +7,8 @@ import numpy as np
 
 from mirror.contracts.gaps import AngleSensor
 from mirror.dataset.boxes import Boxes, BoxSensor
-from mirror.faces.engine import RESCUE_PADDING, FaceMeasurement, second_face_share
+from mirror.faces.engine import PADDED, FaceMeasurement, second_face_share
+from mirror.faces.finding import RESCUE_PADDING
 from mirror.faces.measurer import Measurer
 from mirror.faces.pose import angles_from_keypoints
 from utils.files import Status
@@ -63,6 +64,7 @@ def _face_of(boxes: Boxes | Exception, image: np.ndarray, status: Status) -> Fac
         len(boxes.scores),
         provider,
         size_wh,
+        found=PADDED if status == Status.RESCUED else "",
         box_xyxy=tuple(float(edge) for edge in boxes.boxes_xyxy[largest]),
         det_score=float(boxes.scores[largest]),
         yaw_deg=yaw,

@@ -17,7 +17,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -93,9 +93,9 @@ class FaceCache:
 
     def put_face(self, content: str, pack: str, settings: str, measurement: FaceMeasurement) -> None:
         """Keep a measurement."""
-        fields = {name: value for name, value in asdict(measurement).items() if name != "embedding"}
-        record = json.dumps(fields)
-        embedding = b"" if measurement.embedding is None else measurement.embedding.astype("<f4").tobytes()
+        faces = [measurement, *measurement.others]
+        record = json.dumps([_fields(face) for face in faces])
+        embedding = b"".join(face.embedding.astype("<f4").tobytes() for face in faces if face.embedding is not None)
         row = (content, pack, settings, record, embedding, zlib.crc32(embedding, zlib.crc32(record.encode())))
         self._write("INSERT OR REPLACE INTO faces VALUES (?, ?, ?, ?, ?, ?)", row)
 
@@ -235,9 +235,20 @@ def _restored(record: str, embedding: bytes, crc: int) -> FaceMeasurement | None
     """The measurement of a row, or None where the row is not what was written."""
     if zlib.crc32(embedding, zlib.crc32(record.encode())) != crc:
         return None
-    fields = json.loads(record)
-    fields["status"] = Status(fields["status"])
-    fields["size_wh"] = tuple(fields["size_wh"])
-    fields["box_xyxy"] = tuple(fields["box_xyxy"]) if fields["box_xyxy"] is not None else None
-    vector = np.frombuffer(embedding, dtype="<f4") if embedding else None
-    return FaceMeasurement(**fields, embedding=vector)
+    all_fields = json.loads(record)
+    vectors = np.frombuffer(embedding, dtype="<f4").reshape(len(all_fields), -1) if embedding else [None]
+    face, *others = (_face_of(*known) for known in zip(all_fields, vectors, strict=True))
+    return replace(face, others=tuple(others))
+
+
+def _fields(face: FaceMeasurement) -> dict:
+    """What is kept as JSON: embeddings are bytes, and the other faces of a picture stand beside the first."""
+    left_out = ("embedding", "others")
+    return {field.name: getattr(face, field.name) for field in fields(face) if field.name not in left_out}
+
+
+def _face_of(known: dict, embedding: np.ndarray | None) -> FaceMeasurement:
+    known["status"] = Status(known["status"])
+    known["size_wh"] = tuple(known["size_wh"])
+    known["box_xyxy"] = tuple(known["box_xyxy"]) if known["box_xyxy"] is not None else None
+    return FaceMeasurement(**known, embedding=embedding)

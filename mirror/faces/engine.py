@@ -10,28 +10,30 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from mirror.detectors.providers import wanted_providers
+from mirror.faces.finding import DETECTION_THRESHOLD, FaceFinder, Faces
 from mirror.faces.metrics import unit
 from mirror.faces.pose import angles_from_keypoints
 from utils.console import UserError
 from utils.defaults import DETECTION_SIZE
 from utils.files import Status
 
-DETECTION_THRESHOLD = 0.5  # InsightFace's own default
-RESCUE_PADDING = 0.40  # black border on each side, as a share of that side, as documented
-RESCUED, NO_FACE = "Rescued via padding", "no face found, with black padding neither"
+TURN_THE_FILE = "measured turned"
+PADDED, NO_FACE = "Rescued via padding", "no face found, with black padding, turned or enlarged neither"
+# Faces beside the largest one are measured too, from this share of its area on, so that another one can be chosen.
+OTHER_FACE_SHARE, MOST_OTHERS = 0.1, 4
 
 # Needed networks. The 2-D landmark model of the larger packs is never run: nothing here uses its points.
 DETECTION, RECOGNITION, POSE, AGE = "detection", "recognition", "landmark_3d_68", "genderage"
 
 # Raise when the numbers of a measurement change for the same picture and pack: cached rows are then measured anew.
-MEASUREMENT_VERSION = 3
+MEASUREMENT_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,15 @@ class FaceMeasurement:
     roll_deg: float | None = None
     embedding: np.ndarray | None = None  # (D,) float32, unit norm
     second_face_share: float | None = None  # see `second_face_share`
+    turned_deg: int = 0  # clockwise: how the picture was turned to measure the face upright
+    found: str = ""  # in words, where the face was not found at once
     note: str = ""  # what is wrong with the file, though it could be decoded
+    others: tuple[FaceMeasurement, ...] = ()  # further faces of the same picture, largest first
 
     @property
     def reason(self) -> str:
         """What there is to say of it, in words; empty for a face that was found at once in a healthy file."""
-        said = {Status.RESCUED: RESCUED, Status.NO_FACE: NO_FACE}.get(self.status)
+        said = NO_FACE if self.status == Status.NO_FACE else self.found
         return "; ".join(filter(None, (said, self.note)))
 
     @property
@@ -81,88 +86,90 @@ class FaceEngine:
         meanwhile: Callable[[], object] | None = None,
     ):
         self.detection_size = detection_size
-        self._models = _load_models(pack_folder, device, detection_size, meanwhile or (lambda: None))
+        self._models = _load_models(pack_folder, device, meanwhile or (lambda: None))
+        try:
+            self._finder = FaceFinder(self._models[DETECTION], detection_size, _example())
+        except Exception as error:  # onnxruntime says in many ways that a network does not run
+            raise UserError(f"The face detector in {pack_folder} does not run ({error}).") from error
         self.tasks = sorted(self._models)
 
     @property
     def provider(self) -> str:
         """The execution provider that the sessions really run on; two names joined by + where they differ."""
         sessions = [model.session for model in self._models.values()]
-        sessions += self._models[DETECTION].resolution_sessions.values()
+        sessions += list(self._models[DETECTION].resolution_sessions.values())
         return "+".join(sorted({session.get_providers()[0] for session in sessions}))
 
     def measure(self, image: np.ndarray) -> FaceMeasurement:
-        """The largest face of `image` (H, W, 3) uint8 BGR, as found at once or after black padding."""
-        status = Status.OK
-        boxes, keypoints = self._detect(image)
-        if not len(boxes):
-            status = Status.RESCUED
-            boxes, keypoints = self._detect_padded(image)
-        if not len(boxes):
+        """The largest face of `image` (H, W, 3) uint8 BGR, found as mirror.faces.finding says; `others` beside it."""
+        faces = self._finder.find(image)
+        if not len(faces):
             return FaceMeasurement(Status.NO_FACE, 0, self.provider, (image.shape[1], image.shape[0]))
-        return self._measure_face(image, boxes, keypoints, status)
+        largest, *others = _faces_apart(faces)
+        measured = self._measure_face(faces, largest, (image.shape[1], image.shape[0]))
+        return replace(measured, others=tuple(self._measure_face(faces, i, measured.size_wh) for i in others))
 
-    def _measure_face(
-        self, image: np.ndarray, boxes: np.ndarray, all_keypoints: np.ndarray, status: Status
-    ) -> FaceMeasurement:
-        """The largest of the faces with `boxes` (N, 5) and `all_keypoints` (N, 5, 2), N >= 1."""
+    def _measure_face(self, faces: Faces, index: int, size_wh: tuple[int, int]) -> FaceMeasurement:
         from insightface.app.common import Face
 
-        sizes = boxes[:, 2:4] - boxes[:, 0:2]
-        largest = int((sizes[:, 0] * sizes[:, 1]).argmax())
-        box, keypoints = boxes[largest], all_keypoints[largest]
+        box, keypoints = faces.boxes[index], faces.keypoints[index]
         face = Face(bbox=box[:4], kps=keypoints, det_score=box[4])
-        self._models[RECOGNITION].get(image, face)
+        self._models[RECOGNITION].get(faces.image, face)
         if AGE in self._models:
-            self._models[AGE].get(image, face)
+            self._models[AGE].get(faces.image, face)
         if POSE in self._models:
-            self._models[POSE].get(image, face)
+            self._models[POSE].get(faces.image, face)
             pitch, yaw, roll = (float(angle) for angle in face["pose"])
         else:
             yaw, pitch, roll = angles_from_keypoints(keypoints)
         return FaceMeasurement(
-            status=status,
-            faces=len(boxes),
+            status=_status_of(faces),
+            faces=len(faces),
             provider=self.provider,
-            size_wh=(image.shape[1], image.shape[0]),
-            box_xyxy=tuple(float(edge) for edge in box[:4]),
+            size_wh=size_wh,
+            box_xyxy=faces.in_original(box[:4]),
             det_score=float(box[4]),
             age=float(face["age"]) if AGE in self._models else None,
             yaw_deg=yaw,
             pitch_deg=pitch,
-            roll_deg=roll,
-            second_face_share=second_face_share(boxes[:, :4]),
+            roll_deg=(roll - faces.turned_deg + 180) % 360 - 180,
             embedding=unit(face["embedding"]).astype(np.float32),
+            second_face_share=second_face_share(faces.boxes[:, :4]),
+            turned_deg=faces.turned_deg,
+            found=_words_for(faces),
         )
 
-    def _detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes (N, 5) x1 y1 x2 y2 score, and keypoints (N, 5, 2), in pixels of `image`."""
-        height, width = image.shape[:2]
-        if min(height, width) * self.detection_size < max(height, width):
-            return _nothing()  # shrunk to the detector's input, less than one pixel is left of the short side
-        return _run_detector(self._models[DETECTION], image, self.detection_size)
 
-    def _detect_padded(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`_detect` with a black border of RESCUE_PADDING around the picture; results in original coordinates.
+def _status_of(faces: Faces) -> Status:
+    if faces.turned_deg:
+        return Status.ROTATED
+    return Status.RESCUED if faces.padded or faces.enlarged_to else Status.OK
 
-        The picture is drawn into the detector's input at once: a border around the full-size picture would cost three
-        times its memory and then be shrunk to the same.
-        """
-        height, width = image.shape[:2]
-        scale = self.detection_size / ((1 + 2 * RESCUE_PADDING) * max(height, width))
-        inner_w, inner_h = round(width * scale), round(height * scale)
-        if min(inner_w, inner_h) < 1:
-            return _nothing()
-        left, top = round(RESCUE_PADDING * inner_w), round(RESCUE_PADDING * inner_h)
-        canvas = np.zeros((self.detection_size, self.detection_size, 3), np.uint8)
-        canvas[top : top + inner_h, left : left + inner_w] = cv2.resize(image, (inner_w, inner_h))
-        boxes, keypoints = self._detect(canvas)
-        stretch = np.array([width / inner_w, height / inner_h], np.float32)
-        corner = np.array([left, top], np.float32)
-        boxes = boxes.copy()
-        boxes[:, 0:2] = (boxes[:, 0:2] - corner) * stretch
-        boxes[:, 2:4] = (boxes[:, 2:4] - corner) * stretch
-        return boxes, (keypoints - corner) * stretch
+
+def _words_for(faces: Faces) -> str:
+    """How the faces were found, where it was not at once."""
+    said = []
+    if faces.turned_deg:
+        way = {90: "90° clockwise", 180: "180°", 270: "90° counterclockwise"}[faces.turned_deg]
+        said.append(f"{TURN_THE_FILE} by {way}; turn the file itself")
+    if faces.padded:
+        said.append(PADDED)
+    if faces.enlarged_to:
+        said.append(f"Rescued at {faces.enlarged_to} pixels: the face is small")
+    return "; ".join(said)
+
+
+def _faces_apart(faces: Faces) -> list[int]:
+    """Indices of the largest face, then of others that are worth measuring, by area."""
+    boxes = faces.boxes[:, :4]
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    areas, centres = sizes.prod(axis=1), boxes[:, :2] + sizes / 2
+    chosen = [faces.largest]
+    for i in np.argsort(-areas):
+        inside = any(((centres[i] >= boxes[j, :2]) & (centres[i] <= boxes[j, 2:])).all() for j in chosen)
+        if not inside and areas[i] >= OTHER_FACE_SHARE * areas[faces.largest]:
+            chosen.append(int(i))
+    return chosen[: 1 + MOST_OTHERS]
 
 
 def second_face_share(boxes_xyxy: np.ndarray) -> float | None:
@@ -185,11 +192,14 @@ def settings_key(detection_size: int) -> str:
     return f"m{MEASUREMENT_VERSION}-det{detection_size}-thr{DETECTION_THRESHOLD}-insightface{version('insightface')}"
 
 
-def _run_detector(model: object, image: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    return model.detect(image, input_size=(size, size), det_thresh=DETECTION_THRESHOLD)
+def _example() -> np.ndarray:
+    """Six upright faces, (H, W, 3) BGR: the picture that InsightFace ships to try its packs with."""
+    from insightface.data import get_image
+
+    return get_image("t1")
 
 
-def _load_models(pack_folder: Path, device: str, detection_size: int, meanwhile: Callable[[], object]) -> dict:
+def _load_models(pack_folder: Path, device: str, meanwhile: Callable[[], object]) -> dict:
     """InsightFace's model objects by task. Raises UserError naming what is wrong with the pack."""
     import onnxruntime
 
@@ -210,7 +220,7 @@ def _load_models(pack_folder: Path, device: str, detection_size: int, meanwhile:
         import insightface.app  # noqa: F401 - whole, before another thread imports what it shares with it
 
         waiting = beside.submit(meanwhile)
-        models = _models_by_task(pack_folder, detection_size, providers=providers, sess_options=options)
+        models = _models_by_task(pack_folder, providers=providers, sess_options=options)
         waiting.result()
     if DETECTION not in models:
         raise UserError(f"{pack_folder} holds no face detector: it is no model pack.")
@@ -221,7 +231,7 @@ def _load_models(pack_folder: Path, device: str, detection_size: int, meanwhile:
     return models
 
 
-def _models_by_task(folder: Path, detection_size: int, **options: object) -> dict:
+def _models_by_task(folder: Path, **options: object) -> dict:
     """The needed models of a pack. Raises UserError naming a file that cannot be loaded.
 
     Packs with a manifest are read by InsightFace's FaceAnalysis. Plain ones are read file by file, the first of a kind
@@ -233,23 +243,16 @@ def _models_by_task(folder: Path, detection_size: int, **options: object) -> dic
 
     needed = (DETECTION, RECOGNITION, POSE, AGE)
 
-    def started(model: object) -> object:
-        # the detector makes a session of its own for each input size; make it now, so that its provider counts too
-        if getattr(model, "taskname", None) == DETECTION:
-            _run_detector(model, np.zeros((detection_size, detection_size, 3), np.uint8), detection_size)
-        return model
-
     def load(path: Path) -> object:
         try:
-            return started(get_model(str(path), **options))
+            return get_model(str(path), **options)
         except Exception as error:  # onnx, protobuf and onnxruntime each have their own way to refuse a damaged file
             advice = "If the file is damaged, fetch it again."
             raise UserError(f"The model {path} cannot be loaded ({error}). {advice}") from error
 
     if has_model_package_manifest(str(folder)):
         try:
-            models = FaceAnalysis(name=str(folder), allowed_modules=list(needed), **options).models
-            return {task: started(model) for task, model in models.items()}
+            return FaceAnalysis(name=str(folder), allowed_modules=list(needed), **options).models
         except Exception as error:  # as above, or its manifest is not what it should be
             raise UserError(f"The pack {folder} cannot be loaded ({error}).") from error
     models: dict = {}
@@ -258,7 +261,3 @@ def _models_by_task(folder: Path, detection_size: int, **options: object) -> dic
             if model is not None and model.taskname in needed:
                 models.setdefault(model.taskname, model)
     return models
-
-
-def _nothing() -> tuple[np.ndarray, np.ndarray]:
-    return np.empty((0, 5), np.float32), np.empty((0, 5, 2), np.float32)

@@ -19,8 +19,9 @@ import numpy as np
 from mirror.faces.cache import FaceCache, content_hash
 from utils.console import UserError
 from utils.cores import available_cores
+from utils.decoding import ImageError, decode_with_note
 from utils.files import Status
-from utils.images import ImageError, decode_with_note, read_file
+from utils.images import read_file
 from utils.progress import GroupProgress
 
 Item, Done = TypeVar("Item"), TypeVar("Done")

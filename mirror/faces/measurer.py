@@ -13,7 +13,7 @@ import numpy as np
 
 from mirror.contracts.summary import PackInfo, group_label
 from mirror.faces.cache import FaceCache
-from mirror.faces.engine import AGE, POSE, RESCUED, FaceEngine, FaceMeasurement, settings_key
+from mirror.faces.engine import AGE, POSE, FaceEngine, FaceMeasurement, settings_key
 from mirror.faces.looking import look_at
 from mirror.faces.packs import Pack
 from utils.console import UserError, say
@@ -156,8 +156,8 @@ class Measurer:
         picture.status, picture.reason = status, reason
 
     def done(self, picture: Picture, progress: GroupProgress) -> None:
-        if picture.status == Status.RESCUED:
-            progress.print(f"{picture.group}/{picture.filename}: {RESCUED}")
+        if picture.face is not None and picture.face.found:
+            progress.print(f"{picture.group}/{picture.filename}: {picture.face.found}")
 
     def at_work(self) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()

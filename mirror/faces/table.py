@@ -12,10 +12,20 @@ from mirror.contracts import table as columns
 from mirror.contracts.contract import Spread
 from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE, GroupSummary, PackInfo
 from mirror.faces import metrics
+from mirror.faces.choosing import ANOTHER_IS_NEARER, LARGEST, choose_faces
+from mirror.faces.engine import TURN_THE_FILE
 from mirror.faces.measurer import CUDA, GPU_ADVICE, Picture
 from mirror.faces.pose import BIN_LIMITS_DEG, angle_bin
-from utils.files import Status
+from utils.decoding import BLACK_AND_WHITE, TRANSPARENT
+from utils.files import Status, some_of
 
+# What is said of single rows and summed up for the whole run.
+_TOLD_OF_ROWS = {
+    TURN_THE_FILE: "lie on their side or upside down and were measured turned; turn the files",
+    BLACK_AND_WHITE: "are black-and-white, which lowers similarity (by about 0.1)",
+    TRANSPARENT: "have transparent parts, which are shown on white",
+    ANOTHER_IS_NEARER: "hold another face that is more like the references; --face nearest measures those",
+}
 SAME_PICTURE = 0.9999  # similarity that only the very same picture reaches
 
 # A spreadsheet takes a cell that begins with one of these for a formula (OWASP, "CSV Injection"); where the list
@@ -41,12 +51,13 @@ def _defused(text: str) -> str:
     return _FORMULA_START.sub(lambda start: f"{start[0]}'", str(text))
 
 
-def score_pictures(pictures: list[Picture], pack: PackInfo) -> pd.DataFrame:
+def score_pictures(pictures: list[Picture], pack: PackInfo, face: str = LARGEST) -> pd.DataFrame:
     """The table of `pictures`, in their order: what was measured, and how each compares with the references.
 
     Similarity is to the centroid of the held-out photos where there are any, else of the references; pictures that
     are part of that centroid are scored leave-one-out. The nearest picture is always a reference: copies are made of
-    what was trained on. At least one reference must be measured, and one held-out photo where there are any.
+    what was trained on. At least one reference must be measured, and one held-out photo where there are any. `face`
+    says which one of several a candidate is compared by; of references it is always the largest.
     """
     held_out = [one for one in pictures if one.measured and one.group == HELD_OUT and one.type == REFERENCE]
     references = [one for one in pictures if one.measured and one.group == REFERENCE and one.type == REFERENCE]
@@ -58,6 +69,7 @@ def score_pictures(pictures: list[Picture], pack: PackInfo) -> pd.DataFrame:
     if held_out:
         similarity = metrics.leave_one_out(standard)
         scores |= _compared(held_out, similarity, metrics.nearest(standard, truth), references)
+    choose_faces(candidates, standard, face)
     if candidates:
         generated = _embeddings(candidates)
         similarity = metrics.similarity_to_centroid(generated, standard)
@@ -167,6 +179,11 @@ def warnings_about(table: pd.DataFrame, device: str) -> list[str]:
     if device == "cuda" and providers - {CUDA}:
         warnings.append(f"--device cuda was asked for, but {', '.join(providers - {CUDA})} measured. {GPU_ADVICE}")
     same = table[(table[columns.TYPE] == CANDIDATE) & (table[columns.NEAREST_SIMILARITY] > SAME_PICTURE)]
+    for said, what in _TOLD_OF_ROWS.items():
+        told = table[table[columns.REASON].str.contains(said, na=False, regex=False)]
+        if len(told):
+            names = [f"{group}/{file}" for group, file in zip(told[columns.GROUP], told[columns.FILENAME], strict=True)]
+            warnings.append(f"{len(told)} picture(s) {what}: {some_of(names)}.")
     for group, number in same[columns.GROUP].value_counts(sort=False).items():
         warnings.append(
             f"{group}: {number} picture(s) are copies of references; leave them out, they say nothing about a LoRA."

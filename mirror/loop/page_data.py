@@ -11,7 +11,8 @@ from mirror.contracts.validation import Outcome, ValidationReport
 from mirror.dataset.checks import CHECK_NAMES
 from mirror.loop.facts import last_decided
 from mirror.loop.state import Loop
-from utils.images import ImageError, decode, read_file, thumbnail
+from utils.decoding import ImageError, decode
+from utils.images import read_file, thumbnail
 
 SHOWN_REASONS = 8  # of an iteration, the commonest; all of them stand in its validation report
 

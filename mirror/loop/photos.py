@@ -60,7 +60,8 @@ def is_generated(photo: RealPhoto) -> bool:
 def with_picture_hashes(photos: list[RealPhoto], folder: Path, known: Iterable[RealPhoto] = ()) -> list[RealPhoto]:
     """`photos` of `folder` with their picture hashes; `known` ones keep theirs, unreadable ones have none."""
     from mirror.dataset.pixels import grey_of, picture_hash
-    from utils.images import ImageError, decode, read_file
+    from utils.decoding import ImageError, decode
+    from utils.images import read_file
 
     hashes = {photo.sha256: photo.picture_hash for photo in known if photo.picture_hash}
     for photo in photos:
@@ -147,7 +148,8 @@ def cut_from_held_out(manifest: MergeManifest, photos: list[RealPhoto], output: 
 def _seen(path: Path) -> np.ndarray | None:
     """A picture in grey; None where it cannot be read."""
     from mirror.dataset.pixels import grey_of
-    from utils.images import ImageError, decode, read_file
+    from utils.decoding import ImageError, decode
+    from utils.images import read_file
 
     try:
         return grey_of(decode(read_file(path)))

@@ -101,7 +101,8 @@ def demand_planned(child: Child, metadata: GenerationMetadata, plan: PromptPlan)
 
 
 def _demand_picture(child: Child, path: Path) -> None:
-    from utils.images import ImageError, decode, read_file
+    from utils.decoding import ImageError, decode
+    from utils.images import read_file
 
     try:
         decode(read_file(path))

@@ -104,7 +104,7 @@ def _card(row: dict, row_of: dict[str, int]) -> dict:
         return card | {"failure": _failure(row)}
     card |= {"nearest": row_of.get(row["nearest"]), "nearest_similarity": row["nearest_similarity"]}
     card["similarity"] = row["similarity"]
-    return card | {"rescued": 1} if row["status"] == Status.RESCUED else card
+    return card | {"note": shown(row["reason"])} if row["reason"] else card
 
 
 def _band(row: dict, row_of: dict[str, int]) -> str:

@@ -76,7 +76,7 @@ def _page_data(points: Points, panels: list[Panel]) -> dict:
             "yaw": _numbers_or_null(points.column(columns.YAW)),
             "pitch": _numbers_or_null(points.column(columns.PITCH)),
             "det_score": _numbers_or_null(points.column(columns.DET_SCORE)),
-            "rescued": [int(status == Status.RESCUED) for status in table[columns.STATUS]],
+            "note": [shown(_text(reason)) for reason in table[columns.REASON]],
         },
     }
 

@@ -23,9 +23,10 @@ import numpy as np
 from mirror.contracts.summary import REFERENCE
 from mirror.faces.measurer import Measurer, Picture
 from utils.console import UserError
+from utils.decoding import ImageError, decode
 from utils.defaults import IMAGE_EXTENSIONS
 from utils.files import Status, caption_of, readable, reason_of
-from utils.images import ImageError, decode, demand_folder, list_images, read_file
+from utils.images import demand_folder, list_images, read_file
 
 Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of the picture
 

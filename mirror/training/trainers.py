@@ -136,16 +136,20 @@ def write_files(start: Start, folder: Path) -> None:
 
 
 def _copied(picture: Path, folder: Path) -> Path:
-    """A copy; of what not every trainer reads, as PNG."""
-    if picture.suffix.lower() in _KNOWN_SUFFIXES:
-        return Path(shutil.copyfile(picture, folder / picture.name))
+    """A copy; as PNG what not every trainer reads, and what has transparent parts, under which trainers see garbage
+    (github.com/kohya-ss/sd-scripts/issues/1269)."""
     import cv2
 
-    from utils.images import ImageError, decode, read_file
+    from utils.decoding import ImageError, decode, is_opaque
+    from utils.images import read_file
 
-    copy = folder / f"{picture.stem}_{picture.suffix[1:].lower()}.png"
+    known = picture.suffix.lower() in _KNOWN_SUFFIXES
+    copy = folder / (picture.name if known else f"{picture.stem}_{picture.suffix[1:].lower()}.png")
     try:
-        pixels = decode(read_file(picture))
+        data = read_file(picture)
+        if known and is_opaque(data):
+            return Path(shutil.copyfile(picture, copy))
+        pixels = decode(data)
     except ImageError as problem:  # it could be read before
         raise UserError(f"{picture} {problem.reason}: take it out of the dataset, or fetch it again.") from problem
     write_bytes_atomic(copy, cv2.imencode(".png", pixels)[1].tobytes())

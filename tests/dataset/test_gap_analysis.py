@@ -30,6 +30,7 @@ from mirror.contracts.gaps import GapReport
 from mirror.dataset.boxes import classes_of
 from mirror.faces.pose import BIN_LIMITS_DEG, angle_bin
 from utils.console import UserError
+from utils.defaults import IMAGE_EXTENSIONS
 from utils.files import Status
 
 AWAY_DEG = 8.0  # from a border of the bins: nearer than that a bin says little about a measured angle
@@ -343,7 +344,7 @@ def test_a_picture_on_which_a_network_chokes_is_one_bad_row(gaps, heads, truth_m
 def test_a_face_that_overflows_the_picture_is_seen_with_a_border():
     from mirror.dataset.angles import DetectorAngles
     from mirror.dataset.boxes import Boxes
-    from mirror.faces.engine import NO_FACE, RESCUED
+    from mirror.faces.engine import NO_FACE, PADDED
 
     points = np.float32([[90, 60], [160, 60], [125, 100], [95, 140], [155, 140]])
 
@@ -367,7 +368,7 @@ def test_a_face_that_overflows_the_picture_is_seen_with_a_border():
     large = np.full((2000, 2500, 3), 90, np.uint8)
     (face,) = DetectorAngles(SeesWithBorder()).faces(["a"], [large])
     assert face.box_xyxy == pytest.approx((0, 0, 250 / 0.512, 200 / 0.512), abs=3), "back in the picture's own pixels"
-    assert RESCUED != NO_FACE
+    assert PADDED != NO_FACE
 
 
 OWN_TYPE = """
@@ -474,7 +475,7 @@ def test_a_dataset_that_is_none_is_one_sentence(gaps, tmp_path, make_picture, ti
     for folder, said in (
         ("missing", "does not exist"),
         ("broken/1.jpg", "is a file, not a folder"),
-        ("bare", "holds no pictures (jpg, jpeg, png, webp, bmp)."),
+        ("bare", f"holds no pictures ({', '.join(IMAGE_EXTENSIONS)})."),
         ("nested", "--recursive takes them in"),
         ("broken", "No picture of the dataset could be read"),
     ):

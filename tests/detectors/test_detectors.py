@@ -202,7 +202,8 @@ from pathlib import Path
 from mirror.detectors.detectors import load_detector
 load_detector(Path(sys.argv[1]), "cpu")
 import ultralytics.utils as u
-from utils.images import ImageError, read_file
+from utils.decoding import ImageError
+from utils.images import read_file
 Path(sys.argv[2]).write_bytes(b"no picture")
 try:
     read_file(Path(sys.argv[2]))

@@ -80,7 +80,7 @@ def test_every_kind_of_picture_is_a_row(metrics, tiny_pack, tmp_path, photo):
     assert table.Status.to_dict() == {name: status for name, status in expected.items() if name in table.index}
     reasons = {
         "empty.jpg": "0 bytes",
-        "truncated.jpg": "truncated",
+        "truncated.jpg": "ends after",
         "truncated.png": "truncated",
         "text.png": "not a picture",
         "folder.jpg": "folder",
@@ -116,7 +116,8 @@ def test_no_permission_is_a_reason_in_words(tmp_path):
     secret.write_bytes(b"x")
     secret.chmod(0)
     program = (
-        "import os; from pathlib import Path; from utils.images import ImageError, read_file\n"
+        "import os\nfrom pathlib import Path\n"
+        "from utils.decoding import ImageError\nfrom utils.images import read_file\n"
         "os.geteuid() or os.setuid(65534)  # root may read everything\n"
         f"try: read_file(Path({str(secret)!r}))\n"
         "except ImageError as error: print(error.status, error.reason)"

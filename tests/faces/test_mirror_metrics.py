@@ -101,10 +101,12 @@ def test_a_plain_loop_gives_the_same_similarities(real_run, mini_pack, photos):
         face = embedding(path)
         if face is not None:
             row = real_run.row(path.name, "everyone")
+            if row.Status in ("rescued", "rotated"):
+                continue  # a second look sees more, see test_real_files.py
             assert row.Similarity == pytest.approx(face @ centroid, abs=1e-3), path.name
             assert row.NearestSimilarity == pytest.approx((truth @ face).max(), abs=1e-3), path.name
             compared += 1
-    assert compared == 30
+    assert compared == 28
 
 
 def test_held_out_photos_take_the_place_of_the_centroid(real_run, metrics, mini_pack, tmp_path, photos):
@@ -179,7 +181,8 @@ def test_close_up_is_rescued_by_padding(metrics, mini_pack, tmp_path, photos):
     cv2.imwrite(str(tmp_path / "cand" / "g" / "tight.png"), tight)
     run = metrics("--pack", mini_pack)
     row = run.row("tight.png")
-    assert (row.Status, row.Reason, row.Faces) == ("rescued", "Rescued via padding", 1)
+    said = "Rescued via padding; black-and-white, which lowers similarity"
+    assert (row.Status, row.Reason, row.Faces) == ("rescued", said, 1)
     assert "g/tight.png: Rescued via padding" in run.stderr
     assert run.summary["groups"][1]["rescued"] == 1
 

@@ -8,8 +8,10 @@ import textwrap
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import run_script
+from PIL import Image
 
 import train_lora
 from mirror.contracts.contract import read_contract
@@ -93,6 +95,16 @@ def test_sd_scripts_gets_its_two_files(dataset, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "Nothing is trained yet" in said and "sdxl_train_network.py" in said
     assert not (out / "lora.safetensors").exists() and not (out / "training_log.json").exists()
+
+
+def test_transparent_parts_are_white_for_other_trainers_too(dataset, tmp_path):
+    pixels = np.full((64, 64, 4), (10, 200, 30, 0), np.uint8)
+    pixels[16:48, 16:48, 3] = 255
+    Image.fromarray(pixels).save(dataset / "2_more" / "cutout.png")
+    out = order(dataset, base(tmp_path / "animagine", "StableDiffusionXLPipeline"), "--trainer", "sd-scripts")
+    (staged,) = (out / "trainer").rglob("cutout.png")
+    copy = Image.open(staged)
+    assert copy.mode == "RGB" and copy.getpixel((0, 0)) == (255, 255, 255) and copy.getpixel((32, 32)) == (10, 200, 30)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -127,8 +127,11 @@
     if (isNumber(card.nearest_similarity)) verdict.append(make("span", "value", card.nearest_similarity.toFixed(3)));
     // Between two references the bands would be out of place: photos of one person in one light are alike.
     if (generated || !compared) verdict.append(make("span", "band", `${band.mark} ${card.band}`));
-    if (card.rescued) verdict.append(make("span", "hint", "Rescued via padding"));
-    else if (isNumber(card.similarity)) {
+    if (card.note) {
+      const note = make("span", "hint", card.note.split(/[;:]/)[0]);
+      note.title = card.note;
+      verdict.append(note);
+    } else if (isNumber(card.similarity)) {
       const hint = make("span", "hint", `${standard.label} ${card.similarity.toFixed(3)}`);
       hint.title = `Similarity to the centroid of ${standard.photos}`;
       verdict.append(hint);

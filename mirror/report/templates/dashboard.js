@@ -24,7 +24,7 @@
     lines.push(given("Age", rows.age[row], (v) => v.toFixed(0)));
     lines.push(`${given("Yaw", rows.yaw[row], angle)}, ${given("pitch", rows.pitch[row], angle)}`);
     lines.push(given("Detection", rows.det_score[row], (v) => v.toFixed(3)));
-    if (rows.rescued[row]) lines.push("Rescued via padding");
+    if (rows.note[row]) lines.push(rows.note[row]);
     return lines.join("<br>");
   }
 
