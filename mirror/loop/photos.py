@@ -130,21 +130,27 @@ def split(
 
 def cuts_among(photos: list[RealPhoto], folder: Path) -> Callable[[RealPhoto], bool]:
     """Whether one of `photos` shows a part of another one, or more around it; False for unreadable ones."""
+    from mirror.dataset.cuts import likely_cuts, points_of
     from mirror.dataset.pixels import for_cuts, is_cut_from
     from utils.progress import GroupProgress
 
-    small = {}
+    place, small, points = {}, [], []
     with GroupProgress(only_live=True) as progress:
         task = progress.add("Reading photos", len(photos))
         for photo in photos:
             if (grey := _seen(source_of(folder, photo.file))) is not None:
-                small[photo.sha256] = for_cuts(grey)
+                place[photo.sha256] = len(small)
+                small.append(for_cuts(grey))
+                points.append(points_of(grey))
             progress.step(task)
+    likely = likely_cuts(points)
 
     def is_cut(photo: RealPhoto) -> bool:
-        others = [grey for sha256, grey in small.items() if sha256 != photo.sha256]
-        own = small.get(photo.sha256)
-        return own is not None and any(is_cut_from(own, one) or is_cut_from(one, own) for one in others)
+        if photo.sha256 not in place:
+            return False
+        own = small[place[photo.sha256]]
+        others = [small[index] for index in likely[place[photo.sha256]]]
+        return any(is_cut_from(own, one) or is_cut_from(one, own) for one in others)
 
     return is_cut
 
