@@ -22,6 +22,7 @@ from typing import BinaryIO, Protocol, TextIO
 
 from mirror.contracts.contract import write_contract
 from mirror.contracts.history import IterationHistory, IterationRecord, RunningStep, StepRecord
+from mirror.loop.windows_job import end_children_with_us
 from utils.captions import caption_files
 from utils.console import EXIT_OUR_FAULT, EXIT_USER, UserError
 from utils.defaults import IMAGE_EXTENSIONS, METADATA
@@ -69,6 +70,7 @@ def run_child(child: Child, inherited: Iterable[int] = ()) -> None:
     StepError with its last lines.
     """
     child.log.parent.mkdir(parents=True, exist_ok=True)
+    end_children_with_us()  # Windows
     log = open(child.log, "wb")  # noqa: SIM115 - closed by whoever reads the child, which may be later than here
     posix = {"start_new_session": True, "pass_fds": tuple(inherited), "preexec_fn": _die_with_parent()}
     try:
