@@ -92,6 +92,7 @@ def improve(commands: Commands, asks: bool) -> int:
         return EXIT_OK
     with locked(commands.paths) as locks:
         loop = open_loop(commands, locks)
+        tell_captions(loop)
         for warning in loop.ledger.history.warnings:
             note(warning)
         iteration = next_iteration(loop)
@@ -141,6 +142,17 @@ def fill_gaps(loop: Loop, iteration: IterationRecord) -> bool:
     validation.run()
     Merge(loop, iteration, gaps, validation).run()
     return bool(iteration.merged)
+
+
+def tell_captions(loop: Loop) -> None:
+    """Which kinds of captions the photos have; the copies of all of them are .txt files."""
+    from mirror.loop.photos import kinds_of_captions
+    from mirror.loop.talk import remark
+    from utils.captions import told_kinds
+
+    kinds = kinds_of_captions(Path(loop.manifest.dataset_dir), loop.manifest.real)
+    if kinds:
+        remark(told_kinds(kinds))
 
 
 def tell_decision(loop: Loop, iteration: IterationRecord, found: Decision) -> None:

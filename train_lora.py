@@ -153,7 +153,7 @@ def make_training_plan(
     from mirror.training.elsewhere import local_identity_of
     from mirror.training.files import OutputFolder
     from mirror.training.samples import read_prompts
-    from mirror.training.setup import TrainingPlan, new_log, options_of, settings_of_run
+    from mirror.training.setup import TrainingPlan, new_log, options_of, settings_of_run, tell_about
     from mirror.training.state import demand_same, earlier_training
 
     output = OutputFolder(args.output, args.name)
@@ -170,8 +170,7 @@ def make_training_plan(
         )
         refuse_shared(pictures, held_out)
     dataset = assign_buckets_by_faces(args, pictures, options["resolution"])
-    for warning in dataset.warnings:
-        say(f"Note: {warning}")
+    tell_about(dataset)
     for warning in held_out.warnings if held_out else []:
         say(f"Note: held-out pictures: {warning}")
     settings = options | settings_of_run(args, accelerator, facts, dataset, options)

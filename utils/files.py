@@ -1,4 +1,4 @@
-"""Files: what became of one, writing results whole or not at all, copying pictures without losing anything."""
+"""Files: what became of one, and writing results whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import errno
 import hashlib
 import json
 import os
-import re
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from itertools import count
 from pathlib import Path
 
 from utils.console import UserError, say
@@ -128,47 +126,8 @@ def safetensors_header(path: Path) -> tuple[dict, int]:
     return header, 8 + length
 
 
-def caption_of(picture: Path) -> Path:
-    """Where the caption of a picture lies, if it has one: a text file of its name, as trainers read it."""
-    return picture.with_suffix(".txt")
-
-
-def copy_with_caption(picture: Path, folder: Path) -> Path:
-    """Copy a picture and its caption into `folder`; where the copy lies. Nothing that is there is overwritten.
-
-    A copy that is there already is left as it is, caption included. Where another file has the name, the copy gets a
-    number: `a (2).png`. Raises OSError.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    data, caption = picture.read_bytes(), _bytes_of(caption_of(picture))
-    for number in count(1):
-        copy = folder / (picture.name if number == 1 else f"{picture.stem} ({number}){picture.suffix}")
-        there = _bytes_of(copy)
-        if there == data:
-            return copy
-        if there is None and _bytes_of(caption_of(copy)) in (None, caption):
-            break
-    if caption is not None:
-        write_bytes_atomic(caption_of(copy), caption)
-    write_bytes_atomic(copy, data)  # last: a picture in the folder has its caption
-    return copy
-
-
-def is_copy_of(copy: Path, picture: Path) -> bool:
-    """Whether `copy` is what `copy_with_caption` made of `picture`: its name or that with a number, and its bytes."""
-    named = re.fullmatch(re.escape(picture.stem) + r"( \(\d+\))?", copy.stem) and copy.suffix == picture.suffix
-    return bool(named) and copy.is_file() and _bytes_of(copy) == _bytes_of(picture)
-
-
-def take_back_copy(copy: Path, picture: Path) -> None:
-    """Delete the copy of `picture` at `copy`, and its caption unless somebody changed it. Raises OSError."""
-    if _bytes_of(caption_of(copy)) == _bytes_of(caption_of(picture)):
-        caption_of(copy).unlink(missing_ok=True)
-    copy.unlink(missing_ok=True)
-
-
-def _bytes_of(path: Path) -> bytes | None:
-    """None where there is no such file."""
+def bytes_of(path: Path) -> bytes | None:
+    """A file's content; None where there is no such file. Raises OSError."""
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -13,7 +13,7 @@ class RealPhoto(Contract):
 
     file: str  # name in the dataset folder and of the copy; bytes that are no UTF-8 are written as \xNN
     sha256: str
-    caption_sha256: str | None  # of the text file beside it
+    caption_sha256: str | None  # of its caption as UTF-8, whichever file holds it
     picture_hash: str | None = None  # as in gaps.json; null: not needed, or not readable
     held_out: bool = False  # never trained on: similarity is measured against it
 

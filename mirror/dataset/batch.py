@@ -12,6 +12,7 @@ from mirror.contracts.gaps import GapReport, GapSensors
 from mirror.contracts.generation import GeneratedImage, GenerationMetadata
 from mirror.dataset.examiner import ExaminedPicture
 from mirror.dataset.gaps import GAP_TYPES
+from utils.captions import TEXT_SUFFIXES
 from utils.console import UserError
 from utils.defaults import IMAGE_EXTENSIONS, METADATA
 from utils.files import readable
@@ -43,7 +44,7 @@ def collect(folder: Path, reference: Path | None, own: Iterable[Path] = ()) -> B
     demand_folder(folder, "validate_synthetic.py takes the folder with the generated images.")
     batch = Batch(folder, [])
     batch.pictures = list_pictures(batch, folder)
-    for suffix in (".txt", ".json", ".html"):  # captions, metadata and our own reports belong here
+    for suffix in (*TEXT_SUFFIXES, ".jsonl", ".json", ".html"):  # captions, metadata and our own reports belong here
         del batch.ignored[suffix]
     if (folder / METADATA).exists():
         _follow(batch, folder / METADATA)

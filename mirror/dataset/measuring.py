@@ -19,6 +19,7 @@ from mirror.faces.cache import FaceCache
 from mirror.faces.engine import FaceMeasurement
 from mirror.faces.measurer import Measurer, Picture
 from mirror.faces.metrics import FEWEST_REFERENCES, reference_level
+from utils.captions import is_copy_of
 from utils.console import UserError
 from utils.defaults import (
     DETECTOR_FILES,
@@ -26,7 +27,6 @@ from utils.defaults import (
     PACK,
     SYNTHETIC_PREFIX,
 )
-from utils.files import is_copy_of
 
 
 @dataclass

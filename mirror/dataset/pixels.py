@@ -111,14 +111,14 @@ def near_duplicates(hashes: list[int]) -> list[tuple[int, int, int]]:
 
 def for_cuts(grey: np.ndarray) -> np.ndarray:
     """As much of a picture as `is_cut_from` looks at, for who compares many with each other."""
-    return grey if max(grey.shape) <= 2 * CROP_SIDE else _of_side(grey, 2 * CROP_SIDE)
+    return grey if max(grey.shape) <= 2 * CROP_SIDE else of_side(grey, 2 * CROP_SIDE)
 
 
 def is_cut_from(part: np.ndarray, whole: np.ndarray) -> bool:
     """Whether one grey picture shows a part of another, of at least about half of its sides. Icons show too little."""
     if min(max(part.shape), max(whole.shape)) < CROP_SIDE // 2:
         return False
-    whole, part = _of_side(whole, CROP_SIDE), for_cuts(part)
+    whole, part = of_side(whole, CROP_SIDE), for_cuts(part)
     (height, width), (high, wide) = whole.shape, part.shape
     for step in range(CROP_SIZES):
         scale = min(height / high, width / wide) * CROP_STEP**step
@@ -131,7 +131,7 @@ def is_cut_from(part: np.ndarray, whole: np.ndarray) -> bool:
     return False
 
 
-def _of_side(grey: np.ndarray, side: int) -> np.ndarray:
+def of_side(grey: np.ndarray, side: int) -> np.ndarray:
     """A picture whose longest side is `side` pixels."""
     scale = side / max(grey.shape)
     size = max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale))

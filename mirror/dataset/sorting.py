@@ -12,8 +12,9 @@ from mirror.contracts.validation import ValidationReport
 from mirror.dataset.batch import Batch
 from mirror.dataset.examiner import ExaminedPicture
 from mirror.faces.cache import FaceCache
+from utils.captions import copy_with_caption, is_copy_of, take_back_copy
 from utils.console import UserError, say
-from utils.files import copy_with_caption, is_copy_of, readable, reason_of, take_back_copy
+from utils.files import readable, reason_of
 
 
 def folders_of(args: argparse.Namespace) -> dict[str, Path]:

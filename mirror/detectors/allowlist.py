@@ -141,6 +141,11 @@ ALLOWED: dict[str, Use] = {
 GETATTR = "builtins.getattr"
 METHODS = ("forward", "forward_fuse")
 
+# How a tensor is written by `pickle.dump` instead of torch.save: a call with the bytes of a whole PyTorch file, which
+# this function unpickles without any check. Those bytes stand in the pickle and are looked into; whatever else becomes
+# of the function is dangerous.
+LOAD_BYTES = "torch.storage._load_from_bytes"
+
 # Packages beside Python's own whose business is running, loading or fetching things.
 _DANGEROUS_PACKAGES = words(
     "IPython __main__ aiohttp cffi cloudpickle commands dill distutils execnet fabric fsspec gradio huggingface_hub",

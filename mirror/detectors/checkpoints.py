@@ -6,13 +6,17 @@ the file says about it and can do nothing. Networks are built from records by co
 
 from __future__ import annotations
 
+import importlib
+import io
 import os
 import pickle
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any, BinaryIO
 
-from mirror.detectors.allowlist import ALLOWED, GETATTR, Safety, Use, modern
+from mirror.detectors.allowlist import ALLOWED, GETATTR, LOAD_BYTES, Safety, Use, modern
 from mirror.detectors.modelfiles import PLAIN_PICKLE, TORCH_LEGACY, TORCH_ZIP, Report
 from utils.console import UserError, shell_line
 
@@ -75,7 +79,9 @@ def read_checkpoint(file: BinaryIO, report: Report, name: str) -> object:
         if report.kind in (TORCH_ZIP, TORCH_LEGACY):
             return _read_torch(file, set(report.walk.imports))
         if report.kind == PLAIN_PICKLE:
-            return _Reader(file).load()
+            has_tensors = LOAD_BYTES in report.walk.imports
+            with _torch_limited_to([]) if has_tensors else nullcontext():
+                return _Reader(file).load()
     except UserError:
         raise
     except Exception as error:  # a damaged file fails in torch, numpy, zip or pickle, each in its own way
@@ -112,12 +118,20 @@ def _read_torch(file: BinaryIO, imports: set[str]) -> object:
         import numpy as np
 
         known += [getattr(np.dtypes, name) for name in np.dtypes.__all__]
+    with _torch_limited_to(known):
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+@contextmanager
+def _torch_limited_to(known: list) -> Iterator[None]:
+    """Meanwhile torch.load takes what weights of its own need, and these."""
+    torch = import_torch()
     with _ONE_AT_A_TIME:
         others = torch.serialization.get_safe_globals()  # ultralytics, for one, adds its own classes for good
         torch.serialization.clear_safe_globals()
         try:
             torch.serialization.add_safe_globals(known)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            yield
         finally:
             torch.serialization.clear_safe_globals()
             torch.serialization.add_safe_globals(others)
@@ -130,9 +144,21 @@ class _Reader(pickle.Unpickler):
         full = f"{modern(module)}.{name}"
         if full in _known():
             return _known()[full]
-        if full in ALLOWED and module.startswith("torch"):
-            raise pickle.UnpicklingError(f"it holds objects of torch, {full}, but torch has not written it")
+        if full == LOAD_BYTES:
+            return _load_tensor_file
+        if ALLOWED.get(full) in (Use.VALUE, Use.CALL) and full.startswith("torch.") and not full.endswith("Storage"):
+            package, _, inner = full.rpartition(".")
+            return getattr(importlib.import_module(package), inner)
         raise pickle.UnpicklingError(f"{full} is not on the allow-list")
+
+
+def _load_tensor_file(data: bytes) -> object:
+    """Stands for `LOAD_BYTES`, which would unpickle without any check: the numbers of a tensor, and nothing else."""
+    torch = import_torch()
+    numbers = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    if not isinstance(numbers, (torch.storage.TypedStorage, torch.storage.UntypedStorage)):
+        raise pickle.UnpicklingError("a file of PyTorch in it holds something else than the numbers of a tensor")
+    return numbers
 
 
 @cache

@@ -49,6 +49,7 @@ _MOST_BOXES = 300  # of a picture, before overlaps are removed ten times as many
 
 FACE_LAYOUT, YOLO_LAYOUT, FINISHED_LAYOUT = "yolov5-face", "ultralytics", "without NMS"
 _FACE_POINTS = 5
+_RT_DETR = "it is an RT-DETR network, which is not read here: export a YOLO network"
 
 
 @dataclass(frozen=True)
@@ -354,11 +355,26 @@ class _OnnxBackend:
             metadata = self._session.get_modelmeta().custom_metadata_map
             self.stride, self.output = _read_metadata(metadata, outputs[0].shape)
             _check_shape(self.output, tuple(outputs[0].shape))
+            self._refuse_shares()
         except UnfitError as error:
             raise UserError(f"{path} cannot be used as a detector: {error}.") from error
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         return self._session.run(None, {self._input: batch})[0]
+
+    def _refuse_shares(self) -> None:
+        """Exports of RT-DETR can have the width of those without NMS. Raises UnfitError.
+
+        That is those of two classes (cx, cy, w, h, and a score for each class), and those of ultralytics since 8.4 (cx,
+        cy, w, h, score, class). Older files do not name their head; but their boxes are shares of the picture, between
+        0 and 1, and they always give some.
+        """
+        if self.output.layout != FINISHED_LAYOUT:
+            return
+        height, width = self.fixed_hw or (DETECTION_SIZE, DETECTION_SIZE)
+        boxes = self.run(np.full((self.fixed_batch or 1, 3, height, width), 0.5, np.float32))[0, :, :4]
+        if np.any(boxes > 0) and np.all((boxes >= 0) & (boxes <= 1)):
+            raise UnfitError(_RT_DETR)
 
 
 def _session(path: Path, data: bytes, device: str) -> Any:
@@ -398,5 +414,7 @@ def _read_metadata(metadata: dict[str, str], shape: list) -> tuple[int, Output]:
         names = [str(name) for name in (names.values() if isinstance(names, dict) else names)]
     except (KeyError, ValueError, SyntaxError, TypeError) as error:
         raise UnfitError(f"its metadata is damaged ({error})") from error
+    if "RTDETR" in metadata.get("head", "") or metadata.get("description", "").startswith("Ultralytics rtdetr"):
+        raise UnfitError(_RT_DETR)
     finished = shape[-1] == 6 + count * size
     return stride, Output(FINISHED_LAYOUT if finished else YOLO_LAYOUT, names, count, size)

@@ -125,11 +125,11 @@ def inspect_bytes(data: bytes | mmap.mmap) -> Report:
 def _look(data: bytes | mmap.mmap, report: Report, name: str, depth: int) -> str:
     """Add to `report` what `data` holds; the kind of file that it is. `name` is the member's, empty for the file."""
     if depth > DEEPEST_NESTING:
-        report.problem(f"archives in it are nested more than {DEEPEST_NESTING} deep")
+        report.problem(f"files in it are nested more than {DEEPEST_NESTING} deep")
         return ARCHIVE
     kind = _look_into_container(data, report, name, depth)
     # always: bytes can be put so that they are two formats at once, and a loader may take the other one
-    return _look_at_pickles(data, report, name, kind)
+    return _look_at_pickles(data, report, name, kind, depth)
 
 
 def _look_into_container(data: bytes | mmap.mmap, report: Report, name: str, depth: int) -> str:
@@ -142,7 +142,7 @@ def _look_into_container(data: bytes | mmap.mmap, report: Report, name: str, dep
     if _is_tar(data):
         return _look_into_tar(_Bytes(data), report, name, depth)
     if head.startswith(b"\x93NUMPY"):
-        return _look_at_array(data, report, name)
+        return _look_at_array(data, report, name, depth)
     if _is_safetensors(data):
         return SAFETENSORS
     return ONNX if _is_onnx(data) else NOT_A_MODEL
@@ -244,7 +244,7 @@ def _look_at_member(open_member: Callable[[], BinaryIO], size: int, report: Repo
 # pickles
 
 
-def _look_at_pickles(data: bytes | mmap.mmap, report: Report, name: str, kind: str) -> str:
+def _look_at_pickles(data: bytes | mmap.mmap, report: Report, name: str, kind: str, depth: int) -> str:
     """Follow the pickles that `data` begins with; `kind` is what it is besides, and what it stays without a pickle."""
     first = walk_pickle(data)
     if not _is_a_pickle(first, data, name, kind):
@@ -266,16 +266,26 @@ def _look_at_pickles(data: bytes | mmap.mmap, report: Report, name: str, kind: s
         if pickle.end is None:
             report.damage.add(list(problems)[-1])  # what ended the reading
         report.walk.add(Walk(pickle.walk.imports, pickle.walk.calls, problems))
+        for number, inner in enumerate(pickle.inner):
+            _look_inside(inner, report, f"{name}:tensor_{number}" if name else f"tensor_{number}", depth)
     report.pickles += len(pickles)
     if kind != NOT_A_MODEL:
         return kind
     return TORCH_LEGACY if is_torch else PLAIN_PICKLE
 
 
+def _look_inside(data: bytes, report: Report, name: str, depth: int) -> None:
+    """What a pickle would have torch load, see `LOAD_BYTES`."""
+    if len(data) > LARGEST_MEMBER:
+        report.problem(f"{name} in it is too large to be looked at ({len(data) / 1e9:.1f} GB)")
+    elif _look(data, report, name, depth + 1) not in (TORCH_ZIP, TORCH_LEGACY):
+        report.problem(f"{name} in it is no file of PyTorch, though torch would load it")
+
+
 def _is_a_pickle(pickle: Pickle, data: bytes | mmap.mmap, name: str, kind: str) -> bool:
     """Whether it was meant as one: text and numbers can look like a short pickle that does nothing."""
     walk, whole = pickle.walk, pickle.end is not None
-    if walk.safety is Safety.DANGEROUS or (walk.imports and whole):
+    if walk.safety is Safety.DANGEROUS or (walk.imports and whole) or pickle.inner:
         return True
     if kind != NOT_A_MODEL:
         return False
@@ -286,7 +296,7 @@ def _is_a_pickle(pickle: Pickle, data: bytes | mmap.mmap, name: str, kind: str) 
 # other formats
 
 
-def _look_at_array(data: bytes | mmap.mmap, report: Report, name: str) -> str:
+def _look_at_array(data: bytes | mmap.mmap, report: Report, name: str, depth: int) -> str:
     """A .npy file: a pickle follows its header if it holds objects. The header is text that NumPy reads as literals."""
     major = data[6]
     size_field = struct.Struct("<H" if major == 1 else "<I")
@@ -299,7 +309,7 @@ def _look_at_array(data: bytes | mmap.mmap, report: Report, name: str) -> str:
     if b"descr" not in header:
         report.problem(f"{name or 'it'} is a NumPy array with a damaged header", is_damage=True)
     elif re.search(rb"['\"]\|?O", header):
-        _look_at_pickles(bytes(data[start + length :]), report, name or "its array", NOT_A_MODEL)
+        _look_at_pickles(bytes(data[start + length :]), report, name or "its array", NOT_A_MODEL, depth)
     return NUMPY
 
 

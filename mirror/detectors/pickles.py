@@ -16,7 +16,7 @@ import mmap
 import pickletools
 from dataclasses import dataclass, field
 
-from mirror.detectors.allowlist import ALLOWED, GETATTR, METHODS, Safety, Use, judge, modern, words
+from mirror.detectors.allowlist import ALLOWED, GETATTR, LOAD_BYTES, METHODS, Safety, Use, judge, modern, words
 
 HIGHEST_PROTOCOL = 5
 _SHOWN_LENGTH = 120  # characters of a call in a report
@@ -42,7 +42,7 @@ class _Mark:
 
 
 _MARK = _Mark()
-_GETATTR = Name(GETATTR)
+_SPECIAL = (Name(GETATTR), Name(LOAD_BYTES))  # what they are called with decides
 _UNKNOWN = Made(None)
 
 
@@ -73,6 +73,7 @@ class Pickle:
     walk: Walk
     value: object = None
     end: int | None = None  # None: it is broken or cut off
+    inner: list[bytes] = field(default_factory=list)  # files of PyTorch in it, which it would load
 
 
 def walk_pickle(data: bytes | mmap.mmap, start: int = 0) -> Pickle:
@@ -84,11 +85,11 @@ def walk_pickle(data: bytes | mmap.mmap, start: int = 0) -> Pickle:
         for opcode, argument, position in pickletools.genops(file):
             machine.position = position
             machine.step(opcode.name, argument)
-        return Pickle(machine.walk, machine.pop(), file.tell())
+        return Pickle(machine.walk, machine.pop(), file.tell(), machine.inner)
     except (ValueError, IndexError, KeyError, OverflowError, MemoryError, AttributeError, TypeError) as error:
         where = f"after byte {machine.position}" if machine.position >= 0 else "at all"
         machine.problem(f"it cannot be read as a pickle {where} ({error or type(error).__name__})", Safety.UNKNOWN)
-    return Pickle(machine.walk)
+    return Pickle(machine.walk, inner=machine.inner)
 
 
 class _Machine:
@@ -100,6 +101,8 @@ class _Machine:
         self.stack: list[object] = []
         self.memo: dict[int, object] = {}
         self.position = -1
+        self.inner: list[bytes] = []
+        self.spared = 2 * len(data)  # bytes that may still be encoded and kept: what is asked for again has no end
 
     def step(self, opcode: str, argument: object) -> None:
         if opcode in _LITERALS:
@@ -131,9 +134,10 @@ class _Machine:
         raise ValueError("a mark is missing")
 
     def hand_on(self, values: list) -> None:
-        """getattr is harmless where it is called with a network's method; kept for later, it is not."""
-        if _GETATTR in values:
-            self.walk.imports[GETATTR] = Safety.DANGEROUS
+        """getattr is harmless where it is called with a network's method; kept for later, it is not. So is loading."""
+        for special in _SPECIAL:
+            if special in values:
+                self.walk.imports[special.full] = Safety.DANGEROUS
 
     # imports
 
@@ -149,7 +153,7 @@ class _Machine:
             self.problem("it imports a name that is only put together while loading", Safety.DANGEROUS)
             return Name(f"{_shown(module)}.{_shown(name)}")
         full = f"{modern(module)}.{name}"
-        if full != GETATTR:  # what it is called with decides
+        if Name(full) not in _SPECIAL:
             self.walk.imports[full] = judge(full)
         return Name(full)
 
@@ -165,17 +169,50 @@ class _Machine:
     def call(self, function: object, arguments: object, is_new: bool) -> None:
         """`is_new`: an empty instance is made, without __init__."""
         full = function.full if isinstance(function, Name) else None
+        made: object = Made(full)
         if full is None:
             self.problem("it calls something that it made itself", Safety.DANGEROUS)
             self.note_call(_shown(function), arguments)
         elif full == GETATTR:
             self.call_getattr(arguments)
+        elif full == LOAD_BYTES:
+            made = self.call_load_bytes(arguments)
+        elif full == "_codecs.encode":
+            made = self.encoded(arguments)
         elif full not in ALLOWED:
             self.note_call(full, arguments)
         elif ALLOWED[full] is Use.VALUE or (ALLOWED[full] is Use.LAYER and not is_new):
             self.problem(f"it calls {full}, which weights never need", Safety.UNKNOWN)
             self.note_call(full, arguments)
-        self.stack.append(Made(full))
+        self.stack.append(made)
+
+    def call_load_bytes(self, arguments: object) -> Made:
+        """A file of PyTorch inside is kept for whoever judges files."""
+        data = arguments[0] if isinstance(arguments, tuple) and len(arguments) == 1 else None
+        is_seen = isinstance(data, bytes) and self.may_keep(len(data))
+        if is_seen:
+            self.inner.append(data)
+        safety = Safety.SAFE if is_seen else Safety.DANGEROUS
+        self.walk.imports[LOAD_BYTES] = max(safety, self.walk.imports.get(LOAD_BYTES, safety))
+        if not is_seen:
+            self.problem("it loads bytes that are only put together while loading", Safety.DANGEROUS)
+            self.note_call(LOAD_BYTES, arguments)
+        return _UNKNOWN
+
+    def encoded(self, arguments: object) -> object:
+        """Bytes as protocols 0 to 2 write them: a text of their values and the name of an encoding."""
+        text, encoding = arguments if isinstance(arguments, tuple) and len(arguments) == 2 else (None, None)
+        if isinstance(text, str) and encoding in ("latin1", "latin-1") and self.may_keep(len(text)):
+            try:
+                return text.encode("latin1")
+            except UnicodeEncodeError:
+                pass
+        return Made("_codecs.encode")
+
+    def may_keep(self, size: int) -> bool:
+        """Whether so many bytes more can be kept. A file encodes and keeps each of its bytes once, if it is honest."""
+        self.spared -= size
+        return self.spared >= 0
 
     def call_getattr(self, arguments: object) -> None:
         owner, name = arguments if isinstance(arguments, tuple) and len(arguments) == 2 else (None, None)

@@ -6,7 +6,6 @@ signature.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import inspect
 import logging
@@ -30,7 +29,7 @@ from mirror.generation.families import (
     with_variant,
 )
 from utils.console import UserError
-from utils.files import sha256_of
+from utils.known_hashes import file_hash
 
 GIB = 1 << 30
 LIBRARIES = ("diffusers", "transformers", "peft", "accelerate", "huggingface_hub")
@@ -292,17 +291,6 @@ def identity_of(base_model: str, pipeline: Any) -> str:
     commits = (getattr(getattr(part, "config", None), "_commit_hash", None) for part in networks(pipeline).values())
     commit = next(filter(None, commits), None)
     return local_identity(base_model) or (f"{base_model}@{commit[:12]}" if commit else base_model)
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits. Read once, as long as it does not change."""
-    state = path.stat()
-    return _file_hash(path.resolve(), state.st_size, state.st_mtime_ns)
-
-
-@functools.cache
-def _file_hash(path: Path, size: int, modified_ns: int) -> str:
-    return sha256_of(path)
 
 
 def folder_hash(folder: Path) -> str:

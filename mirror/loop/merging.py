@@ -17,7 +17,7 @@ import hashlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import zip_longest
@@ -27,9 +27,10 @@ from mirror.contracts.generation import GeneratedImage, GenerationMetadata
 from mirror.contracts.manifest import MergedImage, MergeManifest, RealPhoto
 from mirror.contracts.validation import ValidatedImage, ValidationReport, Verdict
 from mirror.loop.photos import DATASET, HELD_OUT, REAL, is_generated, source_of
+from utils.captions import caption_bytes, caption_of, read_caption
 from utils.console import UserError
 from utils.defaults import IMAGE_EXTENSIONS, SYNTHETIC_PREFIX
-from utils.files import caption_of, sha256_of, write_bytes_atomic
+from utils.files import bytes_of, sha256_of, write_bytes_atomic
 
 CAP, DOUBLE, VANISHED = "synthetic_cap", "duplicate", "changed_since_validation"  # why an approved image is not merged
 
@@ -177,9 +178,9 @@ def by_turns(report: ValidationReport) -> list[ValidatedImage]:
 
 
 def caption_for(picture: Path, prompt: str | None, trigger: str) -> str:
-    """The caption beside a generated picture, else its prompt; the trigger stands in it in any case."""
-    beside = caption_of(picture)
-    words = beside.read_text(encoding="utf-8", errors="replace").strip() if beside.is_file() else (prompt or "").strip()
+    """The caption of a generated picture, else its prompt; the trigger stands in it in any case. Raises UserError."""
+    beside = read_caption(picture)
+    words = (prompt or "" if beside is None else beside.text).strip()
     if trigger.casefold() in words.casefold():
         return words
     return f"{trigger}, {words}" if words else trigger
@@ -227,21 +228,25 @@ def sync(manifest: MergeManifest, output: Path) -> None:
 
 def _copy_of_real(folder: Path, copy: Path, photo: RealPhoto) -> dict[Path, str]:
     source, found = source_of(folder, photo.file), {copy: photo.sha256}
-    _ensure(copy, photo.sha256, source)
+    _ensure(copy, photo.sha256, source, bytes_of)
     if photo.caption_sha256 is not None:
         found[caption_of(copy)] = photo.caption_sha256
-        _ensure(caption_of(copy), photo.caption_sha256, caption_of(source))
+        _ensure(caption_of(copy), photo.caption_sha256, source, caption_bytes)
     return found
 
 
-def _ensure(copy: Path, sha256: str, source: Path) -> None:
-    """`copy` holds the content `sha256`, from `source` where it does not yet. Raises UserError where that changed."""
+def _ensure(copy: Path, sha256: str, source: Path, read: Callable[[Path], bytes | None]) -> None:
+    """`copy` holds the content `sha256`: what is `read` of the picture `source`, itself or its caption.
+
+    Raises UserError where that changed.
+    """
     if copy.is_file() and sha256_of(copy) == sha256:
         return
-    data = source.read_bytes() if source.is_file() else None
+    data = read(source)
     if data is None or hashlib.sha256(data).hexdigest() != sha256:
         what = "is gone" if data is None else "was changed"
-        raise UserError(f"{source} {what} while the loop worked with it, and {copy} cannot be made; put it back.")
+        which = f"The caption of {source}" if read is caption_bytes else source
+        raise UserError(f"{which} {what} while the loop worked with it, and {copy} cannot be made; put it back.")
     copy.unlink(missing_ok=True)  # never write through a link into another copy
     write_bytes_atomic(copy, data)
 
@@ -270,7 +275,7 @@ def _copy_of_merged(output: Path, image: MergedImage) -> dict[Path, str]:
     digest = hashlib.sha256(words).hexdigest()
     if not caption_of(copy).is_file() or sha256_of(caption_of(copy)) != digest:
         write_bytes_atomic(caption_of(copy), words)  # before the picture: a picture in the folder has its caption
-    _ensure(copy, image.sha256, output / image.source)
+    _ensure(copy, image.sha256, output / image.source, bytes_of)
     return {copy: image.sha256, caption_of(copy): digest}
 
 

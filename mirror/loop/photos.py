@@ -6,15 +6,17 @@ A photo is known by its content; a held-out one stays held out renamed, saved an
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Container, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirror.contracts.manifest import MergeManifest, RealPhoto
+from utils.captions import caption_of, read_caption
 from utils.console import UserError
 from utils.defaults import IMAGE_EXTENSIONS, SYNTHETIC_PREFIX
-from utils.files import caption_of, readable, sha256_of
+from utils.files import readable, sha256_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,16 +35,35 @@ def list_real(folder: Path) -> list[RealPhoto]:
     for path in list_images(folder).images:
         if not path.is_file():
             continue
-        caption = caption_of(path)
-        words = sha256_of(caption) if caption.is_file() else None
+        caption = read_caption(path)
+        words = hashlib.sha256(caption.text.encode("utf-8")).hexdigest() if caption else None
         photo = RealPhoto(file=readable(path.name), sha256=sha256_of(path), caption_sha256=words)
         photos.setdefault(photo.sha256, photo)
+    refuse_shared_names(photos.values())
     if all(is_generated(photo) for photo in photos.values()):
         inside = passed_over(folder)
         hint = f" Those in {', '.join(inside)} are not used: put them into the folder itself." if inside else ""
         kinds = ", ".join(IMAGE_EXTENSIONS)
         raise UserError(f"{folder} holds no real photos ({kinds}; {SYNTHETIC_PREFIX}* are generated ones).{hint}")
     return list(photos.values())
+
+
+def refuse_shared_names(photos: Iterable[RealPhoto]) -> None:
+    """Raise UserError where two photos share the name of a caption's copy, a .txt, and have different captions."""
+    first: dict[str, RealPhoto] = {}
+    for photo in photos:
+        other = first.setdefault(caption_of(Path(photo.file)).name, photo)
+        if other.caption_sha256 != photo.caption_sha256:
+            raise UserError(
+                f"{other.file} and {photo.file} have different captions, and one name for the text file beside their "
+                "copies: rename one of the two."
+            )
+
+
+def kinds_of_captions(folder: Path, photos: Iterable[RealPhoto]) -> Counter[str]:
+    """Kind -> how many of the photos have their caption from such a file."""
+    found = (read_caption(source_of(folder, photo.file), folder) for photo in photos if photo.caption_sha256)
+    return Counter(caption.kind for caption in found if caption and caption.lines)
 
 
 def passed_over(folder: Path) -> list[str]:
@@ -110,21 +131,27 @@ def split(
 
 def cuts_among(photos: list[RealPhoto], folder: Path) -> Callable[[RealPhoto], bool]:
     """Whether one of `photos` shows a part of another one, or more around it; False for unreadable ones."""
+    from mirror.dataset.cuts import likely_cuts, points_of
     from mirror.dataset.pixels import for_cuts, is_cut_from
     from utils.progress import GroupProgress
 
-    small = {}
+    place, small, points = {}, [], []
     with GroupProgress(only_live=True) as progress:
         task = progress.add("Reading photos", len(photos))
         for photo in photos:
             if (grey := _seen(source_of(folder, photo.file))) is not None:
-                small[photo.sha256] = for_cuts(grey)
+                place[photo.sha256] = len(small)
+                small.append(for_cuts(grey))
+                points.append(points_of(grey))
             progress.step(task)
+    likely = likely_cuts(points)
 
     def is_cut(photo: RealPhoto) -> bool:
-        others = [grey for sha256, grey in small.items() if sha256 != photo.sha256]
-        own = small.get(photo.sha256)
-        return own is not None and any(is_cut_from(own, one) or is_cut_from(one, own) for one in others)
+        if photo.sha256 not in place:
+            return False
+        own = small[place[photo.sha256]]
+        others = [small[index] for index in likely[place[photo.sha256]]]
+        return any(is_cut_from(own, one) or is_cut_from(one, own) for one in others)
 
     return is_cut
 

@@ -22,9 +22,11 @@ from typing import BinaryIO, Protocol, TextIO
 
 from mirror.contracts.contract import write_contract
 from mirror.contracts.history import IterationHistory, IterationRecord, RunningStep, StepRecord
+from mirror.loop.windows_job import end_children_with_us
+from utils.captions import caption_files
 from utils.console import EXIT_OUR_FAULT, EXIT_USER, UserError
 from utils.defaults import IMAGE_EXTENSIONS, METADATA
-from utils.files import caption_of, reason_of, timestamp, write_bytes_atomic
+from utils.files import reason_of, timestamp, write_bytes_atomic
 
 # Fields of JSON files that tell the time or follow from it: two runs that differ in nothing else count as equal.
 TIME_FIELDS = frozenset({"created", "started", "finished", "updated", "seconds", "written"})
@@ -68,6 +70,7 @@ def run_child(child: Child, inherited: Iterable[int] = ()) -> None:
     StepError with its last lines.
     """
     child.log.parent.mkdir(parents=True, exist_ok=True)
+    end_children_with_us()  # Windows
     log = open(child.log, "wb")  # noqa: SIM115 - closed by whoever reads the child, which may be later than here
     posix = {"start_new_session": True, "pass_fds": tuple(inherited), "preexec_fn": _die_with_parent()}
     try:
@@ -221,7 +224,8 @@ def what_counts(folder: Path) -> list[Path]:
         told = json.loads(metadata.read_text(encoding="utf-8"))
         pictures = sorted(folder / image["file"] for image in told["images"])
     found = [metadata] if metadata.is_file() else []
-    return found + [one for picture in pictures for one in (picture, caption_of(picture)) if one.is_file()]
+    found += [one for picture in pictures for one in (picture, *caption_files(picture)) if one.is_file()]
+    return list(dict.fromkeys(found))
 
 
 def is_picture(path: Path) -> bool:

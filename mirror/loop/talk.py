@@ -15,10 +15,15 @@ def tell(*lines: str) -> None:
         sys.stdout.flush()
 
 
-def note(sentence: str) -> None:
+def remark(sentence: str) -> None:
     """The same for the talk."""
     with heard_or_not(sys.stderr):
-        say(f"Note: {sentence}")
+        say(sentence)
+
+
+def note(sentence: str) -> None:
+    """A remark that matters."""
+    remark(f"Note: {sentence}")
 
 
 def counted(count: int, noun: str) -> str:

@@ -1,7 +1,7 @@
 """A folder of training pictures as kohya's trainers read it: captions, repeats, and the part of a picture to train on.
 
     dataset/10_ohwx alice/01.jpg     each picture is seen 10 times an epoch; without a caption it is "ohwx alice"
-    dataset/10_ohwx alice/01.txt     the caption of 01.jpg, UTF-8, one line
+    dataset/10_ohwx alice/01.txt     the caption of 01.jpg: its first line; see utils/captions.py for the other kinds
 
 Pictures that lie in the folder itself count too, with a number of repeats of the caller's. Pictures are trained at
 about the area of a square of the resolution, in the bucket (width, height) that fits their shape best; what overhangs
@@ -22,10 +22,11 @@ import numpy as np
 
 from mirror.contracts.summary import REFERENCE
 from mirror.faces.measurer import Measurer, Picture
+from utils.captions import read_caption
 from utils.console import UserError
 from utils.decoding import ImageError, decode
 from utils.defaults import IMAGE_EXTENSIONS
-from utils.files import Status, caption_of, readable, reason_of
+from utils.files import Status, readable
 from utils.images import demand_folder, list_images, read_file
 
 Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of the picture
@@ -62,6 +63,7 @@ class TrainingSet:
     folder: Path
     images: list[TrainingImage]
     warnings: list[str] = field(default_factory=list)
+    captions: Counter[str] = field(default_factory=Counter)  # kind -> how many were read
 
     @property
     def samples(self) -> int:
@@ -121,8 +123,8 @@ def _add_folder(
     without_caption = longer = 0
     for path in listing.images:
         file = readable(path.relative_to(dataset.folder).as_posix())
-        text = read_caption(path)
-        lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+        found = read_caption(path, dataset.folder)
+        lines = found.lines if found else []
         without_caption += not lines
         longer += len(lines) > 1
         try:
@@ -132,6 +134,8 @@ def _add_folder(
             dataset.warnings.append(f"{file} is left out: it {problem.reason}.")
             continue
         caption = with_trigger(lines[0] if lines else words, trigger)
+        if lines:
+            dataset.captions[found.kind] += 1
         dataset.images.append(
             TrainingImage(file, path, caption, repeats, (width, height), hashlib.sha256(data).hexdigest())
         )
@@ -142,23 +146,6 @@ def _add_folder(
         )
     if longer:
         dataset.warnings.append(f"{longer} caption(s) in {readable(folder.name)} have several lines: the first counts.")
-
-
-def read_caption(picture: Path) -> str | None:
-    """The text beside a picture, None where there is none. Raises UserError for what is not UTF-8 text."""
-    path = caption_of(picture)
-    try:
-        data = path.read_bytes()
-        text = data.decode("utf-8-sig")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"The caption {path} cannot be read: {reason_of(error)}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"The caption {path} is not text (UTF-8): save it as such, or delete it.") from error
-    if "\0" in text:
-        raise UserError(f"The caption {path} is not text (UTF-8): save it as such, or delete it.")
-    return text
 
 
 def with_trigger(caption: str, trigger: str) -> str:
@@ -239,7 +226,7 @@ def assign_buckets(dataset: TrainingSet, faces: dict[str, Box | None] | None, re
         warnings.append(f"{small} picture(s) are smaller than the resolution of {resolution} and get enlarged.")
     if not placed:
         raise UserError(f"No picture of {dataset.folder} can be trained. {' '.join(warnings)}")
-    return TrainingSet(dataset.folder, placed, warnings)
+    return TrainingSet(dataset.folder, placed, warnings, dataset.captions)
 
 
 def steps_an_epoch(dataset: TrainingSet, batch: int, accumulate: int, processes: int = 1) -> int:

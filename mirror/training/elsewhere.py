@@ -11,9 +11,9 @@ from mirror.generation.pipelines import family_of_hub, local_identity
 from mirror.training.base import look_at_base
 from mirror.training.files import OutputFolder, writing
 from mirror.training.presets import PRESETS, recommended_epochs
-from mirror.training.setup import new_log, options_of, read_pictures, show_pictures, show_settings
+from mirror.training.setup import new_log, options_of, read_pictures, show_pictures, show_settings, tell_about
 from mirror.training.trainers import TRAINERS, TrainerJob, plan_start, refuse_overlap, run_trainer, write_files
-from utils.console import EXIT_OK, UserError, say, shell_line, show
+from utils.console import EXIT_OK, UserError, shell_line, show
 from utils.files import write_bytes_atomic
 
 
@@ -25,8 +25,7 @@ def train_elsewhere(args: argparse.Namespace) -> int:
     start = plan_start(trainer_job)
     output.demand_place_for_trainer()
     output.demand_free(False, args.overwrite)
-    for warning in trainer_job.dataset.warnings:
-        say(f"Note: {warning}")
+    tell_about(trainer_job.dataset)
     if args.overwrite:
         output.clear()
     write_files(start, trainer_job.folder)

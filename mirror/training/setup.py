@@ -30,6 +30,7 @@ from mirror.training.noising import noise_schedule
 from mirror.training.presets import PRESETS, Preset, recommended_epochs
 from mirror.training.processes import PRECISIONS, progress_in_main
 from mirror.training.samples import Sampler, make_sampler, sample_as_trained
+from utils.captions import told_kinds
 from utils.console import UserError, print_table, say, show
 from utils.files import readable, timestamp, versions_of
 
@@ -210,10 +211,17 @@ def read_pictures(args: argparse.Namespace) -> TrainingSet:
     return read_dataset(args.dataset, args.trigger, args.repeats, args.max_megapixels)
 
 
-def show_pictures(dataset: TrainingSet) -> None:
-    """Folders with their repeats, on stdout; what is to be said of them, on stderr."""
+def tell_about(dataset: TrainingSet) -> None:
+    """Which captions were read, and what else is to be said of the dataset, on stderr."""
+    if dataset.captions:
+        say(told_kinds(dataset.captions))
     for warning in dataset.warnings:
         say(f"Note: {warning}")
+
+
+def show_pictures(dataset: TrainingSet) -> None:
+    """Folders with their repeats, on stdout; what is to be said of them, on stderr."""
+    tell_about(dataset)
     rows = [[folder, str(images), str(repeats)] for (folder, repeats), images in dataset.folder_counts.items()]
     print_table("Pictures", ["Folder", "Images", "Repeats"], rows)
 

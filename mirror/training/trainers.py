@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from mirror.generation.families import FAMILIES, Family
 from mirror.generation.lora_files import check_lora
+from utils.captions import caption_of
 from utils.console import UserError, say, shell_line
-from utils.files import caption_of, reason_of, write_bytes_atomic, write_text_atomic
+from utils.files import reason_of, write_bytes_atomic, write_text_atomic
 
 if TYPE_CHECKING:  # slow ones are imported where they are used, so that train_lora.py --help is instant
     from mirror.training.data import TrainingImage, TrainingSet
@@ -94,6 +95,7 @@ def plan_start(trainer_job: TrainerJob) -> Start:
             names[key] = _free_name(trainer_job, key[0], key[1], staged)
             staged[names[key]] = []
         staged[names[key]].append(image)
+    _refuse_shared_names(staged)
     start = TRAINERS[trainer_job.trainer].plan(trainer_job, staged)
     for path, text in start.texts.items():
         try:
@@ -101,6 +103,19 @@ def plan_start(trainer_job: TrainerJob) -> Start:
         except UnicodeEncodeError as error:
             raise UserError(f"A path in {path.name} is not UTF-8: rename that folder.") from error
     return start
+
+
+def _refuse_shared_names(staged: dict[Path, list[TrainingImage]]) -> None:
+    """Raise UserError where two pictures of a folder would have one caption file between them, and two captions."""
+    for images in staged.values():
+        first: dict[str, TrainingImage] = {}
+        for image in images:
+            other = first.setdefault(_copied_name(image.path).rpartition(".")[0], image)
+            if other.caption != image.caption:
+                raise UserError(
+                    f"{other.file} and {image.file} have different captions, and one name for the text file beside "
+                    "them, as other trainers want it: rename one of the two."
+                )
 
 
 def _free_name(trainer_job: TrainerJob, parent: Path, repeats: int, taken: dict[Path, Any]) -> Path:
@@ -135,6 +150,11 @@ def write_files(start: Start, folder: Path) -> None:
             write_text_atomic(path, text)
 
 
+def _copied_name(picture: Path) -> str:
+    known = picture.suffix.lower() in _KNOWN_SUFFIXES
+    return picture.name if known else f"{picture.stem}_{picture.suffix[1:].lower()}.png"
+
+
 def _copied(picture: Path, folder: Path) -> Path:
     """A copy; as PNG what not every trainer reads, and what has transparent parts, under which trainers see garbage
     (github.com/kohya-ss/sd-scripts/issues/1269)."""
@@ -143,11 +163,10 @@ def _copied(picture: Path, folder: Path) -> Path:
     from utils.decoding import ImageError, decode, is_opaque
     from utils.images import read_file
 
-    known = picture.suffix.lower() in _KNOWN_SUFFIXES
-    copy = folder / (picture.name if known else f"{picture.stem}_{picture.suffix[1:].lower()}.png")
+    copy = folder / _copied_name(picture)
     try:
         data = read_file(picture)
-        if known and is_opaque(data):
+        if picture.suffix.lower() in _KNOWN_SUFFIXES and is_opaque(data):
             return Path(shutil.copyfile(picture, copy))
         pixels = decode(data)
     except ImageError as problem:  # it could be read before

@@ -40,8 +40,9 @@ from mirror.dataset.pixels import histogram, unusable
 from mirror.faces.engine import second_face_share
 from mirror.faces.metrics import IDENTITY_FLOOR, USUAL_SHARES, identity_limit, reference_level, usual_similarity
 from mirror.report.validation import build_validation
+from utils.captions import copy_with_caption, is_copy_of, take_back_copy
 from utils.defaults import UNVERIFIED_WORDS
-from utils.files import Status, copy_with_caption, is_copy_of, take_back_copy
+from utils.files import Status
 
 FAULTS = (
     "blurred",
@@ -546,6 +547,12 @@ def test_copies_keep_what_is_there(tmp_path):
     second = copy_with_caption(source, folder)
     assert second == folder / "a (2).png" and is_copy_of(second, source) and not is_copy_of(first, source)
     take_back_copy(second, source)
+    source.with_suffix(".txt").unlink()
+    source.with_suffix(".caption").write_text("grün", encoding="utf-16")
+    third = copy_with_caption(source, tmp_path / "third")
+    assert third.with_suffix(".txt").read_bytes() == "grün".encode()
+    take_back_copy(third, source)
+    assert list(third.parent.iterdir()) == []
     assert sorted(path.name for path in folder.iterdir()) == ["a.png", "a.txt"]
 
 

@@ -365,6 +365,67 @@ def export(module: object, path: Path, metadata: dict[str, str] | None = None, f
     return path
 
 
+def tiny_rt_detr(classes: int, finished: bool) -> object:
+    """The head of ultralytics' RT-DETR on two convolutions. `finished`: (B, N, 6), as of late; else (B, N, 4 + nc)."""
+    import torch
+    from torch import nn
+    from ultralytics.nn.modules.head import RTDETRDecoder
+
+    torch.manual_seed(0)
+    head = RTDETRDecoder(classes, (8,), hd=32, nq=12, ndl=1, nh=2, d_ffn=32)
+    head.export = True
+    if not finished:
+        head.postprocess = lambda boxes, scores: torch.cat((boxes, scores), -1)
+
+    class Tiny(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 8, 4, 4))
+            self.head = head
+
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            return self.head([self.body(pictures)])
+
+    return Tiny().eval()
+
+
+@pytest.mark.parametrize(
+    ("finished", "told"),
+    [
+        (False, {}),
+        (True, {}),
+        (True, {"head": "RTDETRDecoder"}),
+        (False, {"description": "Ultralytics rtdetr-l model trained on hands.yaml"}),
+    ],
+)
+def test_exports_of_rt_detr_are_refused_by_name(tmp_path, finished, told):
+    """With two classes their six numbers for each box look like those of an export with NMS."""
+    pytest.importorskip("onnx", reason="onnx makes the exports that this test reads")
+    pytest.importorskip("ultralytics", reason="ultralytics has the network")
+    metadata = {"task": "detect", "names": "{0: 'left', 1: 'right'}", "stride": "16"} | told
+    path = export(tiny_rt_detr(2, finished), tmp_path / "hands.onnx", metadata, free=False)
+    with pytest.raises(UserError, match=r"hands\.onnx cannot be used as a detector: it is an RT-DETR network"):
+        load_detector(path, "cpu")
+
+
+@pytest.mark.parametrize("boxes", [[[0, 0, 0, 0]], [[0.4, 0.2, 30, 40]]])
+def test_exports_with_suppression_are_not_taken_for_rt_detr(tmp_path, boxes):
+    """They give corners in pixels, and rows of zeros where nothing is found."""
+    pytest.importorskip("onnx", reason="onnx makes the exports that this test reads")
+    import torch
+
+    class Suppressed(torch.nn.Module):
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            rows = torch.tensor([[*box, 0.9, 1] for box in boxes], dtype=torch.float32)[None]
+            return rows + 0 * pictures.mean()
+
+    metadata = {"task": "detect", "names": "{0: 'left', 1: 'right'}", "stride": "16"}
+    path = export(Suppressed(), tmp_path / "hands.onnx", metadata, free=False)
+    found = load_detector(path, "cpu").detect([np.zeros((64, 96, 3), np.uint8)])[0]
+    np.testing.assert_allclose(found.boxes_xyxy, boxes, atol=1e-4)
+    assert found.classes == ["right"]
+
+
 def test_onnx_of_yolov5_face(tmp_path, picture):
     pytest.importorskip("onnx", reason="onnx makes the exports that this test reads")
     original = load_detector(shared_fixture(FIXTURES[0]), "cpu")

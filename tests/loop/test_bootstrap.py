@@ -346,6 +346,45 @@ def test_generated_files_and_folders_among_the_photos_are_said(tmp_path):
     assert second.synthetic_images == len(manifest_of(tmp_path).merged) + 1
 
 
+def test_the_loop_carries_every_kind_of_caption(tmp_path):
+    """Whatever holds it, the copy is a .txt in UTF-8, which every trainer reads; both runs say once what was read."""
+    config = make_loop(tmp_path, max_iterations=1)
+    photos = tmp_path / "photos"
+    (photos / "photo_01.caption").write_text("lächelnd\nsecond", encoding="utf-16")
+    rows = [{"file_name": f"photo_{index:02d}.png", "text": f"of {index}"} for index in (0, 2, 4, 5)]
+    (photos / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for _ in range(2):
+        run = run_loop(config, **QUICK)
+        assert run.returncode == 0, run.stderr
+        said = "Captions: 10 from .txt files, 1 from .caption files, 3 from metadata.jsonl."
+        assert run.stderr.count(said) == run.stderr.count("Captions:") == 1
+    out = tmp_path / "out"
+    copies = [*(out / "real").glob("*.txt"), *(out / "holdout").glob("*.txt")]
+    texts = {path.name: path.read_bytes().decode() for path in copies}
+    assert texts["photo_00.txt"] == "ohwx alice, photo 0" and texts["photo_01.txt"] == "lächelnd\nsecond"
+    assert (texts["photo_02.txt"], texts["photo_05.txt"]) == ("of 2", "of 5") and len(texts) == 14
+    trained = {path.name: path.read_bytes().decode() for path in (out / "dataset").glob("photo_*.txt")}
+    assert trained.items() <= texts.items() and len(trained) > 8
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("photo_01.caption", b"\xff\xd8\xff\xe0", "photo_01.caption is not text (UTF-8 or UTF-16)"),
+        ("metadata.jsonl", b'{"file_name": "photo_01.jpg", "text": "b"}', "photo_01.jpg and photo_01.png have differ"),
+    ],
+)
+def test_captions_that_cannot_be_carried_are_said_before_the_work(tmp_path, name, data, said):
+    from loop_fakes import picture
+
+    config = make_loop(tmp_path, max_iterations=1)
+    (tmp_path / "photos" / "photo_01.jpg").write_bytes(picture("another one"))
+    (tmp_path / "photos" / name).write_bytes(data)
+    run = run_loop(config, **QUICK)
+    assert run.returncode == 2 and said in run.stderr and "Traceback" not in run.stderr
+    assert not (tmp_path / "out" / "real").exists()
+
+
 def test_more_iterations_go_on_and_another_base_model_is_refused(tmp_path):
     config = make_loop(tmp_path, max_iterations=1)
     assert run_loop(config, **QUICK).returncode == 0

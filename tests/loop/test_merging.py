@@ -3,15 +3,19 @@
 import os
 import shutil
 from fractions import Fraction
+from itertools import combinations
 
 import cv2
 import numpy as np
 import pytest
 from loop_fakes import picture
 
+from benchmarks.held_out_bench import picture as detailed_picture
 from mirror.contracts.generation import GeneratedImage, GenerationMetadata
 from mirror.contracts.manifest import MergedImage, MergeManifest, RealPhoto
 from mirror.contracts.validation import ValidatedImage, ValidationReport
+from mirror.dataset.cuts import likely_cuts, points_of
+from mirror.dataset.pixels import for_cuts, is_cut_from
 from mirror.loop import merging
 from mirror.loop.merging import Source, plan_merge, room, sync, synthetic_share, take_out
 from mirror.loop.photos import (
@@ -101,6 +105,42 @@ def test_a_photo_of_which_there_is_a_crop_is_not_held_out(tmp_path):
     held_out = {photo.file for photo in split(photos, [], 1, is_cut) if photo.held_out}
     assert len(held_out) == 8 and not held_out & related
     assert not any(photo.held_out for photo in split(photos, [], 1, lambda photo: photo.file != "27.png"))
+
+
+def related_pairs(pictures):
+    """Every pair that the slow comparison knows, by index."""
+    small = [for_cuts(one) for one in pictures]
+    pairs = combinations(range(len(small)), 2)
+    return {(i, j) for i, j in pairs if is_cut_from(small[i], small[j]) or is_cut_from(small[j], small[i])}
+
+
+def test_no_crop_of_a_real_photo_is_missed_by_its_points(photos):
+    wholes = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted(photos.glob("*.jpg"))[:8]]
+    crops = []
+    for index, whole in enumerate(wholes):
+        height, width = (round(side * (0.9, 0.75, 0.6)[index % 3]) for side in whole.shape)
+        crop = whole[7 : 7 + height, 3 : 3 + width]
+        smaller = cv2.resize(crop, None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA)
+        crops.append(cv2.imdecode(cv2.imencode(".jpg", smaller, [cv2.IMWRITE_JPEG_QUALITY, 70])[1], 0))
+    pictures = wholes + crops
+    likely = likely_cuts([points_of(one) for one in pictures])
+    known = related_pairs(pictures)
+    assert len(known) >= len(crops)
+    assert all(j in likely[i] and i in likely[j] for i, j in known)
+    assert likely == likely_cuts([points_of(one) for one in pictures]), "the split must not depend on chance"
+
+
+def test_plain_pictures_are_compared_with_all_and_others_with_few():
+    """A sky has no points that it could be known by."""
+    sky = np.tile(np.linspace(40, 220, 320, dtype=np.uint8), (240, 1))
+    cv2.circle(sky, (160, 120), 60, 250, -1)
+    pictures = [detailed_picture(seed) for seed in range(20)] + [sky, sky[30:210, 40:280]]
+    points = [points_of(one) for one in pictures]
+    likely = likely_cuts(points)
+    assert len(points[20]) < 25 and related_pairs(pictures) == {(20, 21)}
+    assert set(likely[20]) == set(range(22)) - {20} and all({20, 21} <= set(one) for one in likely[:20])
+    assert all(len(one) <= 4 for one in likely[:20])
+    assert likely_cuts([]) == [] and likely_cuts([np.zeros((0, 128), np.float32)] * 2) == [[1], [0]]
 
 
 def test_what_was_held_out_is_never_trained_on_however_it_comes_back(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +26,7 @@ from mirror.training.data import (
     with_trigger,
 )
 from mirror.training.presets import MOST_VIEWS, PRESETS, Preset, recommended_epochs
+from utils.captions import told_kinds
 from utils.console import UserError
 
 TRIGGER = "ohwx alice"
@@ -75,7 +78,66 @@ def test_the_trigger_is_a_word_of_its_own():
     assert with_trigger("", TRIGGER) == TRIGGER
 
 
-@pytest.mark.parametrize("data", [b"\xff\xd8\xff\xe0\x00\x10JFIF", b"a\0b", "smiling".encode("utf-16")])
+@pytest.mark.parametrize(
+    ("data", "caption"),
+    [
+        ("älter, lächelnd".encode(), "älter, lächelnd"),
+        ("älter, lächelnd".encode("utf-8-sig"), "älter, lächelnd"),
+        (codecs.BOM_UTF16_LE + "älter, lächelnd\r\n".encode("utf-16-le"), "älter, lächelnd"),  # Notepad's Unicode
+        (codecs.BOM_UTF16_BE + "älter, lächelnd".encode("utf-16-be"), "älter, lächelnd"),
+        (b"smiling\rin a hat", "smiling"),  # kohya's sd-scripts train the first of several lines
+        ("\n a red\x85coat \nsecond".encode(), "a red\x85coat"),  # only \n and \r end a line, as in readlines()
+    ],
+)
+@pytest.mark.parametrize("suffix", [".txt", ".caption"])
+def test_captions_as_editors_save_them(tmp_path, make_picture, data, caption, suffix):
+    make_picture(tmp_path / "01.jpg").with_suffix(suffix).write_bytes(data)
+    found = read_dataset(tmp_path, TRIGGER, 1, 100)
+    assert [image.caption for image in found.images] == [f"ohwx alice, {caption}"] and found.captions == {suffix: 1}
+
+
+def test_captions_of_diffusers_metadata(dataset):
+    """Of the nearest metadata.jsonl, from the dataset's folder down; text files of a picture's own go before."""
+    (dataset / "10_ohwx alice" / "b.txt").write_text(" \n")
+    (dataset / "10_ohwx alice" / "b.caption").write_text("")
+    rows = [
+        {"file_name": "loose.jpg", "text": "outdoor\u2028light"},
+        {"file_name": "10_ohwx alice/a.png", "text": "never"},
+        {"file_name": "10_ohwx alice\\b.png", "text": ["in the garden", "another"], "label": 3},
+        {"file_name": "gone.png", "text": "of no picture"},
+    ]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows)
+    (dataset / "metadata.jsonl").write_text(lines + "\n", encoding="utf-8-sig", newline="")
+    found = read_dataset(dataset, TRIGGER, 7, 100)
+    assert [image.caption for image in found.images] == [
+        "ohwx alice, outdoor\u2028light",
+        "Ohwx Alice smiling",
+        "ohwx alice, in the garden",
+        "ohwx alice, a red coat",
+    ]
+    assert found.captions == {".txt": 2, "metadata.jsonl": 2}
+    assert told_kinds(found.captions) == "Captions: 2 from .txt files, 2 from metadata.jsonl."
+    (dataset / "10_ohwx alice" / "metadata.jsonl").write_text('{"file_name": "b.png", "text": "nearer"}')
+    assert read_dataset(dataset, TRIGGER, 7, 100).images[2].caption == "ohwx alice, nearer"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"file_name": "loose.jpg", "text": "a"', r"Line 2 of .*metadata\.jsonl is not like"),
+        ('{"name": "loose.jpg", "text": "a"}', r"Line 2 of .*metadata\.jsonl is not like"),
+        ('{"file_name": "loose.jpg", "text": 3}', r"Line 2 of .*metadata\.jsonl is not like"),
+        ("[" * 100_000, r"Line 2 of .*metadata\.jsonl is not like"),
+        ('{"file_name": "loose.jpg", "caption": "a"}', r'metadata\.jsonl has no "text" in any line'),
+    ],
+)
+def test_metadata_without_captions_is_refused(dataset, line, said):
+    (dataset / "metadata.jsonl").write_text(f'{{"file_name": "x.jpg"}}\n{line}\n')
+    with pytest.raises(UserError, match=said):
+        read_dataset(dataset, TRIGGER, 1, 100)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xd8\xff\xe0\x00\x10JFIF", b"a\0b", "smiling".encode("utf-16-le")])
 def test_captions_that_are_no_text_are_refused(dataset, data):
     (dataset / "loose.txt").write_bytes(data)
     with pytest.raises(UserError, match=r"The caption .*loose\.txt is not text"):

@@ -21,6 +21,15 @@ from utils.console import UserError
 TRIGGER = "ohwx alice"
 
 
+def test_two_pictures_that_would_share_a_caption_file_are_refused(dataset, make_picture):
+    make_picture(dataset / "10_ohwx alice" / "a.jpg", 7)
+    rows = [{"file_name": f"a.{suffix}", "text": f"as {suffix}"} for suffix in ("jpg", "png")]
+    (dataset / "10_ohwx alice" / "a.txt").unlink()
+    (dataset / "10_ohwx alice" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match=r"a\.jpg and 10_ohwx alice/a\.png have different captions.*rename one"):
+        order(dataset, base(dataset.parent / "base", "StableDiffusionXLPipeline"), "--trainer", "sd-scripts")
+
+
 @pytest.fixture
 def dataset(tmp_path, make_picture) -> Path:
     for number, name in enumerate(("10_ohwx alice/a.png", "10_ohwx alice/b.jpg", "2_more/c.webp")):
