@@ -45,16 +45,26 @@ NUM_PER_GAP = 5  # images for each gap at most, as documented
 LORA_SCALE = 1.0
 SEED = 0
 
+# Prompts of your own: a table NAME_PROMPTS, by target, is what the images of a gap type "name" are asked for with. It
+# goes before the texts of mirror/dataset/gaps.py and mirror/generation/prompts.py. For example
+#     LIGHTING_PROMPTS = {"low_key": "dark background, deep shadows", "high_key": "bright white background"}
+
 LOCK_FILE = ".generating.lock"
 
 
 def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
     from mirror.generation.planning import make_plan
+    from mirror.generation.prompts import own_tables
 
-    plan = make_plan(args)
+    plan = make_plan(args, own_tables(globals(), Path(__file__).name))
     for sentence in plan.passed_over:
         say(f"Note: no image for {sentence}")
+    if plan.unmeasured:
+        say(
+            f"Note: no sensor measures {', '.join(plan.unmeasured)}: validate_synthetic.py keeps such images apart as "
+            "unverified, for you to look at; --allow-unverified target lets them pass."
+        )
     if not plan.planned_images:
         tell_nothing(args, plan)
     elif args.dry_run:

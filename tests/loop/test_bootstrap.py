@@ -51,12 +51,12 @@ def manifest_of(base):
 def test_console_says_what_is_documented(done):
     lines = done[1].stdout.splitlines()
     patterns = [
-        r"✓ Gap Analysis: 2 gaps found",
-        r"✓ Generated: 8 images",
-        r"✓ Validation: \d+ approved \(\d+%\)",
-        r"✓ Merged: \d+ images? into dataset",
-        r"✓ Training: LoRA v2 complete",
-        r"✓ Improvement: \d+\.\d% \((above|below) 5% threshold\)",
+        r"  ✓ Gap Analysis: 2 gaps found",
+        r"  ✓ Generated: 8 images",
+        r"  ✓ Validation: \d+ approved \(\d+%\)",
+        r"  ✓ Merged: \d+ images? into dataset",
+        r"  ✓ Training: LoRA v2 complete",
+        r"  ✓ Improvement: \d+\.\d% \((above|below) 5% threshold\)",
     ]
     for pattern in patterns:
         assert any(re.fullmatch(pattern, line) for line in lines), pattern
@@ -150,7 +150,7 @@ def test_undo_takes_the_merge_out_and_the_loop_goes_on_without(done, tmp_path):
     edited = json.loads(config.read_text()) | {"max_iterations": 3}
     config.write_text(json.dumps(edited))
     run = run_loop(config, **QUICK)
-    assert run.returncode == 0 and "Iteration 3 of at most 3, with LoRA v2" in run.stdout, run.stderr
+    assert run.returncode == 0 and "Iteration 3: of at most 3, with LoRA v2" in run.stdout, run.stderr
     history = history_of(base)
     assert [one.number for one in history.iterations] == [0, 1, 2, 3]
     assert history.loras[-1].synthetic_images == sum(one.iteration in (1, 3) for one in manifest_of(base).merged)
@@ -178,7 +178,7 @@ def test_undo_of_an_iteration_that_has_not_ended_makes_it_again(tmp_path):
     assert not list((tmp_path / "out" / "dataset").glob("synthetic_*"))
     wish.unlink()
     run = run_loop(config, **QUICK)
-    assert run.returncode == 0 and "Iteration 1 of at most 1" in run.stdout, run.stderr
+    assert run.returncode == 0 and "Iteration 1: of at most 1" in run.stdout, run.stderr
     assert manifest_of(tmp_path).merged == merged and history_of(tmp_path).loras[-1].name == "v2"
 
 
@@ -257,7 +257,7 @@ def test_a_loop_goes_on_where_its_folder_was_moved_to(ended):
     change(there / config.name, max_iterations=4)
     run = run_loop(there / config.name, **QUICK)
     assert run.returncode == 0, run.stderr
-    assert "Iteration 4 of at most 4" in run.stdout and "Iteration 3" not in run.stdout
+    assert "Iteration 4: of at most 4" in run.stdout and "Iteration 3" not in run.stdout
 
 
 def test_a_held_out_photo_that_is_taken_away_is_said_before_any_step(ended):
@@ -312,8 +312,8 @@ def test_new_photos_lift_a_stop_that_rests_on_the_old_ones(tmp_path):
     for index in range(20):
         (tmp_path / "photos" / f"more_{index}.png").write_bytes(picture(f"more {index}"))
     run = run_loop(config, **QUICK)
-    assert run.returncode == 0 and "Iteration 3 of at most 9" in run.stdout, run.stderr
-    assert "Iteration 4 of at most 9" in run.stdout and "Iteration 5" not in run.stdout
+    assert run.returncode == 0 and "Iteration 3: of at most 9" in run.stdout, run.stderr
+    assert "Iteration 4: of at most 9" in run.stdout and "Iteration 5" not in run.stdout
     assert "None of the 40 real photos is held out: when this loop began, too few could be" in run.stderr
     assert "The dataset has" not in run.stderr and "have changed since v1" in run.stderr
 
@@ -355,7 +355,7 @@ def test_more_iterations_go_on_and_another_base_model_is_refused(tmp_path):
     assert run.returncode == 2 and 'begun with base_model "nobody/nothing", and it is "another/model"' in run.stderr
     config.write_text(json.dumps(given | {"max_iterations": 2}))
     run = run_loop(config, **QUICK)
-    assert run.returncode == 0 and "Iteration 2 of at most 2" in run.stdout and "Iteration 0" not in run.stdout
+    assert run.returncode == 0 and "Iteration 2: of at most 2" in run.stdout and "Iteration 0" not in run.stdout
 
 
 def test_new_photos_between_two_runs_are_trained_on(tmp_path):
