@@ -39,6 +39,7 @@ class GapOutcome(NamedGap):
     reason: str
     generated: int = 0
     approved: int = 0
+    unverified: int = 0
 
 
 class StepRecord(Contract):

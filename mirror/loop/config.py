@@ -39,6 +39,10 @@ NEEDED = {
     "training": ("dataset", "output"),
     "metrics": ("candidates", "output"),
 }
+_HINTS = {  # where nothing of nearly that name is there
+    "dataset_dir": "; it is the folder with the person's photos",
+    "models_dir": "; it is the folder for detectors and model packs, and may be empty",
+}
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 Command = list[str]
@@ -243,7 +247,8 @@ def _with_paths(path: Path, config: LoopConfig) -> LoopConfig:
     made = {key: _absolute(base, getattr(config, key)) for key in ("output_dir", "lora_output_dir")}
     for key, folder in found.items():
         if not folder.is_dir():
-            raise UserError(f"{path}: {key}: {_what_is(folder)}{_nearest_file(folder)}.")
+            hint = _nearest_file(folder) or _HINTS[key]
+            raise UserError(f"{path}: {key}: {_what_is(folder)}{hint}.")
     for key, folder in made.items():
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{path}: {key}: {folder} is a file, and it should be a folder.")

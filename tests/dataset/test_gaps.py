@@ -203,7 +203,7 @@ def test_goals_of_a_file_replace_only_what_they_name(tmp_path):
         ),
         ({"composition": {"hands_visible": 0.3}}, "Goals are percentages"),
         ({"composition": {}, "hands": {"visible": 30}}, "composition stands there in two spellings; leave one"),
-        ({"hands": {"visible": 30, "hands_visible": 20}}, "known: hands_visible, hands_hidden"),
+        ({"hands": {"visible": 30, "hands_visible": 20}}, "hands_visible stands there in two spellings"),
         ({"face_angle": {"three-quarter": 30, "three_quarter": 20}}, "three_quarter stands there in two spellings"),
         ({"hands": {"visible": 130}}, "goal 130 is no percentage"),
         ({"hands": {"visible": True}}, "goal true is no percentage"),
