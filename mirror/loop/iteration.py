@@ -249,10 +249,11 @@ class Validate(Step):
         for folder in folders:
             merging.new_folder(folder)
         self.run_child(self.path)
-        for folder in folders[1:]:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-        self.approved.mkdir(exist_ok=True)  # whatever another program did with it
+        *documented, unverified = folders
+        if unverified.is_dir() and not any(unverified.iterdir()):
+            unverified.rmdir()
+        for folder in documented:
+            folder.mkdir(exist_ok=True)  # whatever another program did with it
         note_validation(self.iteration, self.report)
         for reason in unmeasured_targets(self.report):
             note(f"Unverified, and so not merged: {reason}.")
