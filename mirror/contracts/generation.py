@@ -29,8 +29,8 @@ class FailedImage(AskedForGap):
     """One planned image that came out black, blown or not a number, twice; no file was written."""
 
     name: str
-    gap_type: str | None
-    target: str | None
+    gap_type: str | None = None
+    target: str | None = None
     prompt: str
     seeds: list[int]
     reason: str

@@ -36,6 +36,7 @@ from mirror.dataset.checks import (
     verdict,
 )
 from mirror.dataset.gaps import ANGLE, EYES, GAP_TYPES, HANDS
+from mirror.dataset.judging import judged_image
 from mirror.dataset.pixels import histogram, unusable
 from mirror.faces.engine import second_face_share
 from mirror.faces.metrics import IDENTITY_FLOOR, USUAL_SHARES, identity_limit, reference_level, usual_similarity
@@ -488,6 +489,41 @@ def test_only_the_named_sensor_may_be_missing(allowed):
     checks = judge(Measurements(record(), "composition", "hands_visible"), thresholds)
     wanted = Verdict.APPROVED if set(allowed) == {"hands", "identity"} else Verdict.UNVERIFIED
     assert verdict(checks, GAP_TYPES["composition"], allowed) == wanted
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (("expression", "smile"), "no sensor measures expression smile: look at the image yourself"),
+        (
+            ("lighting", "rim_light"),
+            "no sensor measures lighting rim_light; it is told apart as low_key, high_key, n",
+        ),
+    ],
+)
+def test_a_target_that_nothing_measures_is_neither_passed_nor_failed(wanted, said):
+    thresholds = Thresholds(GAP_TYPES, level=0.85)
+    image = Measurements(record(), *wanted, 0.8, Nearest("ref.png", 0.8, 10.0))
+    (check,) = (one for one in judge(image, thresholds) if one.check == TARGET)
+    assert check.outcome == Outcome.NOT_MEASURED and check.reason.startswith(said)
+    verdicts = {
+        allowed: judged_image(image, thresholds, allowed, None).verdict
+        for allowed in ((), ("angle", "hands", "eyes", "identity"), ("target",))
+    }
+    assert list(verdicts.values()) == [Verdict.UNVERIFIED, Verdict.UNVERIFIED, Verdict.APPROVED]
+    stranger = Measurements(record(), *wanted, 0.0, Nearest("ref.png", 0.0, 10.0))
+    assert judged_image(stranger, thresholds, ("target",), None).verdict == Verdict.REJECTED
+
+
+def test_an_expression_is_kept_apart_and_the_notes_say_why(few, world):
+    folder = few(a="good_+0.png")
+    write_metadata(folder, {"a.png": ("expression", "smile")})
+    done = validate(world.root, folder)
+    assert "Unverified: 1" in done.stdout and "no sensor measures expression smile" in done.stderr
+    assert (folder / "unverified" / "a.png").exists()
+    assert "expression: smile" in (folder / "validation_report.html").read_text(encoding="utf-8")
+    done = validate(world.root, folder, "--allow-unverified", "target")
+    assert "Approved: 1 (100.0%)" in done.stdout and (folder / "approved" / "a.png").exists()
 
 
 def test_quality_in_closed_form():
