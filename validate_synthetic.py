@@ -159,7 +159,7 @@ def tell(args: argparse.Namespace, report: ValidationReport, page: Path) -> None
     if rows:
         print_table("Not approved, and why", ["Image", "Verdict", "Reason"], rows, numbers=False)
     share = "" if report.approved_percent is None else f" ({report.approved_percent:.1f}%)"
-    show(DONE, "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * (len(DONE) + 3))
+    show(DONE, "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * (len(DONE) + 2))
     show(f"Approved: {report.approved}{share}", f"Rejected: {report.rejected}")
     if report.unverified:
         show(f"Unverified: {report.unverified} (kept apart; --allow-unverified says what may pass unmeasured)")
