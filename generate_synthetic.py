@@ -180,8 +180,8 @@ def tell_lora(lora: LoraFacts) -> None:
 
     matched = lora.keys - len(lora.unmatched)
     say(
-        f"LoRA {lora.identity}: {matched} of {lora.keys} keys matched; at scale {lora.scale:g} it changes the model's "
-        f"output by {100 * lora.difference:.3g} %."
+        f"{lora.kind} {lora.identity}: {matched} of {lora.keys} keys matched; at scale {lora.scale:g} it changes the "
+        f"model's output by {100 * lora.difference:.3g} %."
     )
     if lora.difference < HARDLY:
         say("Warning: the LoRA changes almost nothing; use a later checkpoint, or a larger --lora-scale.")

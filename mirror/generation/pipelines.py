@@ -33,7 +33,7 @@ from utils.console import UserError
 from utils.files import sha256_of
 
 GIB = 1 << 30
-LIBRARIES = ("diffusers", "transformers", "peft", "accelerate", "huggingface_hub")
+LIBRARIES = ("diffusers", "transformers", "peft", "accelerate", "huggingface_hub", "LyCORIS")
 # What these raise for files that are damaged, incomplete, or of another model.
 UNFIT = (
     OSError,
