@@ -188,7 +188,9 @@ def find_places(loaded: Loaded, wanted: dict[str, Parts]) -> dict[str, list[Plac
         sought = {spelled(name): name for name in rest if name not in found}
         for name, targets in _renamed(loaded, {new: rest[old] for new, old in sought.items()}).items():
             if all(target in layers for target, _ in targets):
-                found[sought[name]] = [Place(*layers[target], rows) for target, rows in targets]
+                old = sought[name]
+                on_rows = rows_in_all(wanted[old]) is not None
+                found[old] = [Place(*layers[target], rows if on_rows else None) for target, rows in targets]
     return {name: places for name, places in found.items() if fits(wanted[name], _whole(places))}
 
 
@@ -297,7 +299,7 @@ def _changes(parts: Parts, places: list[Place]) -> list[torch.Tensor | None]:
     """What the file says that each layer's weight gets, float32."""
     weights = [place.layer.weight.detach().float() for place in places]
     if places[0].rows is None:
-        return [added(parts, weights[0])]
+        return [added(parts, weight) for weight in weights]
     whole = weights[0].new_zeros(sum(len(weight) for weight in weights), *weights[0].shape[1:])
     for place, weight in zip(places, weights, strict=True):
         whole[place.rows] = weight
