@@ -332,7 +332,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--lora",
         type=options.path,
         metavar="FILE",
-        help="LoRA of the person: .safetensors by kohya, diffusers or ai-toolkit",
+        help="LoRA of the person (or LoHa, LoKr, DoRA, (IA)3): .safetensors by kohya, LyCORIS, diffusers or ai-toolkit",
     )
     add("--no-lora", action="store_true", help="generate with the base model alone")
     add("--lora-scale", type=_scale, default=LORA_SCALE, metavar="SCALE", help="strength of the LoRA")
