@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from mirror.generation.kinds import LOKR, Parts, added, magnitude_like, rows_in_all, vector_like
+from mirror.generation.kinds import LOKR, TINY, Parts, added, magnitude_like, rows_in_all, vector_like
 from mirror.generation.loras import PROBE_SEED, Effects
 from mirror.generation.pipelines import UNFIT, Loaded, networks, quiet
 
@@ -63,13 +63,25 @@ class Adapter(torch.nn.Module):
         for name, tensor in parts.tensors.items():
             self.register_buffer(name, tensor, persistent=False)
         self.register_buffer("rows", place.rows, persistent=False)
+        self.register_buffer("gain", None, persistent=False)  # of a DoRA by output: how much longer each output gets
 
     def parts(self) -> Parts:
         return Parts(self.kind, {name: getattr(self, name) for name in self.names}, self.scale, self.on_input)
 
     def added(self, weight: torch.Tensor) -> torch.Tensor | None:
         """What is added to the layer's weight at strength 1. float32; None where only a bias changes."""
-        parts, weight = self.parts(), weight.detach().float()
+        weight = weight.detach().float()
+        change, magnitude = self._before_dora(weight), magnitude_like(self.parts(), weight)
+        if magnitude is None or change is None:
+            return change
+        from lycoris.functional.general import weight_decompose
+
+        lengths, by_output = magnitude
+        lengths = self._mine(lengths) if by_output else lengths
+        return weight_decompose(weight + change, lengths, 1, by_output, backend="torch") - weight
+
+    def _before_dora(self, weight: torch.Tensor) -> torch.Tensor | None:
+        parts = self.parts()
         if self.kind == "full":
             change = self._mine(parts.tensors["weight"].float()) if "weight" in parts.tensors else None
         elif self.kind == "ia3":
@@ -79,25 +91,69 @@ class Adapter(torch.nn.Module):
             change = self._mine(by_lycoris(parts))
             if change.shape[0] != weight.shape[0]:
                 raise RuntimeError(f"{change.shape[0]} outputs instead of {weight.shape[0]}")
-            change = change.reshape(weight.shape)
-        magnitude = magnitude_like(parts, weight)
-        if magnitude is None or change is None:
-            return change if change is None else change.reshape(weight.shape)
-        from lycoris.functional.general import weight_decompose
-
-        lengths, by_output = magnitude
-        lengths = self._mine(lengths) if by_output else lengths
-        return weight_decompose(weight + change, lengths, 1, by_output, backend="torch") - weight
+        return change if change is None else change.reshape(weight.shape)
 
     def _mine(self, tensor: torch.Tensor) -> torch.Tensor:
         """The rows of this layer."""
         return tensor if self.rows is None else tensor[self.rows]
 
-    def effect(self, layer: torch.nn.Module, source: torch.Tensor) -> torch.Tensor:
-        """What is added to the layer's output at strength 1."""
-        change = self.added(layer.weight)
+    def measure(self, weight: torch.Tensor) -> None:
+        """Find the gain of a DoRA by output: neither the weights nor the file change from now on."""
+        magnitude = magnitude_like(self.parts(), weight)
+        if magnitude is not None and magnitude[1]:
+            whole = weight.detach().float() + self._before_dora(weight.detach().float())
+            lengths = torch.linalg.vector_norm(whole.flatten(1), dim=1).clamp_min(TINY)
+            self.gain = self._mine(magnitude[0]).flatten() / lengths
+
+    def effect(self, layer: torch.nn.Module, source: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """What is added at strength 1 to the `output` that the layer has for `source`.
+
+        What only makes outputs longer needs no second product with the weights: (IA)³, and a DoRA by output, which is
+        gain · (W + Δ) - W = (gain - 1) · W + gain · Δ.
+        """
+        if self.kind == "ia3" and not self.on_input:
+            return on_channels(output, self._mine(self.vector.flatten())) * without_bias(layer, output)
+        share = self._share(layer, source)
+        if self.gain is None:
+            return share
+        return on_channels(output, self.gain - 1) * without_bias(layer, output) + on_channels(output, self.gain) * share
+
+    def _share(self, layer: torch.nn.Module, source: torch.Tensor) -> torch.Tensor:
+        """The input through the change alone; of a DoRA by output before its gain."""
         bias = self._mine(self.bias).to(source) if "bias" in self.names else None
+        by_input = "magnitude" in self.names and self.gain is None
+        if isinstance(layer, torch.nn.Linear) and self.rows is None and not by_input:
+            share = by_steps(self.parts(), source)
+            if share is not None:
+                return share if bias is None else share + bias
+        weight = layer.weight.detach().float()
+        change = self.added(weight) if self.gain is None else self._before_dora(weight)
         return run_as(layer, source, change if change is None else change.to(source), bias)
+
+
+def on_channels(output: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Values by channel, so that they multiply an output (B, C, height, width) or (..., C)."""
+    values = values.to(output)
+    return values[:, None, None] if output.dim() == 4 else values
+
+
+def without_bias(layer: torch.nn.Module, output: torch.Tensor) -> torch.Tensor:
+    return output if layer.bias is None else output - on_channels(output, layer.bias)
+
+
+def by_steps(parts: Parts, source: torch.Tensor) -> torch.Tensor | None:
+    """The input through the matrices of a LoRA or LoKr one by one, as LyCORIS does it; None for other kinds."""
+    from lycoris.functional import locon, lokr
+
+    part = {name: tensor.to(source) for name, tensor in parts.tensors.items()}
+    if parts.kind == "lora" and "mid" not in part:
+        down, up = part["down"].flatten(1), part["up"].flatten(1)
+        return locon.bypass_forward_diff(source, None, down, up, None, gamma=parts.scale, backend="torch")
+    if parts.kind == "lokr" and all(tensor.dim() == 2 for name, tensor in part.items() if name.startswith("lokr_")):
+        return lokr.kron_bypass(
+            source, *(part.get(f"lokr_{name}") for name in LOKR), scale=parts.scale, backend="torch"
+        )
+    return None
 
 
 def by_lycoris(parts: Parts) -> torch.Tensor:
@@ -157,6 +213,7 @@ def fits(parts: Parts, places: list[Place]) -> bool:
 def attach(parts: Parts, place: Place) -> Adapter:
     """From now on the layer's output has the module's share, times the adapter's strength."""
     adapter = Adapter(parts, place).to(place.layer.weight.device)
+    adapter.measure(place.layer.weight)
     number = sum(name.startswith(CHILD) for name, _ in place.layer.named_children())
     place.layer.add_module(f"{CHILD}_{number}", adapter)
     place.layer.register_forward_hook(partial(_add_share, adapter))
@@ -167,7 +224,7 @@ def _add_share(adapter: Adapter, layer: torch.nn.Module, arguments: tuple, outpu
     adapter.has_run = True
     if adapter.strength == 0:
         return output
-    return output + adapter.strength * adapter.effect(layer, arguments[0])
+    return output + adapter.strength * adapter.effect(layer, arguments[0], output)
 
 
 def adapters_on(pipeline: Any) -> Iterator[tuple[torch.nn.Module, Adapter]]:
@@ -286,7 +343,7 @@ def effect_of(parts: Parts, places: list[Place], adapters: list[Adapter]) -> Eff
         bias = parts.tensors["bias"].to(weight.device).float()[mine] if "bias" in parts.tensors else None
         with torch.inference_mode():
             should = run_as(place.layer, source.float(), change, bias)
-            does = adapter.effect(place.layer, source).float()
+            does = adapter.effect(place.layer, source, place.layer.forward(source)).float()
         expected.append(float(should.norm()))
         found.append(float(does.norm()))
         apart.append(float((does - should).norm()))
