@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from mirror.generation.effects import PROBE_SEED, Effects
 from mirror.generation.kinds import LOKR, TINY, Parts, added, magnitude_like, rows_in_all, vector_like
-from mirror.generation.loras import PROBE_SEED, Effects
 from mirror.generation.pipelines import UNFIT, Loaded, networks, quiet
 
 CHILD = "lora_relative"  # name of the adapter inside the layer that it belongs to: it moves to a device with it

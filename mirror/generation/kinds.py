@@ -52,7 +52,7 @@ MAGNITUDES = ("magnitude", "magnitude_out")  # the second, peft's, always by out
 PLAIN = {"down", "up", "alpha"}
 TITLES = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "ia3": "(IA)³", "full": "full difference"}
 # What nothing here puts onto a pipeline; a mark in a key -> name
-FOREIGN = {"oft_blocks": "OFT", "oft_diag": "OFT", ".a1.weight": "GLoRA", "vera_lambda": "VeRA", "boft_": "BOFT"}
+FOREIGN = {"oft_blocks": "OFT or BOFT", "oft_diag": "OFT", ".a1.weight": "GLoRA", "vera_lambda": "VeRA"}
 TINY = 1e-12
 
 

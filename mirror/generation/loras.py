@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mirror.generation.a1111 import lora_hash
+from mirror.generation.effects import PROBE_SEED, Effects
 from mirror.generation.families import read_header
 from mirror.generation.kinds import ALPHA, DOWN, PEFT_METADATA, UP, foreign_kind, is_plain, parts_of, sort_relatives
 from mirror.generation.pipelines import (
@@ -36,11 +37,9 @@ from utils.console import UserError
 ADAPTER, TRACER = "lora", "tracer"
 NEEDED_SHARE = 0.9  # of the file's keys that must be matched: below that it was made for something else (our choice)
 SHOWN_KEYS = 5
-PROBE_SEED = 0
 PROBE_SIDE = 256  # pixels, at most: whether the output differs does not depend on the size
 HARDLY = 1e-3  # of the output: a LoRA that changes less is taken, with a warning (our choice)
 KEPT_SHARE = 0.5  # of the effect of all layers together that rounding to the base's dtype must leave (our choice)
-SAME_TO = 0.02  # relative difference of a layer's effect to the file's, where weights may be rounded to bfloat16
 
 
 @dataclass
@@ -339,21 +338,6 @@ def _demand_same(path: Path, effects: dict[str, Effects | None], dtype: object) 
     expected, found = (math.hypot(*(getattr(one, what) for one in effects.values())) for what in ("expected", "found"))
     if found < KEPT_SHARE * expected:
         raise _too_weak(path, dtype)
-
-
-@dataclass
-class Effects:
-    """Lengths of what one module makes of a random input: by the file, by the pipeline, and what rounding may lose."""
-
-    expected: float
-    found: float
-    rounding: float
-    distance: float | None = None  # between both; None: that of their lengths
-
-    @property
-    def is_same(self) -> bool:
-        distance = abs(self.found - self.expected) if self.distance is None else self.distance
-        return distance <= SAME_TO * self.expected + self.rounding
 
 
 def _too_weak(path: Path, dtype: object) -> UserError:

@@ -419,6 +419,28 @@ def test_lokr_of_z_image_is_what_diffusers_makes_of_it(opened, tmp_path):
     assert apart(picture(loaded), picture(opened("z-image"))) > 1
 
 
+def test_joined_lokr_of_ai_toolkit_for_flux2_is_what_diffusers_makes_of_it(opened, tmp_path):
+    """diffusers joins the model's own layers for such a file; here each of three layers gets its rows."""
+    loaded, tensors = opened("flux2-klein"), {}
+    denoiser = loaded.denoiser
+    query = denoiser.transformer_blocks[0].attn
+    weights = {
+        "double_blocks.0.img_attn.qkv": torch.cat([query.to_q.weight, query.to_k.weight, query.to_v.weight]),
+        "double_blocks.0.txt_mlp.2": denoiser.transformer_blocks[0].ff_context.linear_out.weight,
+        "single_blocks.0.linear1": denoiser.single_transformer_blocks[0].attn.to_qkv_mlp_proj.weight,
+    }
+    torch.manual_seed(0)
+    for name, weight in weights.items():
+        own, _ = lora_files.relative("lokr", weight.detach())
+        tensors |= {f"diffusion_model.{name}.{ending}": tensor for ending, tensor in own.items()}
+    path = lora_files.write(tmp_path / "a.safetensors", tensors)
+    assert loras.load_lora(loaded, path, 1.0).unmatched == []
+    theirs = opened("flux2-klein")
+    theirs.pipeline.load_lora_weights(str(tmp_path), weight_name="a.safetensors")
+    assert apart(picture(loaded), picture(theirs)) <= 1
+    assert apart(picture(loaded), picture(opened("flux2-klein"))) > 1
+
+
 def test_cores_differences_norms_and_peft_names(opened, tmp_path):
     """What LyCORIS writes beside: Tucker cores of convolutions, full differences, norms; and peft's (IA)³."""
     loaded, torch_norm = opened("sd15"), "down_blocks.0.resnets.0.norm1"
