@@ -116,7 +116,7 @@ def iterate(loop: Loop, iteration: IterationRecord) -> None:
         tell("Iteration 0: the baseline, v1")
         has_new_images = True  # the real photos as they are
     else:
-        tell(f"Iteration {iteration.number} of at most {loop.config.max_iterations}, with LoRA {iteration.generator}")
+        tell(f"Iteration {iteration.number}: of at most {loop.config.max_iterations}, with LoRA {iteration.generator}")
         has_new_images = fill_gaps(loop, iteration)
     if has_new_images:
         Train(loop, iteration).run()
@@ -140,6 +140,11 @@ def fill_gaps(loop: Loop, iteration: IterationRecord) -> bool:
     generation.run()
     validation = Validate(loop, iteration, generation)
     validation.run()
+    if not loop.config.validation.auto_filter:
+        raise UserError(
+            f"Nothing was merged, as validation.auto_filter is false: look at {validation.path.with_suffix('.html')}; "
+            "with true, the same command merges what validation approved, and goes on."
+        )
     Merge(loop, iteration, gaps, validation).run()
     return bool(iteration.merged)
 
@@ -164,9 +169,9 @@ def tell_decision(loop: Loop, iteration: IterationRecord, found: Decision) -> No
     if found.gain is not None:
         limit, change = loop.config.convergence_threshold, found.gain.change
         side = f"{'below' if change < limit else 'above'} {100 * limit:g}% threshold"
-        tell(f"{'✓' if change > 0 else '✗'} Improvement: {change:.1%} ({side}){label(loop)}")
+        tell(f"  {'✓' if change > 0 else '✗'} Improvement: {change:.1%} ({side}){label(loop)}")
     for gap in iteration.needs_real_photos:
-        tell(f"✗ Needs real photos: {gap}, as fewer than a tenth of its images were approved in two iterations")
+        tell(f"  ✗ Needs real photos: {gap}, as fewer than a tenth of its images were approved in two iterations")
     if found.rule in stopping.CONVERGENCE:
         tell("✓ Convergence Achieved!")
     elif found.rule == stopping.WORSE:

@@ -36,13 +36,28 @@ from utils.files import demand_writable, disk_errors_as, first_of, some_of, tell
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.contract import Spread
-    from mirror.contracts.gaps import Distribution, GapReport, ImageRecord, NearDuplicate, NotMeasured
+    from mirror.contracts.gaps import (
+        Distribution,
+        GapReport,
+        ImageRecord,
+        NearDuplicate,
+        NotMeasured,
+        Recommendation,
+    )
     from mirror.dataset.examiner import ExaminedPicture
     from mirror.dataset.gaps import GapType
     from mirror.dataset.sensors import Sensors
 
 # Settings. Each is also an option of the command line, which wins.
 OUTPUT = Path("gaps.json")
+
+
+def add_recommendations(image_paths: list[str], models_dir: Path, recommendations: list[dict]) -> None:
+    """The place for gaps of your own: look at the pictures, and append what is missing to `recommendations`.
+
+    An entry has `type`, `target`, `count` and `reason`; one of a type and target that is there already takes its place.
+    Its prompts come from a table in generate_synthetic.py; docs/gap-analysis.md has an example.
+    """
 
 
 def run(args: argparse.Namespace) -> int:
@@ -127,7 +142,7 @@ def analyse(args: argparse.Namespace, dataset: Dataset, types: Mapping[str, GapT
     return GapReport(
         created=timestamp(),
         dataset=readable(str(dataset.folder.resolve())),
-        recommendations=recommend(distributions, room, args.max_synthetic_share),
+        recommendations=with_own(args, dataset, recommend(distributions, room, args.max_synthetic_share)),
         distributions=distributions,
         not_measured=_not_measured(args, types, distributions, sensors),
         sensors=sensors.info,
@@ -142,6 +157,16 @@ def analyse(args: argparse.Namespace, dataset: Dataset, types: Mapping[str, GapT
         warnings=dataset.warnings,
         images=records,
     )
+
+
+def with_own(args: argparse.Namespace, dataset: Dataset, found: list[Recommendation]) -> list[Recommendation]:
+    """What was found, and what `add_recommendations` adds. Raises UserError for an entry that says too little."""
+    from mirror.contracts.gaps import own_recommendations
+
+    entries = [gap.model_dump() for gap in found]
+    readable_ones = [one.path for one in dataset.pictures if one.record.size_wh is not None]
+    add_recommendations([str(path) for path in readable_ones], args.models_dir, entries)
+    return own_recommendations(entries, "add_recommendations in gap_analysis.py")
 
 
 def _not_measured(

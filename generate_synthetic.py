@@ -45,16 +45,26 @@ NUM_PER_GAP = 5  # images for each gap at most, as documented
 LORA_SCALE = 1.0
 SEED = 0
 
+# Prompts of your own: a table NAME_PROMPTS, by target, is what the images of a gap type "name" are asked for with. It
+# goes before the texts of mirror/dataset/gaps.py and mirror/generation/prompts.py. For example
+#     LIGHTING_PROMPTS = {"low_key": "dark background, deep shadows", "high_key": "bright white background"}
+
 LOCK_FILE = ".generating.lock"
 
 
 def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
     from mirror.generation.planning import make_plan
+    from mirror.generation.prompts import own_tables
 
-    plan = make_plan(args)
+    plan = make_plan(args, own_tables(globals(), Path(__file__).name))
     for sentence in plan.passed_over:
         say(f"Note: no image for {sentence}")
+    if plan.unmeasured:
+        say(
+            f"Note: no sensor measures {', '.join(plan.unmeasured)}: validate_synthetic.py keeps such images apart as "
+            "unverified, for you to look at; --allow-unverified target lets them pass."
+        )
     if not plan.planned_images:
         tell_nothing(args, plan)
     elif args.dry_run:
@@ -180,8 +190,8 @@ def tell_lora(lora: LoraFacts) -> None:
 
     matched = lora.keys - len(lora.unmatched)
     say(
-        f"LoRA {lora.identity}: {matched} of {lora.keys} keys matched; at scale {lora.scale:g} it changes the model's "
-        f"output by {100 * lora.difference:.3g} %."
+        f"{lora.kind} {lora.identity}: {matched} of {lora.keys} keys matched; at scale {lora.scale:g} it changes the "
+        f"model's output by {100 * lora.difference:.3g} %."
     )
     if lora.difference < HARDLY:
         say("Warning: the LoRA changes almost nothing; use a later checkpoint, or a larger --lora-scale.")
@@ -332,7 +342,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--lora",
         type=options.path,
         metavar="FILE",
-        help="LoRA of the person: .safetensors by kohya, diffusers or ai-toolkit",
+        help="LoRA of the person (or LoHa, LoKr, DoRA, (IA)3): .safetensors by kohya, LyCORIS, diffusers or ai-toolkit",
     )
     add("--no-lora", action="store_true", help="generate with the base model alone")
     add("--lora-scale", type=_scale, default=LORA_SCALE, metavar="SCALE", help="strength of the LoRA")

@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.dataset.measuring import Measured, References
 
 REPORT = "validation_report.json"
+DONE = "Validation Complete"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -158,6 +159,7 @@ def tell(args: argparse.Namespace, report: ValidationReport, page: Path) -> None
     if rows:
         print_table("Not approved, and why", ["Image", "Verdict", "Reason"], rows, numbers=False)
     share = "" if report.approved_percent is None else f" ({report.approved_percent:.1f}%)"
+    show(DONE, "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * (len(DONE) + 2))
     show(f"Approved: {report.approved}{share}", f"Rejected: {report.rejected}")
     if report.unverified:
         show(f"Unverified: {report.unverified} (kept apart; --allow-unverified says what may pass unmeasured)")
@@ -229,7 +231,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=_words,
         default=(),
         metavar="WORDS",
-        help=f"checks that an image may pass unmeasured: {','.join(UNVERIFIED_WORDS)} (default: none)",
+        help=f"what an image may pass unmeasured: {','.join(UNVERIFIED_WORDS)}; target is one that no sensor measures, "
+        "such as a smile (default: none)",
     )
     options.add_sensors(parser, inherited=True)
     options.add_device(parser)

@@ -97,7 +97,7 @@ def test_stop_rules_told_are_those_that_are_asked():
 
     text = page("bootstrap-loop")
     told = re.findall(r"^\| `(\w+)` \| ", text[text.index("| rule | it stops when") :].split("\n\n")[0], re.MULTILINE)
-    lifted = re.search(r"because of the old photos \((.*?)\)", text, re.DOTALL)[1]
+    lifted = re.search(r"because of the old photos\s+\((.*?)\)", text, re.DOTALL)[1]
     assert tuple(told) == RULES and tuple(re.findall(r"`(\w+)`", lifted)) == LIFTED_BY_PHOTOS
 
 

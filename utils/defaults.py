@@ -31,5 +31,6 @@ MAX_SYNTHETIC_SHARE, HARD_SYNTHETIC_SHARE = 0.30, 0.50
 METADATA = "generation_metadata.json"  # beside the generated images, as documented
 SYNTHETIC_PREFIX = "synthetic_"  # how generated files are named, as documented
 
-# What validation may be told to let pass unmeasured: the sensors that a gap can need, and the similarity to the person.
-UNVERIFIED_WORDS = ("angle", "hands", "eyes", "identity")
+# What validation may be told to let pass unmeasured: the sensors that a gap can need, a target that no sensor measures,
+# and the similarity to the person.
+UNVERIFIED_WORDS = ("angle", "hands", "eyes", "target", "identity")

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -143,3 +144,8 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def file_word(name: str) -> str:
+    """A name as part of a file's name, on every system."""
+    return re.sub(r"[^\w-]+", "_", name)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from mirror.contracts.contract import Contract, Spread
+from mirror.contracts.contract import Contract, Spread, checked, read_contract
 from utils.files import Status
 
 
@@ -20,12 +21,64 @@ class GapKey(NamedTuple):
         return f"{self.type} {self.target}" if self.type else "no target"
 
 
-class MadeForGap:
+# Other spellings, which are read and never written: those of earlier versions, and a word as people write it.
+_SPELLINGS = {
+    GapKey("hands", "visible"): GapKey("composition", "hands_visible"),
+    GapKey("hands", "hidden"): GapKey("composition", "hands_hidden"),
+    GapKey("face_angle", "three-quarter"): GapKey("face_angle", "three_quarter"),
+}
+_TYPE_SPELLINGS = {other.type: one.type for other, one in _SPELLINGS.items()}
+
+
+def documented(gap_type: str | None, target: str | None) -> GapKey:
+    """A gap in the documented spelling."""
+    return _SPELLINGS.get(GapKey(gap_type, target), GapKey(gap_type, target))
+
+
+def documented_type(gap_type: str) -> str:
+    """A gap type in the documented spelling, where its targets stand elsewhere."""
+    return _TYPE_SPELLINGS.get(gap_type, gap_type)
+
+
+def _respelled(given: object, type_field: str) -> object:
+    """What is to be read, with its gap in the documented spelling."""
+    if not isinstance(given, dict) or not isinstance(given.get(type_field), str):
+        return given
+    target = given.get("target")
+    if not isinstance(target, str):
+        return given
+    key = documented(given[type_field], target)
+    return given | {type_field: key.type, "target": key.target}
+
+
+class NamedGap(Contract):
+    """What names a gap by its fields `type` and `target`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell(cls, given: object) -> object:
+        return _respelled(given, "type")
+
+    @property
+    def key(self) -> GapKey:
+        return GapKey(self.type, self.target)
+
+
+class MadeForGap(Contract):
     """What an image that may have been made for a gap has beside its fields `gap_type` and `target`."""
 
     @property
     def key(self) -> GapKey:
         return GapKey(self.gap_type, self.target)
+
+
+class AskedForGap(MadeForGap):
+    """The same, in files that are read in any spelling."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell(cls, given: object) -> object:
+        return _respelled(given, "gap_type")
 
 
 class AngleSensor(Contract):
@@ -40,24 +93,29 @@ class GapSensors(Contract):
     """Who measured, by identity; null where there was no such detector."""
 
     angle: AngleSensor
-    hands: str | None
-    eyes: str | None
+    hands: str | None = None
+    eyes: str | None = None
 
 
-class Recommendation(Contract):
-    """One gap: `count` images that show `target` are to be added. 0 where the synthetic cap leaves no room."""
+class Recommendation(NamedGap):
+    """One gap: `count` images that show `target` are to be added. 0 where the synthetic cap leaves no room.
 
-    type: str  # name of a gap type, see mirror/dataset/gaps.py
-    target: str
+    Type, target, count and reason are documented; the rest is null in a gap file of somebody else.
+    """
+
+    type: str = Field(min_length=1)  # of mirror/dataset/gaps.py, of a table of prompts, or of one's own
+    target: str = Field(min_length=1)
     count: int = Field(ge=0)
-    reason: str
-    share_percent: float
-    goal_percent: float
-    wanted: int = Field(ge=0)  # before the synthetic cap
+    reason: str = ""
+    share_percent: float | None = None
+    goal_percent: float | None = None
+    wanted: int | None = Field(None, ge=0)  # before the synthetic cap
 
-    @property
-    def key(self) -> GapKey:
-        return GapKey(self.type, self.target)
+
+def own_recommendations(entries: list[object], where: str) -> list[Recommendation]:
+    """Entries of a user's own code as gaps; of two for one target the later. Raises UserError naming the entry."""
+    found = [checked(entry, Recommendation, where) for entry in entries]
+    return list({gap.key: gap for gap in found}.values())
 
 
 class TargetShare(Contract):
@@ -78,6 +136,18 @@ class Distribution(Contract):
     title: str
     measured: int
     targets: list[TargetShare]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell(cls, given: object) -> object:
+        if not isinstance(given, dict) or given.get("type") not in _TYPE_SPELLINGS:
+            return given
+        kind = given["type"]
+        targets = [
+            one | {"target": documented(kind, one.get("target")).target} if isinstance(one, dict) else one
+            for one in given.get("targets") or ()
+        ]
+        return given | {"type": documented_type(kind), "targets": targets}
 
 
 class NotMeasured(Contract):
@@ -124,23 +194,36 @@ class NearDuplicate(Contract):
 
 
 class GapReport(Contract):
-    """`gaps.json`: what a dataset holds, what it lacks, and how many images would fix that."""
+    """`gaps.json`: what a dataset holds, what it lacks, and how many images would fix that.
+
+    People write such files too, and programs of theirs: all that must be there is `recommendations`.
+    """
+
+    people_write_it: ClassVar[bool] = True
 
     schema_version: Literal[1] = 1
     script: Literal["gap_analysis.py"] = "gap_analysis.py"
-    created: str
-    dataset: str  # folder, absolute
+    created: str = ""
+    dataset: str | None = None  # folder, absolute or relative to the file's own
     recommendations: list[Recommendation]
-    distributions: list[Distribution]
-    not_measured: list[NotMeasured]
-    sensors: GapSensors
-    settings: dict[str, str | int | float | bool | None]
-    versions: dict[str, str]
-    synthetic_images: int  # files of the dataset that were generated
-    synthetic_room: int  # images that may still be added under the synthetic cap
-    sharpness: Spread
-    brightness: Spread
-    near_duplicates: list[NearDuplicate]
-    ignored_files: dict[str, int]  # suffix -> number of files in the folder that are not images
-    warnings: list[str]
-    images: list[ImageRecord]
+    distributions: list[Distribution] = []
+    not_measured: list[NotMeasured] = []
+    sensors: GapSensors | None = None
+    settings: dict[str, str | int | float | bool | None] = {}
+    versions: dict[str, str] = {}
+    synthetic_images: int | None = None  # files of the dataset that were generated
+    synthetic_room: int | None = None  # images that may still be added under the synthetic cap
+    sharpness: Spread = Spread(count=0)
+    brightness: Spread = Spread(count=0)
+    near_duplicates: list[NearDuplicate] = []
+    ignored_files: dict[str, int] = {}  # suffix -> number of files in the folder that are not images
+    warnings: list[str] = []
+    images: list[ImageRecord] = []
+
+
+def read_gaps(path: Path) -> GapReport:
+    """A gap file, with the dataset's folder as seen from here. Raises ContractError."""
+    gaps = read_contract(path, GapReport, "gap_analysis.py")
+    if gaps.dataset is not None:
+        gaps.dataset = str(path.parent.resolve() / Path(gaps.dataset).expanduser())
+    return gaps

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import random
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mirror.contracts.contract import Contract
-from mirror.contracts.gaps import GapSensors, MadeForGap
+from mirror.contracts.gaps import AskedForGap, GapSensors
 from mirror.contracts.plan import MAX_SEED
 
 
-class GeneratedImage(MadeForGap, Contract):
+class GeneratedImage(AskedForGap):
     """One image that a generator wrote, and what it was asked to show."""
 
     file: str  # its name; it lies beside generation_metadata.json
-    gap_type: str | None = None  # name of a gap type, see mirror/dataset/gaps.py; null: made for no gap
+    gap_type: str | None = None  # as in the gap file; null: made for no gap
     target: str | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
@@ -25,12 +25,12 @@ class GeneratedImage(MadeForGap, Contract):
     created: str | None = None
 
 
-class FailedImage(MadeForGap, Contract):
+class FailedImage(AskedForGap):
     """One planned image that came out black, blown or not a number, twice; no file was written."""
 
     name: str
-    gap_type: str | None
-    target: str | None
+    gap_type: str | None = None
+    target: str | None = None
     prompt: str
     seeds: list[int]
     reason: str
@@ -51,6 +51,8 @@ class GenerationMetadata(Contract):
     or `dataset` and `sensors`. Paths are absolute, or relative to the file's own folder. generate_synthetic.py writes
     it after every image; `planned` says how many there will be.
     """
+
+    people_write_it: ClassVar[bool] = True
 
     schema_version: Literal[1] = 1
     script: str = "generate_synthetic.py"  # or the program that took its place

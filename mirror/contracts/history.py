@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from mirror.contracts.contract import Contract
-from mirror.contracts.gaps import GapKey
+from mirror.contracts.gaps import NamedGap
 
 
 class LoraRecord(Contract):
@@ -30,7 +30,7 @@ class LoraRecord(Contract):
     pose_diversity_interval: tuple[float, float] | None = None
 
 
-class GapOutcome(Contract):
+class GapOutcome(NamedGap):
     """One gap of an iteration, and what became of it."""
 
     type: str
@@ -39,10 +39,7 @@ class GapOutcome(Contract):
     reason: str
     generated: int = 0
     approved: int = 0
-
-    @property
-    def key(self) -> GapKey:
-        return GapKey(self.type, self.target)
+    unverified: int = 0
 
 
 class StepRecord(Contract):

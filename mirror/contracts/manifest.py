@@ -18,7 +18,7 @@ class RealPhoto(Contract):
     held_out: bool = False  # never trained on: similarity is measured against it
 
 
-class MergedImage(MadeForGap, Contract):
+class MergedImage(MadeForGap):
     """One generated image that entered the working dataset."""
 
     file: str  # in the working dataset

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Literal
 
 from mirror.contracts.contract import Contract
-from mirror.contracts.gaps import GapSensors, MadeForGap
+from mirror.contracts.gaps import AskedForGap, GapSensors
 
 
 class Outcome(StrEnum):
@@ -35,7 +35,7 @@ class Check(Contract):
     reason: str = ""
 
 
-class ValidatedImage(MadeForGap, Contract):
+class ValidatedImage(AskedForGap):
     """One image with every check. null is not measured."""
 
     file: str  # relative to `folder`, forward slashes

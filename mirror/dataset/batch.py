@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mirror.contracts.contract import read_contract
-from mirror.contracts.gaps import GapReport, GapSensors
+from mirror.contracts.gaps import GapReport, GapSensors, read_gaps
 from mirror.contracts.generation import GeneratedImage, GenerationMetadata
 from mirror.dataset.examiner import ExaminedPicture
-from mirror.dataset.gaps import GAP_TYPES
 from utils.captions import TEXT_SUFFIXES
 from utils.console import UserError
 from utils.defaults import IMAGE_EXTENSIONS, METADATA
@@ -87,12 +86,12 @@ def _follow(batch: Batch, path: Path) -> None:
     batch.wanted = {image.file: image for image in metadata.images}
     if said := said_of(path.parent):
         batch.warnings.append(f"These images are {said}.")
-    _demand_known_targets(path, metadata)
+    _demand_whole_lines(path, metadata)
     batch.dataset = _beside(path, metadata.dataset)
     batch.sensors = metadata.sensors
     gaps = _beside(path, metadata.gaps_file)
     if gaps is not None and (gaps.exists() or batch.dataset is None or batch.sensors is None):
-        _follow_gaps(batch, read_contract(gaps, GapReport, "gap_analysis.py"))
+        _follow_gaps(batch, read_gaps(gaps))
     here = {picture.file for picture in batch.pictures}
     lost, unknown = len(batch.wanted.keys() - here), len(here - batch.wanted.keys())
     if lost:
@@ -103,7 +102,7 @@ def _follow(batch: Batch, path: Path) -> None:
 
 def _follow_gaps(batch: Batch, gaps: GapReport) -> None:
     """What the metadata themselves say goes before."""
-    batch.dataset = batch.dataset or Path(gaps.dataset)
+    batch.dataset = batch.dataset or (None if gaps.dataset is None else Path(gaps.dataset))
     batch.sensors = batch.sensors or gaps.sensors
     batch.recursive = bool(gaps.settings.get("recursive"))
     batch.settings = gaps.settings
@@ -114,7 +113,7 @@ def _beside(path: Path, named: str | None) -> Path | None:
     return None if named is None else path.parent / Path(named).expanduser()
 
 
-def _demand_known_targets(path: Path, metadata: GenerationMetadata) -> None:
+def _demand_whole_lines(path: Path, metadata: GenerationMetadata) -> None:
     names: set[str] = set()
     for index, image in enumerate(metadata.images):
         if "/" in image.file or "\\" in image.file or image.file in names:
@@ -124,17 +123,4 @@ def _demand_known_targets(path: Path, metadata: GenerationMetadata) -> None:
         if (image.gap_type is None) != (image.target is None):
             raise UserError(
                 f"{path}: field images.{index}: gap_type and target belong together; one of them is missing."
-            )
-        if image.gap_type is None:
-            continue
-        if image.gap_type not in GAP_TYPES:
-            raise UserError(
-                f"{path}: field images.{index}.gap_type: {image.gap_type!r} is no gap type of mirror/dataset/gaps.py; "
-                f"known: {', '.join(GAP_TYPES)}."
-            )
-        targets = [target.name for target in GAP_TYPES[image.gap_type].targets]
-        if image.target not in targets:
-            raise UserError(
-                f"{path}: field images.{index}.target: {image.target!r} is no target of {image.gap_type}; "
-                f"known: {', '.join(targets)}."
             )

@@ -14,7 +14,7 @@ from itertools import groupby
 
 from mirror.contracts.gaps import ImageRecord
 from mirror.contracts.validation import Check, Outcome, Verdict
-from mirror.dataset.gaps import GapType
+from mirror.dataset.gaps import GapType, Target
 from mirror.dataset.pixels import BRIGHTNESS_LIMITS, DUPLICATE_BITS, SHARPNESS_LIMIT, SHARPNESS_SIDE
 from mirror.detectors.detectors import CONFIDENCE
 from mirror.faces.metrics import IDENTITY_FLOOR, identity_limit, usual_similarity
@@ -113,11 +113,14 @@ def verdict(checks: Iterable[Check], gap: GapType | None, allowed: Iterable[str]
 def _word(check: Check, gap: GapType | None) -> str | None:
     """The word of --allow-unverified that lets this check pass unmeasured; None where none does.
 
-    `identity` stands for all that needs photos of the person, the search for near duplicates of them included.
+    `identity` stands for all that needs photos of the person, the search for near duplicates of them included;
+    `target` for a target that no sensor measures, `gap` then being None or without one.
     """
     if check.check in NEEDS_PHOTOS:
         return IDENTITY
-    return gap.needs if check.check == TARGET and gap is not None else None
+    if check.check != TARGET:
+        return None
+    return (gap.needs if gap is not None else None) or TARGET
 
 
 def quality(measurements: Measurements, thresholds: Thresholds) -> float | None:
@@ -211,19 +214,25 @@ def _target(measurements: Measurements, thresholds: Thresholds) -> Check | None:
     """None where the image was made for no gap."""
     if measurements.gap_type is None or measurements.target is None:
         return None
-    gap = thresholds.types[measurements.gap_type]
-    seen = measurements.record.values.get(gap.name)
+    gap, wanted = thresholds.types.get(measurements.gap_type), measurements.target
+    target = next((one for one in gap.targets if one.name == wanted), None) if gap is not None else None
+    if target is None:
+        return _unknown(TARGET, wanted, _nothing_measures(measurements, gap))
+    return _target_of(gap, target, measurements.record.values.get(gap.name), thresholds)
+
+
+def _nothing_measures(measurements: Measurements, gap: GapType | None) -> str:
+    known = f"; it is told apart as {', '.join(one.name for one in gap.targets)}" if gap is not None else ""
+    return f"no sensor measures {measurements.gap_type} {measurements.target}{known}: look at the image yourself"
+
+
+def _target_of(gap: GapType, target: Target, seen: str | None, thresholds: Thresholds) -> Check:
     if gap.needs in thresholds.missing:
-        return _unknown(TARGET, measurements.target, thresholds.missing[gap.needs])
+        return _unknown(TARGET, target.name, thresholds.missing[gap.needs])
     if seen is None:
-        return _unknown(TARGET, measurements.target, f"{gap.title} could not be measured")
-    return _measured(
-        TARGET,
-        seen,
-        measurements.target,
-        seen == measurements.target,
-        f"{gap.target(measurements.target).label} were asked for, not {seen}",
-    )
+        return _unknown(TARGET, target.name, f"{gap.title} could not be measured")
+    reason = f"{target.label} were asked for, not {seen}"
+    return _measured(TARGET, seen, target.name, seen == target.name, reason)
 
 
 def _identity(measurements: Measurements, thresholds: Thresholds) -> Check:

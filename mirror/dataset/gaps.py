@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mirror.contracts.gaps import Distribution, Recommendation, TargetShare
+from mirror.contracts.gaps import Distribution, Recommendation, TargetShare, documented, documented_type
 from mirror.dataset import pixels
 from mirror.faces.pose import BIN_LIMITS_DEG, angle_bin
 from utils.console import UserError
@@ -85,23 +85,25 @@ def face_height_share(box_xyxy: tuple[float, float, float, float], height: int) 
     return max(0.0, min(box_xyxy[3], height) - max(box_xyxy[1], 0.0)) / height
 
 
-def hands(look: Look) -> str | None:
-    return _seen(look.hands)
+def composition(look: Look) -> str | None:
+    return None if look.hands is None else "hands_visible" if look.hands else "hands_hidden"
 
 
 def eyes(look: Look) -> str | None:
-    return _seen(look.eyes)
+    return None if look.eyes is None else "visible" if look.eyes else "hidden"
 
 
 def lighting(look: Look) -> str:
     return pixels.lighting(look.histogram)
 
 
-def _seen(count: int | None) -> str | None:
-    return None if count is None else "visible" if count else "hidden"
-
-
 GAP_TYPES: dict[str, GapType] = {}
+
+
+def measured_type(gap_type: str | None, target: str | None) -> GapType | None:
+    """The type that measures a target; None where no sensor does, as for an expression."""
+    gap = GAP_TYPES.get(gap_type)
+    return gap if gap is not None and any(one.name == target for one in gap.targets) else None
 
 
 def register(gap: GapType) -> None:
@@ -162,19 +164,19 @@ BUILT_IN_TYPES = (
         ),
     ),
     GapType(
-        name="hands",
-        title="Hands",
-        measure=hands,
+        name="composition",
+        title="Composition",
+        measure=composition,
         needs=HANDS,
         targets=(
             Target(
-                "visible",
+                "hands_visible",
                 "Images with visible hands",
                 ("hands visible, one hand near the chin", "both hands visible", "waving, hand raised beside the face"),
                 30,
                 15,
             ),
-            Target("hidden", "Images without hands", ("hands out of frame",)),
+            Target("hands_hidden", "Images without hands", ("hands out of frame",)),
         ),
     ),
     GapType(
@@ -239,11 +241,11 @@ def load_goals(path: Path, types: Mapping[str, GapType]) -> dict[str, GapType]:
     What the file does not name stays. Raises UserError naming file and field.
     """
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        given = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"The goals {path} cannot be read: {error}.") from error
     changed = dict(types)
-    for name, goals in _known(given, types, f"{path}", "gap type").items():
+    for name, goals in _known(_respelled(given, path), types, f"{path}", "gap type").items():
         names = {target.name: target for target in types[name].targets}
         for target_name, goal in _known(goals, names, f"{path}: {name}", "target").items():
             field = f"{path}: {name}.{target_name}"
@@ -254,6 +256,27 @@ def load_goals(path: Path, types: Mapping[str, GapType]) -> dict[str, GapType]:
         except ValueError as error:
             raise UserError(f"{path}: {error}.") from error
     return changed
+
+
+def _respelled(given: object, path: Path) -> object:
+    """Goals with the documented names of types and targets. Raises UserError where one has two spellings."""
+    if not isinstance(given, dict):
+        return given
+    found: dict[str, object] = {}
+    for name, goals in given.items():
+        if isinstance(goals, dict):
+            names = {target: documented(name, target).target for target in goals}
+            _demand_one_spelling(list(names.values()), f"{path}: {name}")
+            goals = {names[target]: goal for target, goal in goals.items()}
+        found[name] = goals
+    _demand_one_spelling([documented_type(name) for name in found], f"{path}")
+    return {documented_type(name): goals for name, goals in found.items()}
+
+
+def _demand_one_spelling(names: list[str], where: str) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{where}: {name} stands there in two spellings; leave one of them out.")
 
 
 def _known(given: object, known: Mapping[str, object], where: str, what: str) -> dict:

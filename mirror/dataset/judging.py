@@ -8,6 +8,7 @@ from collections.abc import Callable
 from mirror.contracts.validation import ValidatedImage, Verdict
 from mirror.dataset.batch import Batch
 from mirror.dataset.checks import Duplicate, Measurements, Nearest, Thresholds, judge, quality, verdict
+from mirror.dataset.gaps import measured_type
 from mirror.dataset.measuring import Measured, References, pool_of
 from mirror.dataset.sorting import hash_of
 from mirror.faces.cache import FaceCache
@@ -43,7 +44,7 @@ def judged_image(
     return ValidatedImage(
         file=record.file,
         sha256=sha256,
-        verdict=verdict(checks, thresholds.types.get(measurements.gap_type), allowed),
+        verdict=verdict(checks, measured_type(measurements.gap_type, measurements.target), allowed),
         gap_type=measurements.gap_type,
         target=measurements.target,
         quality=quality(measurements, thresholds),

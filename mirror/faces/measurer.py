@@ -23,6 +23,7 @@ from utils.images import check_size, thumbnail
 from utils.progress import GroupProgress
 
 CUDA = "CUDAExecutionProvider"
+_AGAIN = "\N{ANTICLOCKWISE DOWNWARDS AND UPWARDS OPEN CIRCLE ARROWS}"  # as documented
 GPU_ADVICE = "docs/troubleshooting.md says how onnxruntime gets a GPU."
 
 
@@ -157,7 +158,7 @@ class Measurer:
 
     def done(self, picture: Picture, progress: GroupProgress) -> None:
         if picture.face is not None and picture.face.found:
-            progress.print(f"{picture.group}/{picture.filename}: {picture.face.found}")
+            progress.print(f"{picture.group}/{picture.filename}: {_AGAIN} {picture.face.found}")
 
     def at_work(self) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()

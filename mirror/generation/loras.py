@@ -4,6 +4,9 @@ diffusers reads the formats (its own, kohya's, ai-toolkit's) and renames their k
 no more than a warning. So each module of the file is followed into the pipeline: a copy of the file in which every
 module holds a number of its own is loaded first, and what arrives in the adapters tells which keys were matched. Then
 the file itself is loaded, and each layer's effect is compared with up x down x alpha / rank of the file.
+
+Relatives of LoRA (`mirror.generation.kinds`) go another way onto the pipeline, `mirror.generation.adapters`, and are
+proved in the same manner.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from mirror.generation.a1111 import lora_hash
+from mirror.generation.effects import PROBE_SEED, Effects
 from mirror.generation.families import read_header
+from mirror.generation.kinds import ALPHA, DOWN, PEFT_METADATA, UP, foreign_kind, is_plain, parts_of, sort_relatives
 from mirror.generation.pipelines import (
     UNFIT,
     Loaded,
@@ -32,24 +37,9 @@ from utils.console import UserError
 ADAPTER, TRACER = "lora", "tracer"
 NEEDED_SHARE = 0.9  # of the file's keys that must be matched: below that it was made for something else (our choice)
 SHOWN_KEYS = 5
-PROBE_SEED = 0
 PROBE_SIDE = 256  # pixels, at most: whether the output differs does not depend on the size
 HARDLY = 1e-3  # of the output: a LoRA that changes less is taken, with a warning (our choice)
 KEPT_SHARE = 0.5  # of the effect of all layers together that rounding to the base's dtype must leave (our choice)
-SAME_TO = 0.02  # relative difference of a layer's effect to the file's, where weights may be rounded to bfloat16
-
-# kohya's and ComfyUI's; peft's, as diffusers and ai-toolkit write it; two older ones of diffusers
-DOWN = (
-    ".lora_down.weight",
-    ".lora_A.weight",
-    ".lora_A.default.weight",
-    "lora.down.weight",
-    "_linear_layer.down.weight",
-)
-UP = (".lora_up.weight", ".lora_B.weight", ".lora_B.default.weight", "lora.up.weight", "_linear_layer.up.weight")
-ALPHA = (".alpha",)
-OTHER_KINDS = {"dora_scale": "DoRA", "hada_": "LoHa", "lokr_": "LoKr", "magnitude_vector": "DoRA"}
-PEFT_METADATA = "lora_adapter_metadata"  # in the header of files that diffusers wrote: alpha and rank by layer
 
 
 @dataclass
@@ -81,6 +71,7 @@ class LoraFacts:
     unmatched: list[str]
     scale: float
     difference: float  # of the denoiser's output with and without it, relative to its size
+    kind: str = "LoRA"
 
 
 def sort_keys(keys: list[str]) -> tuple[list[Module], list[str]]:
@@ -198,23 +189,50 @@ def load_lora(loaded: Loaded, path: Path, scale: float) -> LoraFacts:
     """
     tensors = read_lora(path)
     _refuse_nan(path, tensors)
+    _refuse_foreign(path, tensors)
+    if not is_plain(tensors):
+        return _load_relatives(loaded, path, tensors, scale)
     modules, strangers = sort_keys(list(tensors))
-    _refuse_other_kinds(path, strangers)
     arrived = trace(loaded.pipeline, tensors, modules) if modules else {}
     unmatched = strangers + [key for i, module in enumerate(modules) if i not in arrived for key in module.keys]
-    matched = len(tensors) - len(unmatched)
-    if matched < NEEDED_SHARE * len(tensors):
-        first = ", ".join(sorted(unmatched)[:SHOWN_KEYS]) + (" ..." if len(unmatched) > SHOWN_KEYS else "")
-        raise UserError(
-            f"{path}: {matched} of {len(tensors)} keys matched: was it trained for another base model? This is "
-            f"{loaded.name} ({loaded.family.title}). Not matched: {first}"
-        )
+    _demand_keys(loaded, path, len(tensors), unmatched)
     _load_file(loaded.pipeline, path, {key: tensor for key, tensor in tensors.items() if key not in set(unmatched)})
     set_scale(loaded, 1.0)
     _demand_effect(loaded.pipeline, path, tensors, modules, arrived)
     _convert_like_base(loaded.pipeline)
     set_scale(loaded, scale)
     return LoraFacts(path, lora_identity(path), lora_hash(path), len(tensors), sorted(unmatched), scale, 0.0)
+
+
+def _load_relatives(loaded: Loaded, path: Path, tensors: dict[str, Any], scale: float) -> LoraFacts:
+    """`load_lora` for LoHa, LoKr, DoRA, (IA)³ and differences. Raises UserError."""
+    from mirror.generation.adapters import attach, effect_of, find_places
+
+    modules, unmatched = sort_relatives(tensors)
+    metadata = read_header(path).get("__metadata__", {})
+    parts = {module.name: parts_of(module, tensors, metadata) for module in modules}
+    with quiet():
+        places = find_places(loaded, parts)
+    unmatched += [key for module in modules if module.name not in places for key in module.keys.values()]
+    _demand_keys(loaded, path, len(tensors), unmatched)
+    effects = {}
+    for name, own in places.items():
+        adapters = [attach(parts[name], place) for place in own]
+        effects[name] = effect_of(parts[name], own, adapters)
+    _demand_same(path, effects, next(iter(places.values()))[0].layer.weight.dtype)
+    set_scale(loaded, scale)
+    kind = ", ".join(sorted({module.title for module in modules if module.name in places}))
+    return LoraFacts(path, lora_identity(path), lora_hash(path), len(tensors), sorted(unmatched), scale, 0.0, kind)
+
+
+def _demand_keys(loaded: Loaded, path: Path, keys: int, unmatched: list[str]) -> None:
+    """Raises UserError where less than `NEEDED_SHARE` of the keys fit the model."""
+    if keys - len(unmatched) < NEEDED_SHARE * keys:
+        first = ", ".join(sorted(unmatched)[:SHOWN_KEYS]) + (" ..." if len(unmatched) > SHOWN_KEYS else "")
+        raise UserError(
+            f"{path}: {keys - len(unmatched)} of {keys} keys matched: was it trained for another base model? This is "
+            f"{loaded.name} ({loaded.family.title}). Not matched: {first}"
+        )
 
 
 def lora_identity(path: Path) -> str:
@@ -246,11 +264,11 @@ def _refuse_nan(path: Path, tensors: dict[str, Any]) -> None:
         raise UserError(f"{path} holds values that are not numbers: its training diverged; take an earlier checkpoint.")
 
 
-def _refuse_other_kinds(path: Path, strangers: list[str]) -> None:
-    """Relatives of LoRA would load in part, and act otherwise than they were trained to."""
-    for mark, kind in OTHER_KINDS.items():
-        if any(mark in key for key in strangers):
-            raise UserError(f"{path} is a {kind}, not a plain LoRA; train or export it as LoRA.")
+def _refuse_foreign(path: Path, tensors: dict[str, Any]) -> None:
+    """Kinds that would load in part, or not at all."""
+    kind = foreign_kind(tensors)
+    if kind:
+        raise UserError(f"{path} is of the kind {kind}, which cannot be loaded here; train or export it as LoRA.")
 
 
 def _load_file(pipeline: Any, path: Path, fitting: dict[str, Any]) -> None:
@@ -283,6 +301,13 @@ def _convert_like_base(pipeline: Any) -> None:
 
 def set_scale(loaded: Loaded, scale: float) -> None:
     """The strength of the LoRA in all networks that it is in."""
+    from mirror.generation.adapters import adapters_on
+
+    relatives = [adapter for _, adapter in adapters_on(loaded.pipeline)]
+    for adapter in relatives:
+        adapter.strength = scale
+    if relatives:
+        return
     with quiet():
         loaded.pipeline.set_adapters(ADAPTER, scale)
 
@@ -293,35 +318,26 @@ def _demand_effect(
     """Each layer must do what the file says: up x down x alpha / rank. Raises UserError."""
     layers = {layer.name: layer for layer in adapted_layers(pipeline, ADAPTER)}
     told_elsewhere = PEFT_METADATA in read_header(path).get("__metadata__", {})
-    wrong, effects = [], []
+    effects: dict[str, Effects | None] = {}
     for number, names in arrived.items():
-        effect = None
+        module, effect = modules[number], None
         if all(name in layers for name in names):
-            effect = _effects(tensors, modules[number], [layers[name] for name in names], told_elsewhere)
-            effects.append(effect)
-        if effect is None or not effect.is_same:
-            wrong.append(modules[number].name)
+            effect = _effects(tensors, module, [layers[name] for name in names], told_elsewhere)
+        effects[module.name] = effect
+    _demand_same(path, effects, next(iter(layers.values())).down.dtype)
+
+
+def _demand_same(path: Path, effects: dict[str, Effects | None], dtype: object) -> None:
+    """Raises UserError where a layer does not act as the file says (None: not at all), or all are rounded away."""
+    wrong = [name for name, effect in effects.items() if effect is None or not effect.is_same]
     if wrong:
         raise UserError(
-            f"{path}: {len(wrong)} of {len(modules)} layers do not act as the file says (the first is {wrong[0]}); "
+            f"{path}: {len(wrong)} of {len(effects)} layers do not act as the file says (the first is {wrong[0]}); "
             "this version of diffusers does not load it correctly."
         )
-    expected, found = (math.hypot(*(getattr(one, what) for one in effects)) for what in ("expected", "found"))
+    expected, found = (math.hypot(*(getattr(one, what) for one in effects.values())) for what in ("expected", "found"))
     if found < KEPT_SHARE * expected:
-        raise _too_weak(path, next(iter(layers.values())).down.dtype)
-
-
-@dataclass
-class Effects:
-    """Lengths of what one module makes of a random input: by the file, by the pipeline, and what rounding may lose."""
-
-    expected: float
-    found: float
-    rounding: float
-
-    @property
-    def is_same(self) -> bool:
-        return abs(self.found - self.expected) <= SAME_TO * self.expected + self.rounding
+        raise _too_weak(path, dtype)
 
 
 def _too_weak(path: Path, dtype: object) -> UserError:
@@ -366,12 +382,34 @@ def demand_difference(loaded: Loaded, lora: LoraFacts, prompt: str, sampling: Sa
     set_scale(loaded, lora.scale)
     lora.difference = float((with_it - without).norm() / without.norm().clamp_min(1e-12))
     if not lora.difference > 0:
-        layers = adapted_layers(loaded.pipeline, ADAPTER)
-        if loaded.dtype != "float32" and any(bool(layer.up.any() and layer.down.any()) for layer in layers):
+        if loaded.dtype != "float32" and _holds_something(loaded):
             raise _too_weak(lora.path, loaded.dtype)
         raise UserError(
             f"{lora.path} changes nothing: at scale {lora.scale:g} the model's output is the same as without it. "
             "Are all its weights 0?"
+        )
+    _demand_use(loaded, lora.path)
+
+
+def _holds_something(loaded: Loaded) -> bool:
+    """Whether a layer's change is not 0."""
+    from mirror.generation.adapters import adapters_on
+
+    if any(bool(layer.up.any() and layer.down.any()) for layer in adapted_layers(loaded.pipeline, ADAPTER)):
+        return True
+    changes = (adapter.added(layer.weight) for layer, adapter in adapters_on(loaded.pipeline))
+    return any(change is not None and bool(change.any()) for change in changes)
+
+
+def _demand_use(loaded: Loaded, path: Path) -> None:
+    """A relative acts only through layers that are called. Raises UserError."""
+    from mirror.generation.adapters import adapters_on
+
+    used = [adapter.has_run for _, adapter in adapters_on(loaded.pipeline)]
+    if sum(used) < NEEDED_SHARE * len(used):
+        raise UserError(
+            f"{path}: only {sum(used)} of its {len(used)} layers are at work in {loaded.name}; this version of "
+            "diffusers cannot use it."
         )
 
 

@@ -32,7 +32,7 @@ from utils.console import UserError
 from utils.known_hashes import file_hash
 
 GIB = 1 << 30
-LIBRARIES = ("diffusers", "transformers", "peft", "accelerate", "huggingface_hub")
+LIBRARIES = ("diffusers", "transformers", "peft", "accelerate", "huggingface_hub", "LyCORIS")
 # What these raise for files that are damaged, incomplete, or of another model.
 UNFIT = (
     OSError,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
-from mirror.contracts.contract import read_contract
-from mirror.contracts.gaps import GapReport
-from mirror.generation.prompts import PlannedImage, plan_gaps, read_prompts
+from mirror.contracts.gaps import GapKey, GapReport, read_gaps
+from mirror.dataset.gaps import measured_type
+from mirror.generation.prompts import PlannedImage, PromptTables, plan_gaps, read_prompts
 from utils.console import UserError
 
 
@@ -21,6 +21,7 @@ class GenerationPlan:
     passed_over: list[str]  # sentences about gaps that get no image
     gaps: GapReport | None = None
     is_fixed: bool = False  # a plan of the user's own: neither --person nor --seed act
+    unmeasured: list[str] = field(default_factory=list)  # gaps that get images, and that nothing can measure
 
     @property
     def hash(self) -> str:
@@ -29,15 +30,19 @@ class GenerationPlan:
         ]
 
 
-def make_plan(args: argparse.Namespace) -> GenerationPlan:
-    """The images to make. Needs no model. Raises UserError."""
+def make_plan(args: argparse.Namespace, own: PromptTables | None = None) -> GenerationPlan:
+    """The images to make; `own` are prompt texts by gap type and target. Needs no model. Raises UserError."""
     prompts = () if args.prompts_file is None else read_prompts(args.prompts_file)
-    gaps = None if args.gaps is None else read_contract(args.gaps, GapReport, "gap_analysis.py")
+    gaps = None if args.gaps is None else read_gaps(args.gaps)
     if isinstance(prompts, list):
         return GenerationPlan(prompts, [], gaps, is_fixed=True)
     if gaps is None:
         raise UserError("A gap file is needed, or a plan: --prompts-file plan.json. gap_analysis.py writes a gap file.")
     if not (args.person or "").strip():
         raise UserError('--person says who is to be seen, in the words that the LoRA was trained with: "ohwx person".')
-    planned_images, passed_over = plan_gaps(gaps.recommendations, args.person, args.num_per_gap, args.seed, prompts)
-    return GenerationPlan(planned_images, passed_over, gaps)
+    planned_images, passed_over = plan_gaps(
+        gaps.recommendations, args.person, args.num_per_gap, args.seed, prompts, own or {}
+    )
+    keys = dict.fromkeys(GapKey(one.gap_type, one.target) for one in planned_images)
+    unmeasured = [str(key) for key in keys if measured_type(*key) is None]
+    return GenerationPlan(planned_images, passed_over, gaps, unmeasured=unmeasured)

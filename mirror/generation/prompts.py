@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -19,6 +19,7 @@ from mirror.contracts.plan import MAX_SEED, PromptPlan
 from mirror.dataset.gaps import GAP_TYPES
 from utils.console import UserError
 from utils.defaults import SYNTHETIC_PREFIX
+from utils.files import file_word
 
 # Our choice of everyday variety; what matters is that no two images of a gap are asked for in the same words.
 EXPRESSIONS = (
@@ -44,12 +45,47 @@ SETTINGS = (
     "in front of a brick wall",
 )
 COMPOSITIONS = ("head and shoulders portrait", "upper body shot", "medium close-up")
-QUALITY = ("photorealistic, sharp focus, detailed skin", "high quality photo, natural colours, sharp focus")
+QUALITY = (
+    "professional photography, photorealistic, sharp focus, detailed skin",
+    "professional photo, high quality, natural colours, sharp focus",
+)
 NEGATIVE = "lowres, blurry, deformed, bad anatomy, extra fingers, extra limbs, watermark, text, cartoon"
 
 # Parts that say the same thing as a gap, or the opposite.
-EXPRESSION, SETTING, COMPOSITION = "expression", "setting", "composition"
-LEAVE_OUT = {"lighting": (SETTING,), "shot_size": (COMPOSITION,), "hands": (COMPOSITION,), "eyes": (EXPRESSION,)}
+EXPRESSION, SETTING, COMPOSITION, PHOTOGRAPHY = "expression", "setting", "composition", "quality"
+LEAVE_OUT = {
+    "lighting": (SETTING,),
+    "shot_size": (COMPOSITION,),
+    "composition": (COMPOSITION,),
+    "eyes": (EXPRESSION,),
+    "expression": (EXPRESSION,),
+    "setting": (SETTING,),
+    "quality": (PHOTOGRAPHY,),
+}
+
+# Gap types of the guide that no sensor measures: a gap file may ask for them, and only the prompts know them.
+PROMPT_SETS: dict[str, dict[str, tuple[str, ...]]] = {
+    EXPRESSION: {
+        "neutral": ("neutral expression, relaxed face", "calm neutral face, mouth closed"),
+        "smile": ("gentle smile, happy expression", "broad smile, showing teeth"),
+        "serious": ("serious expression, intense gaze", "serious face, slight frown"),
+        "laughing": ("laughing, mouth open, joyful", "laughing out loud, eyes narrowed with joy"),
+    },
+    SETTING: {
+        "indoor": ("indoors, in a living room, window light", "indoors, in a cafe, warm light"),
+        "outdoor": ("outdoors, in a park, daylight", "outdoors, on a city street, natural light"),
+        "studio": ("in a photo studio, plain backdrop, studio lighting", "studio portrait, softbox light"),
+        "casual": ("casual everyday setting, candid photo, casual clothes", "relaxed at home, casual snapshot"),
+    },
+    PHOTOGRAPHY: {
+        "professional": ("professional photography, high resolution, sharp focus, detailed skin texture, 85mm lens",),
+    },
+}
+
+# Texts by gap type and target; one text, or several of which the images get one in turn.
+PromptTables = Mapping[str, Mapping[str, str | Sequence[str]]]
+
+TABLE_SUFFIX = "_PROMPTS"
 
 PLACEHOLDERS = ("{person}", "{target}")
 
@@ -72,16 +108,21 @@ def plan_gaps(
     num_per_gap: int,
     seed: int,
     templates: tuple[str, ...] = (),
+    own: PromptTables | None = None,
 ) -> tuple[list[PlannedImage], list[str]]:
-    """(the images of all gaps, sentences about gaps that get none). At most `num_per_gap` images a gap."""
+    """(the images of all gaps, sentences about gaps that get none). At most `num_per_gap` images a gap.
+
+    `own` texts go before ours.
+    """
+    own = own or {}
     planned_images, passed_over, taken = [], [], set()
     names: dict[str, tuple[str, str]] = {}  # beginning of file names, folded -> the gap that has it
     for gap in recommendations:
-        why_not = _why_not(gap)
+        texts = prompt_texts(*gap.key, own)
+        why_not = _why_not(gap, texts, own)
         if why_not:
             passed_over.append(why_not)
             continue
-        texts = GAP_TYPES[gap.type].target(gap.target).prompts
         first = sum(planned.gap_type == gap.type and planned.target == gap.target for planned in planned_images)
         for index in range(first, first + min(gap.count, num_per_gap)):
             source = random.Random(f"{seed}/{gap.type}/{gap.target}/{index}")  # of its own: no image shifts another's
@@ -94,27 +135,66 @@ def plan_gaps(
     return planned_images, passed_over
 
 
-def _why_not(gap: Recommendation) -> str | None:
+def prompt_texts(gap_type: str, target: str, own: PromptTables | None = None) -> tuple[str, ...]:
+    """What asks a generator for a target: `own` texts, else those of its gap type; none where nobody knows any."""
+    texts = _tables(gap_type, own or {}).get(target) or ()
+    return (texts,) if isinstance(texts, str) else tuple(texts)
+
+
+def _tables(gap_type: str, own: PromptTables) -> dict[str, str | Sequence[str]]:
+    """Target -> texts of a gap type, whoever knows it."""
+    measured = {one.name: one.prompts for one in GAP_TYPES[gap_type].targets} if gap_type in GAP_TYPES else {}
+    return PROMPT_SETS.get(gap_type, {}) | measured | dict(own.get(_table_key(gap_type), {}))
+
+
+def _why_not(gap: Recommendation, texts: tuple[str, ...], own: PromptTables) -> str | None:
     """Why a gap gets no image; None where it gets some."""
     here = gap.key
-    if gap.type not in GAP_TYPES:
-        return f"{here}: this gap type is not in mirror/dataset/gaps.py; known: {', '.join(GAP_TYPES)}."
-    targets = {target.name: target for target in GAP_TYPES[gap.type].targets}
-    if gap.target not in targets:
-        return f"{here}: {gap.type} has no such target; known: {', '.join(targets)}."
+    if not texts:
+        known = _tables(gap.type, own)
+        if gap.target in known:
+            return f"{here}: its entry in mirror/dataset/gaps.py has no prompt texts."
+        table = f"a table {table_name(gap.type)} in generate_synthetic.py gives it some"
+        if known:
+            return f"{here}: {gap.type} has no such target; known: {', '.join(known)}; {table}."
+        types = dict.fromkeys([*GAP_TYPES, *PROMPT_SETS, *own])
+        return f"{here}: no prompts are known for this gap type; known: {', '.join(types)}; {table}."
     if not gap.count:
-        return f"{here}: no image is asked for ({gap.reason})."
-    if not targets[gap.target].prompts:
-        return f"{here}: its entry in mirror/dataset/gaps.py has no prompt texts."
+        return f"{here}: no image is asked for{f' ({gap.reason})' if gap.reason else ''}."
     return None
+
+
+def table_name(gap_type: str) -> str:
+    """What a table of prompts for a gap type is called: `LIGHTING_PROMPTS`."""
+    return f"{_table_key(gap_type).upper()}{TABLE_SUFFIX}"
+
+
+def _table_key(gap_type: str) -> str:
+    """A gap type as it can be part of a name in Python."""
+    return re.sub(r"\W+", "_", gap_type).lower()
+
+
+def own_tables(names: Mapping[str, object], script: str) -> PromptTables:
+    """The tables of prompts among the names of a script: `LIGHTING_PROMPTS = {"low_key": "..."}` is for `lighting`.
+
+    Raises UserError for a table that holds something else than texts.
+    """
+    tables = {name: one for name, one in names.items() if name.endswith(TABLE_SUFFIX) and isinstance(one, dict)}
+    for name, table in tables.items():
+        for target, texts in table.items():
+            listed = [texts] if isinstance(texts, str) else texts
+            is_text = isinstance(listed, list | tuple) and listed and all(isinstance(one, str) for one in listed)
+            if not isinstance(target, str) or not is_text:
+                raise UserError(f"{script}: {name}[{target!r}] must be a text in quotes, or a list of such texts.")
+    return {name.removesuffix(TABLE_SUFFIX).lower(): table for name, table in tables.items()}
 
 
 def composed(person: str, gap_type: str, text: str, source: random.Random) -> str:
     """A prompt from our parts."""
-    parts = {EXPRESSION: EXPRESSIONS, SETTING: SETTINGS, COMPOSITION: COMPOSITIONS}
+    parts = {EXPRESSION: EXPRESSIONS, SETTING: SETTINGS, COMPOSITION: COMPOSITIONS, PHOTOGRAPHY: QUALITY}
     chosen = {name: source.choice(choices) for name, choices in parts.items()}
     kept = [part for name, part in chosen.items() if name not in LEAVE_OUT.get(gap_type, ())]
-    return ", ".join([f"photo of {person}", text, *kept, source.choice(QUALITY)])
+    return ", ".join([f"photo of {person}", text, *kept])
 
 
 def filled(template: str, person: str, text: str) -> str:
@@ -133,7 +213,7 @@ def _template(templates: tuple[str, ...], index: int, source: random.Random) -> 
 
 def _own_name(names: dict[str, tuple[str, str]], gap: Recommendation) -> str:
     """How the files of a gap begin. `hair/color_red` and `hair_color/red` would be one name: the later gets a 2."""
-    plain = f"{SYNTHETIC_PREFIX}{_word(gap.type)}_{_word(gap.target)}"
+    plain = f"{SYNTHETIC_PREFIX}{file_word(gap.type)}_{file_word(gap.target)}"
     for number in count(1):
         name = plain if number == 1 else f"{plain}_{number}"
         if names.setdefault(name.casefold(), gap.key) == gap.key:
@@ -147,11 +227,6 @@ def _free_seed(source: random.Random, taken: set[int]) -> int:
         if seed not in taken:
             taken.add(seed)
             return seed
-
-
-def _word(name: str) -> str:
-    """Part of a file name on every system."""
-    return re.sub(r"[^\w-]+", "_", name)
 
 
 def read_prompts(path: Path) -> tuple[str, ...] | list[PlannedImage]:
@@ -181,7 +256,7 @@ def _read_plan(path: Path) -> list[PlannedImage]:
     ]
     names = [planned.name.casefold() for planned in planned_images]  # Windows takes A.png and a.png for one
     for planned in planned_images:
-        if planned.name != _word(planned.name) or names.count(planned.name.casefold()) > 1:
+        if planned.name != file_word(planned.name) or names.count(planned.name.casefold()) > 1:
             raise UserError(
                 f"{path}: the name {planned.name!r} is not a file name of its own (letters, digits, _ and -)."
             )

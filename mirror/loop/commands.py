@@ -97,9 +97,10 @@ class Commands:
         own = ["generate_synthetic.py", *first, "--base-model", config.base_model, "--lora", file]
         own += ["--person", config.person_trigger, "--output", values["output"], "--num-per-gap", wanted.num_per_gap]
         own += ["--seed", values.get("seed", config.seed)]
-        own += [] if wanted.steps is None else ["--steps", wanted.steps]
-        own += [] if wanted.guidance is None else ["--guidance", wanted.guidance]
-        more = {"lora": file, "num_per_gap": wanted.num_per_gap, "steps": wanted.steps, "guidance": wanted.guidance}
+        steps, guidance = wanted.num_inference_steps, wanted.guidance_scale
+        own += [] if steps is None else ["--steps", steps]
+        own += [] if guidance is None else ["--guidance", guidance]
+        more = {"lora": file, "num_per_gap": wanted.num_per_gap, "steps": steps, "guidance": guidance}
         return self._child(title, "generation", number, step, own, values | more)
 
     def validate(self, number: int) -> Child:
@@ -112,6 +113,7 @@ class Commands:
         own += ["--report", report, "--cache", paths.cache, *self._pack()]
         allowed = config.validation.allow_unverified
         own += ["--allow-unverified", ",".join(allowed)] if allowed else []
+        own += [] if config.validation.auto_filter else ["--no-auto-filter"]
         values = {"folder": folder, "references": paths.dataset, "report": report} | sorted_into
         return self._child("Validation", "validation", number, VALIDATE, own, values)
 

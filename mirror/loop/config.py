@@ -20,6 +20,9 @@ from utils.defaults import HARD_SYNTHETIC_SHARE, MAX_SYNTHETIC_SHARE, UNVERIFIED
 SEED = 42
 SAMPLES = 24  # images of each LoRA that similarity is measured on; our choice: the median is then known to about 0.03
 
+# Other names of keys, which are read as well: those of our scripts' options.
+OTHER_NAMES = {"generation": {"steps": "num_inference_steps", "guidance": "guidance_scale"}}
+
 # What a command may ask for, by the step that it takes over; `needs` must occur in it.
 _EVERYWHERE = ("python", "models_dir", "person", "trigger", "base_model", "dataset", "seed")
 PLACEHOLDERS = {
@@ -35,6 +38,10 @@ NEEDED = {
     "validation": ("folder", "approved", "report"),
     "training": ("dataset", "output"),
     "metrics": ("candidates", "output"),
+}
+_HINTS = {  # where nothing of nearly that name is there
+    "dataset_dir": "; it is the folder with the person's photos",
+    "models_dir": "; it is the folder for detectors and model packs, and may be empty",
 }
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
@@ -56,11 +63,12 @@ class GapSettings(_Section):
 
 class GenerationSettings(_Section):
     num_per_gap: int = Field(5, ge=1)
-    steps: int | None = Field(None, ge=1)  # null: the default of the base model's family
-    guidance: float | None = Field(None, ge=0)  # the same
+    num_inference_steps: int | None = Field(None, ge=1)  # null: the default of the base model's family
+    guidance_scale: float | None = Field(None, ge=0)  # the same
 
 
 class ValidationSettings(_Section):
+    auto_filter: bool = True  # false: validation only reports, and the loop ends there
     allow_unverified: list[Literal[UNVERIFIED_WORDS]] = []
 
 
@@ -81,10 +89,10 @@ class LoopConfig(BaseModel):
     person_name: str = Field(min_length=1)
     person_trigger: str = Field(min_length=1)
     base_model: str = Field(min_length=1)  # hub id, diffusers folder or .safetensors file
-    dataset_dir: str = Field("dataset", min_length=1)
+    dataset_dir: str = Field("", min_length=1)  # without it, see `_with_default_folders`
     models_dir: str = Field("models", min_length=1)
-    output_dir: str = Field("bootstrap_output", min_length=1)
-    lora_output_dir: str = Field("lora_output", min_length=1)
+    output_dir: str = Field("outputs/bootstrap", min_length=1)
+    lora_output_dir: str = Field("", min_length=1)  # the same
     max_iterations: int = Field(5, ge=1, le=1000)
     convergence_threshold: float = Field(0.05, gt=0, lt=1)
     max_synthetic_share: float = Field(MAX_SYNTHETIC_SHARE, ge=0, le=HARD_SYNTHETIC_SHARE)
@@ -117,12 +125,42 @@ def load_config(path: Path, presets: Collection[str]) -> LoopConfig:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}. It must be a JSON file.") from error
     try:
-        config = LoopConfig.model_validate_json(json.dumps(given))
+        config = LoopConfig.model_validate_json(json.dumps(_with_documented_names(path, given)))
     except ValidationError as error:
         raise UserError(f"{path}: {_sentence(error.errors()[0])}") from error
     _check_words(path, config, presets)
+    config = _with_default_folders(path, config)
     _check_commands(path, config)
     return _with_paths(path, config)
+
+
+def _with_documented_names(path: Path, given: object) -> object:
+    """The file's content with OTHER_NAMES replaced. Raises UserError where a key stands there under both names."""
+    if not isinstance(given, dict):
+        return given
+    renamed = dict(given)
+    for section, names in OTHER_NAMES.items():
+        keys = renamed.get(section)
+        if not isinstance(keys, dict):
+            continue
+        for other, name in names.items():
+            if other in keys and name in keys:
+                raise UserError(f"{path}: {section}.{name} and {section}.{other} are the same; leave one of them out.")
+        renamed[section] = {names.get(key, key): value for key, value in keys.items()}
+    return renamed
+
+
+def _with_default_folders(path: Path, config: LoopConfig) -> LoopConfig:
+    """The folders of the person where the file names none: what FaceVault sorted, and what the loop trains."""
+    defaults = {"dataset_dir": "outputs/facevault/organized", "lora_output_dir": "outputs/lora_models"}
+    missing = {key: folder for key, folder in defaults.items() if not getattr(config, key)}
+    is_folder_name = config.person_name not in (".", "..") and not set(config.person_name) & set("/\\")
+    if missing and not is_folder_name:
+        raise UserError(
+            f"{path}: person_name: {json.dumps(config.person_name)} is no name of a folder, and "
+            f"{' and '.join(missing)} would be called that; give them in the file."
+        )
+    return config.model_copy(update={key: f"{folder}/{config.person_name}" for key, folder in missing.items()})
 
 
 def _no_key_twice(pairs: list[tuple[str, object]]) -> dict:
@@ -186,9 +224,10 @@ def _check_commands(path: Path, config: LoopConfig) -> None:
             if name not in known:
                 hint = _nearest(name, list(known))
                 raise UserError(f"{path}: {section}.command: {{{name}}} is no placeholder{hint}.")
-            if name in ("steps", "guidance") and getattr(config.generation, name) is None:
+            key = OTHER_NAMES["generation"].get(name)
+            if key is not None and getattr(config.generation, key) is None:
                 raise UserError(
-                    f"{path}: {section}.command: {{{name}}} stands for {section}.{name}, which has no value: only our "
+                    f"{path}: {section}.command: {{{name}}} stands for {section}.{key}, which has no value: only our "
                     "own script knows the default of a model's family. Give it one."
                 )
         for name in NEEDED[section]:
@@ -208,7 +247,8 @@ def _with_paths(path: Path, config: LoopConfig) -> LoopConfig:
     made = {key: _absolute(base, getattr(config, key)) for key in ("output_dir", "lora_output_dir")}
     for key, folder in found.items():
         if not folder.is_dir():
-            raise UserError(f"{path}: {key}: {_what_is(folder)}{_nearest_file(folder)}.")
+            hint = _nearest_file(folder) or _HINTS[key]
+            raise UserError(f"{path}: {key}: {_what_is(folder)}{hint}.")
     for key, folder in made.items():
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{path}: {key}: {folder} is a file, and it should be a folder.")

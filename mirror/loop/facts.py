@@ -76,7 +76,10 @@ def _measures(lora: LoraRecord | None) -> dict[str, object]:
 def gaps_for_real_photos(history: IterationHistory, manifest: MergeManifest, one: IterationRecord) -> list[str]:
     """Gaps that generation does not fill with the real photos of now, as they are named in the history."""
     earlier = [past for past in counting(history, manifest) if past.number < one.number and past.photos == one.photos]
-    attempts = [{gap.key: (gap.generated, gap.approved) for gap in past.gaps or []} for past in [*earlier, one]]
+    # what could not be verified says nothing about what the generator can do
+    attempts = [
+        {gap.key: (gap.generated - gap.unverified, gap.approved) for gap in past.gaps or []} for past in [*earlier, one]
+    ]
     return [str(gap) for gap in need_real_photos(attempts)]
 
 
@@ -90,7 +93,8 @@ def note_validation(one: IterationRecord, report: ValidationReport) -> None:
     one.quality = report.mean_quality
     for gap in one.gaps:
         tried = [image for image in report.images if image.key == gap.key]
-        gap.generated, gap.approved = len(tried), sum(image.verdict == Verdict.APPROVED for image in tried)
+        found = Counter(image.verdict for image in tried)
+        gap.generated, gap.approved, gap.unverified = len(tried), found[Verdict.APPROVED], found[Verdict.UNVERIFIED]
 
 
 def note_measures(

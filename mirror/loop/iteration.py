@@ -30,6 +30,7 @@ from mirror.loop.results import (
     measured,
     metadata_of,
     sample_scores,
+    unmeasured_targets,
     validated,
 )
 from mirror.loop.state import Loop
@@ -77,7 +78,7 @@ class Step:
     def run(self) -> None:
         """Do the step unless it is done, and say so."""
         self.loop.ledger.step(self, lambda: forget(self.loop, self.iteration, self.name))
-        tell(self.line())
+        tell(f"  {self.line()}")
 
     def key(self) -> str:
         """Hash of all that decides the result."""
@@ -156,7 +157,14 @@ class FindGaps(Step):
         self.iteration.coverage_before = rounded(coverage(self.report, {}))
 
     def line(self) -> str:
-        return f"✓ Gap Analysis: {counted(len(self.iteration.gaps), 'gap')} found"
+        found, before = len(self.iteration.gaps), self._gaps_before()
+        better = " (improving!)" if before is not None and found < before else ""
+        return f"✓ Gap Analysis: {counted(found, 'gap')} found{better}"
+
+    def _gaps_before(self) -> int | None:
+        """Gaps of the iteration before this one."""
+        earlier = [one for one in self.loop.ledger.history.iterations if one.number < self.iteration.number]
+        return None if not earlier or earlier[-1].gaps is None else len(earlier[-1].gaps)
 
 
 class Generate(Step):
@@ -225,7 +233,8 @@ class Validate(Step):
     @cached_property
     def report(self) -> ValidationReport:
         """As it was written, read and checked once."""
-        return validated(self.child, self.path, self.approved, self.generated.metadata)
+        is_sorted = self.loop.config.validation.auto_filter
+        return validated(self.child, self.path, self.approved if is_sorted else None, self.generated.metadata)
 
     def inputs(self) -> list:
         before = merging.without(self.loop.manifest, self.iteration.number)
@@ -240,11 +249,14 @@ class Validate(Step):
         for folder in folders:
             merging.new_folder(folder)
         self.run_child(self.path)
-        for folder in folders[1:]:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-        self.approved.mkdir(exist_ok=True)  # whatever another program did with it
+        *documented, unverified = folders
+        if unverified.is_dir() and not any(unverified.iterdir()):
+            unverified.rmdir()
+        for folder in documented:
+            folder.mkdir(exist_ok=True)  # whatever another program did with it
         note_validation(self.iteration, self.report)
+        for reason in unmeasured_targets(self.report):
+            note(f"Unverified, and so not merged: {reason}.")
 
     def line(self) -> str:
         approval = self.iteration.approval

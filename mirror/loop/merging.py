@@ -30,7 +30,7 @@ from mirror.loop.photos import DATASET, HELD_OUT, REAL, is_generated, source_of
 from utils.captions import caption_bytes, caption_of, read_caption
 from utils.console import UserError
 from utils.defaults import IMAGE_EXTENSIONS, SYNTHETIC_PREFIX
-from utils.files import bytes_of, sha256_of, write_bytes_atomic
+from utils.files import bytes_of, file_word, sha256_of, write_bytes_atomic
 
 CAP, DOUBLE, VANISHED = "synthetic_cap", "duplicate", "changed_since_validation"  # why an approved image is not merged
 
@@ -143,7 +143,7 @@ def plan_merge(
 def _entry(image: ValidatedImage, made: GeneratedImage | None, output: Path, source: Source) -> MergedImage:
     """What the manifest says of an approved image; `made` is what its generator said."""
     copy = Path(image.copied_to)
-    kind = f"{image.gap_type}_{image.target}" if image.gap_type else "image"
+    kind = file_word(f"{image.gap_type}_{image.target}") if image.gap_type else "image"
     return MergedImage(
         file=f"{SYNTHETIC_PREFIX}iter{source.iteration}_{kind}_{image.sha256[:10]}{copy.suffix.lower()}",
         source=os.path.relpath(copy, output).replace(os.sep, "/"),

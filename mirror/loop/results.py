@@ -18,7 +18,8 @@ from mirror.contracts.gaps import GapKey, GapReport
 from mirror.contracts.generation import GenerationMetadata
 from mirror.contracts.plan import PromptPlan
 from mirror.contracts.summary import CANDIDATE, Summary
-from mirror.contracts.validation import ValidationReport, Verdict
+from mirror.contracts.validation import Outcome, ValidationReport, Verdict
+from mirror.dataset.checks import TARGET
 from mirror.loop.commands import TRAINING_LOG
 from mirror.loop.steps import Child, StepError, files_in, is_picture
 from utils.defaults import METADATA
@@ -110,19 +111,26 @@ def _demand_picture(child: Child, path: Path) -> None:
         raise _wrong(child, f"{path} {error.reason}") from error
 
 
-def validated(child: Child, path: Path, approved: Path, metadata: GenerationMetadata) -> ValidationReport:
-    """The report, in which every generated image is judged, and every approved one is copied."""
+def validated(child: Child, path: Path, approved: Path | None, metadata: GenerationMetadata) -> ValidationReport:
+    """The report, in which every generated image is judged, and every approved one is copied (None: none is)."""
     report = _contract(child, path, ValidationReport)
     judged, made = {image.file for image in report.images}, {image.file for image in metadata.images}
     if judged != made:
         raise _wrong(child, f"{path} and the generated images do not agree: {_listed(judged ^ made)}")
     for image in report.images:
-        if image.verdict != Verdict.APPROVED:
+        if image.verdict != Verdict.APPROVED or approved is None:
             continue
         copy = Path(image.copied_to or "")
         if not copy.is_file() or copy.parent.resolve() != approved.resolve() or sha256_of(copy) != image.sha256:
             raise _wrong(child, f"{path} approves {image.file}, and its copy is not in {approved}")
     return report
+
+
+def unmeasured_targets(report: ValidationReport) -> list[str]:
+    """Why targets of unverified images could not be measured, each reason once."""
+    unsure = [image for image in report.images if image.verdict == Verdict.UNVERIFIED]
+    checks = [one for image in unsure for one in image.checks if one.check == TARGET]
+    return list(dict.fromkeys(one.reason for one in checks if one.outcome == Outcome.NOT_MEASURED))
 
 
 def lora_made(child: Child, path: Path) -> str:

@@ -22,7 +22,7 @@ from mirror.loop.commands import (
     read_own,
     sample_plan,
 )
-from mirror.loop.config import LoopConfig
+from mirror.loop.config import OTHER_NAMES, LoopConfig
 from mirror.loop.facts import best_now
 from mirror.loop.results import lora_problem
 from mirror.loop.steps import Ledger, copy_atomic
@@ -199,7 +199,8 @@ def settings_of(config: LoopConfig) -> dict[str, str | int | float | None]:
     settings = {key: getattr(config, key) for key in ("person_name", "person_trigger")}
     settings |= {"pack": config.portable(config.pack) if config.pack else None}
     settings |= {"training.preset": config.training.preset, "training.epochs": config.training.epochs}
-    settings |= {"generation.steps": config.generation.steps, "generation.guidance": config.generation.guidance}
+    for key in OTHER_NAMES["generation"].values():
+        settings[f"generation.{key}"] = getattr(config.generation, key)
     settings |= {"metrics.samples": config.metrics.samples, "gap_analysis.goals": goals_in(config)}
     for section in ("gap_analysis", "generation", "training", "metrics"):
         for key in ("command", "options"):
@@ -222,15 +223,21 @@ def goals_in(config: LoopConfig) -> str | None:
         return None
     path = Path(config.gap_analysis.goals)
     try:
-        return json.dumps(json.loads(path.read_text(encoding="utf-8")), sort_keys=True)
+        return json.dumps(json.loads(path.read_text(encoding="utf-8-sig")), sort_keys=True)
     except (OSError, ValueError) as error:
         raise UserError(f"The goals {path} cannot be read: {error}.") from error
+
+
+def _in_todays_names(settings: dict) -> dict:
+    """Settings of a loop that may have been begun before its keys were called as documented."""
+    other = {f"{part}.{old}": f"{part}.{new}" for part, names in OTHER_NAMES.items() for old, new in names.items()}
+    return {other.get(key, key): value for key, value in settings.items()}
 
 
 def demand_same_loop(config: LoopConfig, history: IterationHistory, paths: LoopPaths) -> None:
     """Raise UserError where the configuration is not the one that the loop was begun with."""
     folders = {"base_model", "dataset_dir", "lora_output_dir"}
-    before = history.settings | history.model_dump(include=folders | {"seed"})
+    before = _in_todays_names(history.settings) | history.model_dump(include=folders | {"seed"})
     now = settings_of(config) | {key: config.portable(getattr(config, key)) for key in folders} | {"seed": config.seed}
     for key, value in sorted(now.items()):
         if before.get(key) != value:

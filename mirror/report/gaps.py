@@ -10,6 +10,7 @@ from mirror.dataset.pixels import SHARPNESS_LIMIT
 from mirror.report.render import ANGLE_SOURCES, encoded, moment, render, sensor_facts, shown
 
 ANGLES = "face_angle"  # the gap type whose targets the pictures are laid out by
+_UNREMARKABLE = (None, "hidden", "hands_hidden", "normal")  # not worth a word beside every picture
 _NO_ROOM = "synthetic limit reached"
 _STATES = {  # colour and word; the word always stands beside the colour
     "gap": "#ff6b6b",
@@ -61,8 +62,10 @@ def _facts(report: GapReport) -> list[tuple[str, str]]:
 
 
 def _label(report: GapReport, gap: object) -> str:
-    shares = next(one.targets for one in report.distributions if one.type == gap.type)
-    return next(share.label for share in shares if share.target == gap.target)
+    """How a target is called; one that only its prompts know has no other name."""
+    shares = next((one.targets for one in report.distributions if one.type == gap.type), [])
+    unnamed = f"{gap.type}: {gap.target}".replace("_", " ")
+    return next((share.label for share in shares if share.target == gap.target), unnamed)
 
 
 def _to_add(count: int) -> str:
@@ -105,7 +108,11 @@ def _bins(report: GapReport, thumbnails: Sequence[bytes | None]) -> list[dict]:
 
 def _card(record: ImageRecord, picture: bytes | None, titles: dict[str, str]) -> dict:
     values = {key: value for key, value in record.values.items() if key != ANGLES}
-    tags = [_tag(titles[key], value) for key, value in values.items() if value not in (None, "hidden", "normal")]
+    tags = [
+        _tag(titles[key], value)
+        for key, value in values.items()
+        if value not in (None, "hidden", "hands_hidden", "normal")
+    ]
     tags += ["blurred"] if record.sharpness < SHARPNESS_LIMIT else []
     tags += {"under": ["too dark"], "over": ["too bright"]}.get(record.exposure, [])
     return {

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from mirror.contracts.history import IterationHistory, IterationRecord, LoraRecord, StopDecision
+from mirror.contracts.history import GapOutcome, IterationHistory, IterationRecord, LoraRecord, StopDecision
 from mirror.contracts.manifest import MergeManifest
 from mirror.contracts.plan import PromptPlan
 from mirror.dataset.checks import CHECK_NAMES
@@ -154,14 +154,21 @@ def _iteration(
     }
 
 
-def _gap(gap: object, need_real_photos: Sequence[str]) -> dict:
+def _gap(gap: GapOutcome, need_real_photos: Sequence[str]) -> dict:
     return {
         "name": shown(f"{gap.type}: {gap.target}".replace("_", " ")),
         "reason": shown(gap.reason),
         "count": gap.count,
-        "outcome": f"{gap.approved:,} of {gap.generated:,} approved" if gap.generated else "none generated",
+        "outcome": _outcome(gap),
         "need_real_photos": str(gap.key) in need_real_photos,
     }
+
+
+def _outcome(gap: GapOutcome) -> str:
+    if not gap.generated:
+        return "none generated"
+    unsure = f", {gap.unverified:,} unverified" if gap.unverified else ""
+    return f"{gap.approved:,} of {gap.generated:,} approved{unsure}"
 
 
 def _count(value: int | None) -> str:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mirror.contracts.contract import ContractError, read_contract, write_contract
+from mirror.contracts.gaps import Distribution, GapKey, read_gaps
 from mirror.contracts.generation import GenerationMetadata
 from mirror.contracts.summary import Summary
 
@@ -52,5 +53,24 @@ def test_half_written_and_missing_files(tmp_path, content):
 def test_another_generator_may_write_no_more_than_the_readme_asks_for(tmp_path):
     image = {"file": "a.png", "gap_type": "face_angle", "target": "profile", "prompt": "ohwx", "seed": 1}
     path = tmp_path / "generation_metadata.json"
-    path.write_text(json.dumps({"schema_version": 1, "gaps_file": "gaps.json", "images": [image]}))
+    path.write_text(json.dumps({"gaps_file": "gaps.json", "images": [image]}))
     assert read_contract(path, GenerationMetadata, "my_comfy.py").images[0].target == "profile"
+
+
+def test_a_gap_file_of_a_person_needs_recommendations_and_no_more(tmp_path):
+    path = tmp_path / "gaps.json"
+    gap = {"type": "hands", "target": "visible", "count": 2}
+    path.write_text("\ufeff" + json.dumps({"recommendations": [gap], "dataset": "photos"}), encoding="utf-8")
+    gaps = read_gaps(path)
+    assert gaps.recommendations[0].key == GapKey("composition", "hands_visible"), "as earlier versions spelled it"
+    assert gaps.dataset == str(tmp_path / "photos") and gaps.sensors is None
+    path.write_text(json.dumps({"recommendations": [gap | {"priority": 1}]}))
+    with pytest.raises(ContractError, match=r"recommendations.0.priority: no such field is known here; correct it"):
+        read_gaps(path)
+
+
+@pytest.mark.parametrize("target", ["visible", "hands_visible"])
+def test_shares_of_earlier_versions_have_the_documented_names(target):
+    share = {"target": target, "label": "", "count": 1, "share_percent": 5, "goal_percent": 30, "trigger_percent": 15}
+    one = Distribution.model_validate({"type": "hands", "title": "Hands", "measured": 20, "targets": [share]})
+    assert (one.type, one.targets[0].target) == ("composition", "hands_visible")

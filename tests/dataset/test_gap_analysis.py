@@ -140,11 +140,11 @@ def test_what_has_no_detector_is_unmeasured_never_zero(measured_heads):
     report = measured_heads.report
     assert report.sensors.hands is None is report.sensors.eyes
     assert all(record.hands is None is record.eyes for record in report.images)
-    for kind in ("hands", "eyes"):
+    for kind in ("composition", "eyes"):
         assert all(share.share_percent is None for share in measured_heads.targets(kind).values())
-    assert {missing.type for missing in report.not_measured} == {"hands", "eyes"}
-    assert "hands" not in {gap.type for gap in report.recommendations}
-    said = [line for line in measured_heads.stdout.splitlines() if line.startswith("Not measured: hands")]
+    assert {missing.type for missing in report.not_measured} == {"composition", "eyes"}
+    assert "composition" not in {gap.type for gap in report.recommendations}
+    said = [line for line in measured_heads.stdout.splitlines() if line.startswith("Not measured: composition")]
     assert len(said) == 1 and "put hand_yolov8n.pt into" in said[0]
     assert "no hand detector" in measured_heads.output.with_suffix(".html").read_text(encoding="utf-8")
 
@@ -208,9 +208,9 @@ def test_detectors_measure_what_they_find(gaps, heads, truth_models):
         name: len(one.truth.eye_boxes_xyxy) for name, one in truth.items()
     }
     seen = sum(count > 0 for count in hands.values())
-    share = result.targets("hands")["visible"]
+    share = result.targets("composition")["hands_visible"]
     assert (share.count, share.goal_percent) == (seen, 30)
-    (gap,) = [gap for gap in report.recommendations if gap.type == "hands"]
+    (gap,) = [gap for gap in report.recommendations if gap.type == "composition"]
     assert (seen + gap.wanted) / (36 + gap.wanted) >= 0.3 > (seen + gap.wanted - 1) / (36 + gap.wanted - 1)
     clear = [name for name, one in truth.items() if away_from_borders(one.truth.yaw_deg)]
     right = [records[name].values["face_angle"] == angle_bin(truth[name].truth.yaw_deg) for name in clear]
@@ -229,7 +229,7 @@ def test_detectors_measure_what_they_find(gaps, heads, truth_models):
         "only the other hand detector had to look"
     )
     assert {record.hands for record in other.records.values()} == {0}
-    assert other.targets("hands")["visible"].share_percent == 0, "measured, and none is there"
+    assert other.targets("composition")["hands_visible"].share_percent == 0, "measured, and none is there"
 
 
 def test_real_detectors_look_along(gaps, heads, mini_pack):
@@ -242,7 +242,7 @@ def test_real_detectors_look_along(gaps, heads, mini_pack):
     assert all(record.hands is not None is not record.eyes for record in records.values())
     front = [name for name, one in heads[1].items() if abs(one.truth.yaw_deg) < 25]
     assert np.mean([records[name].eyes > 0 for name in front]) > 0.7
-    assert not {"hands", "eyes"} & {missing.type for missing in report.not_measured}
+    assert not {"composition", "eyes"} & {missing.type for missing in report.not_measured}
     assert "Detector: hands.pt@" in result.stderr and " on cpu" in result.stderr
 
 
@@ -333,7 +333,7 @@ def test_a_picture_on_which_a_network_chokes_is_one_bad_row(gaps, heads, truth_m
     assert result.report.sensors.angle.kind == "pack", "it takes the place of the face detector"
     bad = [record for record in result.report.images if record.status == Status.ERROR]
     assert [record.file for record in bad] == ["003.png"] and "the network chokes" in bad[0].reason
-    assert bad[0].hands is None and result.targets("hands")["hidden"].count == 35
+    assert bad[0].hands is None and result.targets("composition")["hands_hidden"].count == 35
     assert "1 error" in result.stderr
     chosen = gaps(
         folder, "--angle-sensor", "detector", script="tests/fixtures/detector_standin.py", output="chosen.json"

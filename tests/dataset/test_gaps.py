@@ -177,6 +177,7 @@ def test_goals_of_a_file_replace_only_what_they_name(tmp_path):
         "face_angle": {"profile": 15, "three_quarter": {"goal": 30, "trigger": 25}},
         "lighting": {"low_key": None, "high_key": 0},
         "eyes": {"visible": 80},
+        "hands": {"visible": 44},  # as earlier versions spelled it
     }
     types = load_goals(goals_file(tmp_path, given), GAP_TYPES)
     assert goal_of(types, "face_angle", "profile") == (15, 7.5)
@@ -184,6 +185,7 @@ def test_goals_of_a_file_replace_only_what_they_name(tmp_path):
     assert goal_of(types, "face_angle", "front") == (50, 25)
     assert goal_of(types, "lighting", "low_key") == goal_of(types, "lighting", "high_key") == (None, None)
     assert goal_of(types, "eyes", "visible") == (80, 40)
+    assert goal_of(types, "composition", "hands_visible") == (44, 22)
     assert goal_of(GAP_TYPES, "face_angle", "profile") == (20, 10), "the registry itself stays"
 
 
@@ -193,16 +195,23 @@ def test_goals_of_a_file_replace_only_what_they_name(tmp_path):
         ("{", "cannot be read"),
         ([], "a table of goals is expected"),
         ({"angle": {}}, "'angle' is no gap type; known: face_angle"),
-        ({"hands": {"seen": 10}}, "'seen' is no target; known: visible, hidden"),
-        ({"hands": 30}, "hands: a table of goals is expected here, not 30"),
-        ({"hands": {"visible": 0.3}}, "hands.visible: goal 0.3 is no percentage from 1 to 100. Goals are percentages"),
+        ({"hands": {"seen": 10}}, "'seen' is no target; known: hands_visible, hands_hidden"),
+        ({"hands": 30}, "composition: a table of goals is expected here, not 30"),
+        (
+            {"composition": {"hands_visible": 0.3}},
+            "composition.hands_visible: goal 0.3 is no percentage from 1 to 100. ",
+        ),
+        ({"composition": {"hands_visible": 0.3}}, "Goals are percentages"),
+        ({"composition": {}, "hands": {"visible": 30}}, "composition stands there in two spellings; leave one"),
+        ({"hands": {"visible": 30, "hands_visible": 20}}, "hands_visible stands there in two spellings"),
+        ({"face_angle": {"three-quarter": 30, "three_quarter": 20}}, "three_quarter stands there in two spellings"),
         ({"hands": {"visible": 130}}, "goal 130 is no percentage"),
         ({"hands": {"visible": True}}, "goal true is no percentage"),
         ({"hands": {"visible": {"goal": 30, "triger": 1}}}, "'triger' is no field of a goal; known: goal, trigger"),
-        ({"hands": {"visible": {"trigger": 10}}}, "hands.visible: goal null is no percentage"),
+        ({"hands": {"visible": {"trigger": 10}}}, "composition.hands_visible: goal null is no percentage"),
         (
             {"hands": {"visible": {"goal": 20, "trigger": 30}}},
-            "hands.visible: the trigger must be given, and not lie above",
+            "composition.hands_visible: the trigger must be given, and not lie above",
         ),
         ({"face_angle": {"front": 60}}, "add up to 110%; they may take 100%"),
         ({"lighting": {"low_key": 50, "high_key": 50}}, "add up to 100%; they may take less than 100%"),
@@ -219,7 +228,8 @@ def test_broken_goals_are_named(tmp_path, given, said):
 
 
 def test_every_goal_has_prompts_and_documented_goals_stand():
-    assert goal_of(GAP_TYPES, "face_angle", "profile")[0] == 20 and goal_of(GAP_TYPES, "hands", "visible")[0] == 30
+    assert goal_of(GAP_TYPES, "face_angle", "profile")[0] == 20
+    assert goal_of(GAP_TYPES, "composition", "hands_visible")[0] == 30
     assert [one.goal_percent for one in GAP_TYPES["face_angle"].targets] == [50, 30, 20]
     for gap in GAP_TYPES.values():
         assert all(one.prompts for one in gap.targets), f"{gap.name} cannot be asked for"
@@ -227,7 +237,7 @@ def test_every_goal_has_prompts_and_documented_goals_stand():
 
 def test_registering_twice_or_beyond_reach_is_refused():
     with pytest.raises(ValueError, match="registered already"):
-        register(GAP_TYPES["hands"])
+        register(GAP_TYPES["composition"])
     with pytest.raises(ValueError, match="add up to 120%"):
         register(GapType("x", "X", lambda look: None, (target("a", 60), target("b", 60))))
     with pytest.raises(ValueError, match=r"must be the angle bins .*: front, three_quarter, profile"):
@@ -328,7 +338,7 @@ def changed(data, *path_and_value):
         (lambda data: changed(data, "recommendations", 0, "typo", 1), "recommendations.0.typo"),
         (lambda data: changed(data, "sensors", "angle", None), "sensors.angle"),
         (lambda data: changed(data, "images", 4, "status", "fine"), "images.4.status"),
-        (lambda data: {key: value for key, value in data.items() if key != "dataset"}, "dataset"),
+        (lambda data: {key: value for key, value in data.items() if key != "recommendations"}, "recommendations"),
         (lambda data: [data], "the whole file"),
     ],
 )

@@ -36,6 +36,7 @@ from mirror.dataset.checks import (
     verdict,
 )
 from mirror.dataset.gaps import ANGLE, EYES, GAP_TYPES, HANDS
+from mirror.dataset.judging import judged_image
 from mirror.dataset.pixels import histogram, unusable
 from mirror.faces.engine import second_face_share
 from mirror.faces.metrics import IDENTITY_FLOOR, USUAL_SHARES, identity_limit, reference_level, usual_similarity
@@ -281,12 +282,12 @@ def test_no_auto_filter_only_reports(few, world):
 def test_a_gate_without_its_sensor_does_not_open(few, world):
     """No hand detector: kept apart; allowed by name: approved, and the earlier copy is taken back."""
     folder = few(a="good_+0.png")
-    write_metadata(folder, {"a.png": ("hands", "visible")})
+    write_metadata(folder, {"a.png": ("hands", "visible")})  # as earlier versions spelled it
     done = validate(world.root, folder)
     (image,) = read_report(folder)["images"]
     assert image["verdict"] == "unverified" and "Unverified: 1" in done.stdout and "Approved: 0 (0.0%)" in done.stdout
     (check,) = (check for check in image["checks"] if check["check"] == TARGET)
-    assert (check["value"], check["limit"], check["outcome"]) == (None, "visible", "not_measured")
+    assert (check["value"], check["limit"], check["outcome"]) == (None, "hands_visible", "not_measured")
     assert "hand_yolov8n.pt" in check["reason"]
     assert (folder / "unverified" / "a.txt").exists() and not (folder / "approved").exists()
     done = validate(world.root, folder, "--allow-unverified", "identity,hands")
@@ -296,8 +297,8 @@ def test_a_gate_without_its_sensor_does_not_open(few, world):
     assert "some could not be measured and were allowed" in page and "every check passed" not in page
 
 
-def test_words_of_allow_unverified_are_the_sensors_and_the_person():
-    assert UNVERIFIED_WORDS == (ANGLE, HANDS, EYES, IDENTITY)
+def test_words_of_allow_unverified_are_the_sensors_a_target_without_one_and_the_person():
+    assert UNVERIFIED_WORDS == (ANGLE, HANDS, EYES, TARGET, IDENTITY)
 
 
 def test_without_photos_the_person_is_unverified(few, world, mini_pack):
@@ -330,7 +331,7 @@ def test_another_sensor_than_the_one_that_found_the_gap_is_refused(few, world, t
     ("text", "parts"),
     [
         ('{"schema_version": 1, "ima', ["the whole file", "run generate_synthetic.py again"]),
-        ('{"created": "", "images": []}', ["field schema_version is missing"]),
+        ('{"created": ""}', ["field images: it is missing", "correct it, or run generate_synthetic.py again"]),
         (
             '{"schema_version": 1, "created": "", "images": [{"file": "sub/a.png"}]}',
             ["field images.0.file", "no plain file name"],
@@ -342,14 +343,6 @@ def test_another_sensor_than_the_one_that_found_the_gap_is_refused(few, world, t
         ('{"schema_version": 7, "created": "", "images": []}', ["field schema_version"]),
         ('{"schema_version": 1, "created": "", "images": [{"file": 3}]}', ["field images.0.file"]),
         ('{"schema_version": 1, "created": "", "images": [], "typo": 1}', ["field typo"]),
-        (
-            '{"schema_version": 1, "created": "", "images": [{"file": "a", "gap_type": "nose", "target": "big"}]}',
-            ["field images.0.gap_type", "'nose'", "face_angle"],
-        ),
-        (
-            '{"schema_version": 1, "created": "", "images": [{"file": "a", "gap_type": "face_angle", "target": "up"}]}',
-            ["field images.0.target", "'up'", "profile"],
-        ),
         ('{"schema_version": 1, "created": "", "images": [{"file": "a", "gap_type": "hands"}]}', ["belong together"]),
         (
             '{"schema_version": 1, "created": "", "images": [], "gaps_file": "lost.json"}',
@@ -425,7 +418,7 @@ def test_the_contact_sheet(world, tmp_path, width):
 
 def record(**fields: object) -> ImageRecord:
     plain = {"size_wh": (512, 512), "faces": 1, "det_score": 0.9, "yaw_deg": 0.0, "sharpness": 300.0}
-    plain |= {"brightness": 120.0, "values": {"face_angle": "front", "hands": None}}
+    plain |= {"brightness": 120.0, "values": {"face_angle": "front", "composition": None}}
     return ImageRecord(**{"file": "a.png", "status": Status.OK} | plain | fields)
 
 
@@ -494,9 +487,44 @@ def test_only_the_named_sensor_may_be_missing(allowed):
     thresholds = Thresholds(
         GAP_TYPES, missing={"hands": "no detector", IDENTITY: "no photos", "references": "no photos"}
     )
-    checks = judge(Measurements(record(), "hands", "visible"), thresholds)
+    checks = judge(Measurements(record(), "composition", "hands_visible"), thresholds)
     wanted = Verdict.APPROVED if set(allowed) == {"hands", "identity"} else Verdict.UNVERIFIED
-    assert verdict(checks, GAP_TYPES["hands"], allowed) == wanted
+    assert verdict(checks, GAP_TYPES["composition"], allowed) == wanted
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (("expression", "smile"), "no sensor measures expression smile: look at the image yourself"),
+        (
+            ("lighting", "rim_light"),
+            "no sensor measures lighting rim_light; it is told apart as low_key, high_key, n",
+        ),
+    ],
+)
+def test_a_target_that_nothing_measures_is_neither_passed_nor_failed(wanted, said):
+    thresholds = Thresholds(GAP_TYPES, level=0.85)
+    image = Measurements(record(), *wanted, 0.8, Nearest("ref.png", 0.8, 10.0))
+    (check,) = (one for one in judge(image, thresholds) if one.check == TARGET)
+    assert check.outcome == Outcome.NOT_MEASURED and check.reason.startswith(said)
+    verdicts = {
+        allowed: judged_image(image, thresholds, allowed, None).verdict
+        for allowed in ((), ("angle", "hands", "eyes", "identity"), ("target",))
+    }
+    assert list(verdicts.values()) == [Verdict.UNVERIFIED, Verdict.UNVERIFIED, Verdict.APPROVED]
+    stranger = Measurements(record(), *wanted, 0.0, Nearest("ref.png", 0.0, 10.0))
+    assert judged_image(stranger, thresholds, ("target",), None).verdict == Verdict.REJECTED
+
+
+def test_an_expression_is_kept_apart_and_the_notes_say_why(few, world):
+    folder = few(a="good_+0.png")
+    write_metadata(folder, {"a.png": ("expression", "smile")})
+    done = validate(world.root, folder)
+    assert "Unverified: 1" in done.stdout and "no sensor measures expression smile" in done.stderr
+    assert (folder / "unverified" / "a.png").exists()
+    assert "expression: smile" in (folder / "validation_report.html").read_text(encoding="utf-8")
+    done = validate(world.root, folder, "--allow-unverified", "target")
+    assert "Approved: 1 (100.0%)" in done.stdout and (folder / "approved" / "a.png").exists()
 
 
 def test_quality_in_closed_form():

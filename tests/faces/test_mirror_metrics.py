@@ -183,7 +183,7 @@ def test_close_up_is_rescued_by_padding(metrics, mini_pack, tmp_path, photos):
     row = run.row("tight.png")
     said = "Rescued via padding; black-and-white, which lowers similarity"
     assert (row.Status, row.Reason, row.Faces) == ("rescued", said, 1)
-    assert "g/tight.png: Rescued via padding" in run.stderr
+    assert "g/tight.png: \N{ANTICLOCKWISE DOWNWARDS AND UPWARDS OPEN CIRCLE ARROWS} Rescued via padding" in run.stderr
     assert run.summary["groups"][1]["rescued"] == 1
 
     height, width = tight.shape[:2]

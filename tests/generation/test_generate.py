@@ -391,7 +391,11 @@ def test_number_of_images_and_gaps_that_get_none():
     ]
     planned_images, passed_over = plan_gaps(gaps, PERSON, 5, 0)
     assert [planned.target for planned in planned_images] == ["profile"] * 3 + ["front"] * 5
-    assert [sentence.partition(":")[0] for sentence in passed_over] == ["hands visible", "tone sepia", "lighting neon"]
+    assert [sentence.partition(":")[0] for sentence in passed_over] == [
+        "composition hands_visible",
+        "tone sepia",
+        "lighting neon",
+    ]
 
 
 def test_own_gap_type_is_asked_for_in_its_own_words(monkeypatch):

@@ -40,6 +40,9 @@ def ended(done):
     kept.rename(base)
 
 
+DOCUMENTED_FOLDERS = ("outputs/facevault/organized/alice", "models")  # of bootstrap_config.json
+
+
 def history_of(base):
     return read_contract(base / "out" / "iteration_history.json", IterationHistory, "x")
 
@@ -51,12 +54,12 @@ def manifest_of(base):
 def test_console_says_what_is_documented(done):
     lines = done[1].stdout.splitlines()
     patterns = [
-        r"✓ Gap Analysis: 2 gaps found",
-        r"✓ Generated: 8 images",
-        r"✓ Validation: \d+ approved \(\d+%\)",
-        r"✓ Merged: \d+ images? into dataset",
-        r"✓ Training: LoRA v2 complete",
-        r"✓ Improvement: \d+\.\d% \((above|below) 5% threshold\)",
+        r"  ✓ Gap Analysis: 2 gaps found",
+        r"  ✓ Generated: 8 images",
+        r"  ✓ Validation: \d+ approved \(\d+%\)",
+        r"  ✓ Merged: \d+ images? into dataset",
+        r"  ✓ Training: LoRA v2 complete",
+        r"  ✓ Improvement: \d+\.\d% \((above|below) 5% threshold\)",
     ]
     for pattern in patterns:
         assert any(re.fullmatch(pattern, line) for line in lines), pattern
@@ -150,7 +153,7 @@ def test_undo_takes_the_merge_out_and_the_loop_goes_on_without(done, tmp_path):
     edited = json.loads(config.read_text()) | {"max_iterations": 3}
     config.write_text(json.dumps(edited))
     run = run_loop(config, **QUICK)
-    assert run.returncode == 0 and "Iteration 3 of at most 3, with LoRA v2" in run.stdout, run.stderr
+    assert run.returncode == 0 and "Iteration 3: of at most 3, with LoRA v2" in run.stdout, run.stderr
     history = history_of(base)
     assert [one.number for one in history.iterations] == [0, 1, 2, 3]
     assert history.loras[-1].synthetic_images == sum(one.iteration in (1, 3) for one in manifest_of(base).merged)
@@ -178,7 +181,7 @@ def test_undo_of_an_iteration_that_has_not_ended_makes_it_again(tmp_path):
     assert not list((tmp_path / "out" / "dataset").glob("synthetic_*"))
     wish.unlink()
     run = run_loop(config, **QUICK)
-    assert run.returncode == 0 and "Iteration 1 of at most 1" in run.stdout, run.stderr
+    assert run.returncode == 0 and "Iteration 1: of at most 1" in run.stdout, run.stderr
     assert manifest_of(tmp_path).merged == merged and history_of(tmp_path).loras[-1].name == "v2"
 
 
@@ -257,7 +260,7 @@ def test_a_loop_goes_on_where_its_folder_was_moved_to(ended):
     change(there / config.name, max_iterations=4)
     run = run_loop(there / config.name, **QUICK)
     assert run.returncode == 0, run.stderr
-    assert "Iteration 4 of at most 4" in run.stdout and "Iteration 3" not in run.stdout
+    assert "Iteration 4: of at most 4" in run.stdout and "Iteration 3" not in run.stdout
 
 
 def test_a_held_out_photo_that_is_taken_away_is_said_before_any_step(ended):
@@ -312,8 +315,8 @@ def test_new_photos_lift_a_stop_that_rests_on_the_old_ones(tmp_path):
     for index in range(20):
         (tmp_path / "photos" / f"more_{index}.png").write_bytes(picture(f"more {index}"))
     run = run_loop(config, **QUICK)
-    assert run.returncode == 0 and "Iteration 3 of at most 9" in run.stdout, run.stderr
-    assert "Iteration 4 of at most 9" in run.stdout and "Iteration 5" not in run.stdout
+    assert run.returncode == 0 and "Iteration 3: of at most 9" in run.stdout, run.stderr
+    assert "Iteration 4: of at most 9" in run.stdout and "Iteration 5" not in run.stdout
     assert "None of the 40 real photos is held out: when this loop began, too few could be" in run.stderr
     assert "The dataset has" not in run.stderr and "have changed since v1" in run.stderr
 
@@ -394,7 +397,7 @@ def test_more_iterations_go_on_and_another_base_model_is_refused(tmp_path):
     assert run.returncode == 2 and 'begun with base_model "nobody/nothing", and it is "another/model"' in run.stderr
     config.write_text(json.dumps(given | {"max_iterations": 2}))
     run = run_loop(config, **QUICK)
-    assert run.returncode == 0 and "Iteration 2 of at most 2" in run.stdout and "Iteration 0" not in run.stdout
+    assert run.returncode == 0 and "Iteration 2: of at most 2" in run.stdout and "Iteration 0" not in run.stdout
 
 
 def test_new_photos_between_two_runs_are_trained_on(tmp_path):
@@ -432,8 +435,8 @@ def test_a_generator_that_never_helps_ends_with_no_gain(tmp_path):
 
 
 def test_dry_run_prints_commands_that_parse_and_writes_nothing(tmp_path):
-    for name in ("dataset", "models"):
-        (tmp_path / name).mkdir()
+    for name in DOCUMENTED_FOLDERS:
+        (tmp_path / name).mkdir(parents=True)
     shutil.copy(ROOT / "bootstrap_config.json", tmp_path / "config.json")
     run = run_loop(tmp_path / "config.json", "--dry-run")
     assert run.returncode == 0, run.stderr
@@ -441,18 +444,19 @@ def test_dry_run_prints_commands_that_parse_and_writes_nothing(tmp_path):
     scripts = [re.search(r"(\w+)\.py", line)[1] for line in lines]
     steps = ["train_lora", "generate_synthetic", "mirror_metrics"]
     assert scripts == [*steps, "gap_analysis", "generate_synthetic", "validate_synthetic", *steps]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "dataset", "models"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "models", "outputs"]
+    assert not (tmp_path / "outputs" / "bootstrap").exists()
     for script, line in zip(scripts, lines, strict=True):
         parsed_by(script, line)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [({}, ""), ({"steps": 4}, "--steps 4"), ({"guidance": 0}, "--guidance 0.0")]
+    ("given", "said"), [({}, ""), ({"steps": 4}, "--steps 4"), ({"guidance_scale": 0}, "--guidance 0.0")]
 )
 def test_what_the_configuration_does_not_say_is_left_to_the_family(tmp_path, given, said):
     """FLUX.1-schnell wants 4 steps and guidance 0, SDXL 30 and 7.5: see the table of families."""
-    for name in ("dataset", "models"):
-        (tmp_path / name).mkdir()
+    for name in DOCUMENTED_FOLDERS:
+        (tmp_path / name).mkdir(parents=True)
     config = json.loads((ROOT / "bootstrap_config.json").read_text())
     config |= {"base_model": "black-forest-labs/FLUX.1-schnell", "generation": given}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -541,3 +545,49 @@ def test_the_page_in_a_browser(done, tmp_path, width):
         assert_fits(page)
         assert page.texts(".bar .label")[0].split() == ["v1", "baseline"]
         assert len(page.texts("table.samples tbody tr")) == 3
+
+
+def test_without_auto_filter_the_loop_ends_before_it_merges(tmp_path):
+    config = make_loop(tmp_path, max_iterations=1, validation={"auto_filter": False})
+    run = run_loop(config, **QUICK)
+    assert run.returncode == 2, run.stderr
+    assert "Nothing was merged, as validation.auto_filter is false: look at " in run.stderr
+    assert "✓ Validation: " in run.stdout and "✓ Merged" not in run.stdout
+    told = json.loads(config.read_text())
+    told["validation"]["auto_filter"] = True
+    config.write_text(json.dumps(told))
+    again = run_loop(config, **QUICK)
+    assert again.returncode == 0 and "✓ Merged: " in again.stdout, again.stderr
+
+
+def test_auto_filter_is_told_to_our_own_script(tmp_path):
+    for name in DOCUMENTED_FOLDERS:
+        (tmp_path / name).mkdir(parents=True)
+    given = json.loads((ROOT / "bootstrap_config.json").read_text()) | {"validation": {"auto_filter": False}}
+    (tmp_path / "config.json").write_text(json.dumps(given))
+    run = run_loop(tmp_path / "config.json", "--dry-run")
+    (line,) = (line for line in run.stdout.splitlines() if "validate_synthetic.py" in line)
+    assert line.endswith(" --no-auto-filter")
+
+
+def test_fewer_gaps_than_before_are_said_to_be_better(tmp_path):
+    config = make_loop(tmp_path, max_iterations=2)
+    assert run_loop(config, **QUICK).returncode == 0
+    gaps = json.loads((tmp_path / "templates" / "gaps.json").read_text())
+    gaps["recommendations"] = gaps["recommendations"][:1]
+    (tmp_path / "templates" / "gaps.json").write_text(json.dumps(gaps))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_iterations": 3}))
+    run = run_loop(config, **QUICK)
+    assert "  ✓ Gap Analysis: 1 gap found (improving!)" in run.stdout.splitlines(), run.stdout
+
+
+def test_a_gap_of_ones_own_goes_through_the_loop(tmp_path):
+    """A type that nothing measures, with a name that is no file name, in a gap file of no more than is documented."""
+    config = make_loop(tmp_path, max_iterations=1)
+    own = {"type": "hair/colour", "target": "red", "count": 3, "reason": "none is red"}
+    (tmp_path / "templates" / "gaps.json").write_text(json.dumps({"distributions": [], "recommendations": [own]}))
+    run = run_loop(config, **QUICK)
+    assert run.returncode == 0, run.stderr
+    merged = manifest_of(tmp_path).merged
+    assert merged and {(one.gap_type, one.target) for one in merged} == {("hair/colour", "red")}
+    assert all(one.file.startswith("synthetic_iter1_hair_colour_red_") for one in merged)

@@ -403,7 +403,7 @@ def test_lost_samples_are_drawn_again(ended):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"max_iterations": 4}))
     done = run_loop(config, **QUICK)
     assert done.returncode == 0 and "samples of v1 are gone or were changed" in done.stderr, done.stderr
-    assert content_of(folder) == before and "Iteration 4 of at most 4" in done.stdout
+    assert content_of(folder) == before and "Iteration 4: of at most 4" in done.stdout
 
 
 def test_a_loop_that_goes_on_asks_nothing(ended):

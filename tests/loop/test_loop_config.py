@@ -11,12 +11,13 @@ from mirror.training.presets import PRESETS
 from utils.console import UserError
 
 GOOD = {"person_name": "alice", "person_trigger": "ohwx alice", "base_model": "someone/model"}
+PHOTOS = "outputs/facevault/organized/alice"  # as documented
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("dataset", "models"):
-        (tmp_path / name).mkdir()
+    for name in (PHOTOS, "models"):
+        (tmp_path / name).mkdir(parents=True)
     return tmp_path
 
 
@@ -27,12 +28,30 @@ def loaded(folder, given):
 
 
 def test_defaults_reach_every_depth(folder):
-    config = loaded(folder, GOOD | {"generation": {"steps": 12}})
-    assert (config.generation.steps, config.generation.num_per_gap, config.generation.guidance) == (12, 5, None)
+    config = loaded(folder, GOOD | {"generation": {"num_inference_steps": 12}})
+    wanted = config.generation
+    assert (wanted.num_inference_steps, wanted.num_per_gap, wanted.guidance_scale) == (12, 5, None)
     assert (config.training.epochs, config.convergence_threshold, config.max_synthetic_share) == (10, 0.05, 0.30)
-    assert config.output_dir == str((folder / "bootstrap_output").resolve()), (
+    assert config.output_dir == str((folder / "outputs/bootstrap").resolve()), (
         "relative to the file, not to where one is"
     )
+    assert config.dataset_dir == str((folder / PHOTOS).resolve())
+    assert config.lora_output_dir == str((folder / "outputs/lora_models/alice").resolve())
+
+
+def test_other_names_of_keys_are_read_and_never_both(folder):
+    config = loaded(folder, GOOD | {"generation": {"steps": 12, "guidance": 3.5}})
+    assert (config.generation.num_inference_steps, config.generation.guidance_scale) == (12, 3.5)
+    twice = GOOD | {"generation": {"steps": 12, "num_inference_steps": 12}}
+    with pytest.raises(UserError, match=r"generation.num_inference_steps and generation.steps are the same; leave"):
+        loaded(folder, twice)
+
+
+def test_a_name_that_is_no_folder_needs_its_folders_named(folder):
+    with pytest.raises(UserError, match=r'person_name: "a/b" is no name of a folder, and dataset_dir and lora_output'):
+        loaded(folder, GOOD | {"person_name": "a/b"})
+    named = {"person_name": "a/b", "dataset_dir": PHOTOS, "lora_output_dir": "loras"}
+    assert loaded(folder, GOOD | named).person_name == "a/b"
 
 
 def test_the_documented_file_is_valid_and_says_the_defaults(folder):
@@ -41,7 +60,10 @@ def test_the_documented_file_is_valid_and_says_the_defaults(folder):
     assert set(given) >= {"lora_output_dir", "max_iterations", "convergence_threshold"}
     assert set(given) >= {"generation", "validation", "training"}
     sdxl = FAMILIES["sdxl"]  # of the base model in the file: what a file leaves out, the family decides
-    assert (given["generation"].pop("steps"), given["generation"].pop("guidance")) == (sdxl.steps, sdxl.guidance)
+    assert [given["generation"].pop(key) for key in ("num_inference_steps", "guidance_scale")] == [
+        sdxl.steps,
+        sdxl.guidance,
+    ]
     written, default = loaded(folder, given), loaded(folder, GOOD)
     names = {"person_name", "person_trigger", "base_model"}
     assert written.model_dump(exclude=names) == default.model_dump(exclude=names)
@@ -60,17 +82,17 @@ def test_the_documented_file_is_valid_and_says_the_defaults(folder):
         ({"convergence_threshold": 5}, "convergence_threshold: .* It is a share: 0.05 is 5 %"),
         (
             {"generation": {"command": ["draw", "{gaps}", "{prompts}", "{output}", "{steps}"]}},
-            r"generation.command: {steps} stands for generation.steps, which has no value",
+            r"generation.command: {steps} stands for generation.num_inference_steps, which has no value",
         ),
         ({"max_synthetic_share": 0.6}, "max_synthetic_share: it should be less than or equal to 0.5"),
         ({"validation": {"allow_unverified": ["hats"]}}, "validation.allow_unverified.0"),
-        ({"dataset_dir": "datset"}, "dataset_dir: .*datset does not exist; did you mean .*dataset"),
+        ({"dataset_dir": "output"}, "dataset_dir: .*output does not exist; did you mean .*outputs"),
         ({"models_dir": "config.json"}, "models_dir: .* is a file, and it should be a folder"),
         ({"output_dir": "config.json"}, "output_dir: .* is a file"),
-        ({"output_dir": "dataset/out"}, "overlap"),
+        ({"output_dir": f"{PHOTOS}/out"}, "overlap"),
         ({"output_dir": "."}, "overlap"),
-        ({"lora_output_dir": "bootstrap_output"}, "choose two folders"),
-        ({"lora_output_dir": "bootstrap_output/samples"}, "overlap"),
+        ({"lora_output_dir": "outputs/bootstrap"}, "choose two folders"),
+        ({"lora_output_dir": "outputs/bootstrap/samples"}, "overlap"),
         ({"output_dir": "models/out"}, "output_dir .* and models_dir .* overlap"),
         ({"training": {"preset": "sdx"}}, "training.preset: 'sdx' is no preset; did you mean sdxl"),
         ({"person_trigger": "  "}, 'person_trigger: "  " is blank'),
@@ -133,7 +155,7 @@ def test_another_trainer_may_have_other_presets(folder):
 
 def test_paths_below_the_file_are_kept_relative_to_it(folder):
     config = loaded(folder, GOOD)
-    assert config.portable(config.output_dir) == "bootstrap_output"
+    assert config.portable(config.output_dir) == "outputs/bootstrap"
     assert config.portable("someone/model") == "someone/model"
     assert config.portable(str(folder.parent / "elsewhere")) == str(folder.parent / "elsewhere")
 

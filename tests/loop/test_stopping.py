@@ -131,7 +131,7 @@ def test_unknown_is_neither_better_nor_worse():
 
 
 def test_a_gap_needs_real_photos_after_two_rounds_below_a_tenth():
-    gap, other = ("face_angle", "profile"), ("hands", "visible")
+    gap, other = ("face_angle", "profile"), ("composition", "hands_visible")
     assert need_real_photos([{gap: (10, 0)}]) == []
     assert need_real_photos([{gap: (10, 0), other: (5, 3)}, {gap: (10, 1), other: (5, 0)}]) == [gap]
     assert need_real_photos([{gap: (10, 1)}, {gap: (10, 1)}]) == [], "a tenth is not fewer than a tenth"
