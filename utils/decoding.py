@@ -25,6 +25,7 @@ _WIDE_MODES = ("I", "F")  # and I;16 in its variants: more than 8 bits, which Pi
 TRANSPARENT = "transparent parts are shown on white"
 BLACK_AND_WHITE = "black-and-white, which lowers similarity"  # by 0.11 on a real photo with a MobileFaceNet pack
 _GREY_TOLERANCE = 8  # levels, of the tint; JPEG's colours of a grey picture differ by a few
+_FAINT_TINT = 20  # levels
 _GREY_STEP = 8  # every so many pixels are looked at
 
 # libjpeg-turbo's words (jerror.h) for coefficients that it made up; its others tell of bytes too many.
@@ -168,9 +169,9 @@ def _note_on_pixels(words: str) -> str:
 
 def _note_on_colour(image: np.ndarray) -> str:
     some = image[::_GREY_STEP, ::_GREY_STEP].astype(np.int16)
-    tint = np.diff(some, axis=2)
-    tint = np.abs(tint - np.median(tint, axis=(0, 1)))  # toned prints have one tint all over
-    is_grey = np.percentile(tint, 99) <= _GREY_TOLERANCE
+    tints = np.diff(some, axis=2)
+    tint = np.median(tints, axis=(0, 1))  # toned prints have one tint all over, and a faint one
+    is_grey = np.abs(tint).max() <= _FAINT_TINT and np.percentile(np.abs(tints - tint), 99.9) <= _GREY_TOLERANCE
     is_flat = some.max() - some.min() <= _GREY_TOLERANCE  # one colour shows nothing, black and white least of all
     return BLACK_AND_WHITE if is_grey and not is_flat else ""
 

@@ -174,9 +174,10 @@ class ImageRecord(Contract):
     yaw_deg: float | None = None  # > 0: the nose points to the picture's right
     pitch_deg: float | None = None  # > 0: the face looks up
     roll_deg: float | None = None  # > 0: tilted clockwise
+    turned_deg: int = 0  # clockwise: how the picture was turned to measure the face upright
     eyes: int | None = None  # visible eyes of the largest face
     hands: int | None = None  # visible hands
-    face_height_percent: float | None = None  # of the picture's height
+    face_height_percent: float | None = None  # of the height of the upright picture
     sharpness: float | None = None  # variance of the Laplacian at mirror.dataset.pixels.SHARPNESS_SIDE
     brightness: float | None = None  # mean grey level, 0-255
     exposure: Literal["under", "normal", "over"] | None = None

@@ -19,7 +19,8 @@ from utils.defaults import DETECTION_SIZE, DETECTOR_FILES
 if TYPE_CHECKING:
     from mirror.detectors.detectors import Detector, Found
 
-BOXES_VERSION = 2  # of what is kept of boxes; raise it with every change of mirror/detectors/detectors.py's numbers
+# Of what is kept of boxes; raise it with every change of the numbers of mirror/detectors/detectors.py or of decoding.
+BOXES_VERSION = 3
 # Words that may stand beside a class's kind and leave it what it is: "left hand", but not "handbag" or "face mask".
 _QUALIFIERS = {"left", "right", "open", "visible", "human"}
 

@@ -35,7 +35,7 @@ from utils.progress import GroupProgress
 
 # Of the records that are kept of pictures; raise it with every change of what is computed: in this file, angles.py,
 # gaps.py, pixels.py or mirror/faces/pose.py. The limits of the angle bins and shot sizes need no new version.
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 BATCH_IMAGES = 16  # fills a GPU at 640 pixels (our choice)
 BATCH_PIXELS = 64_000_000  # a batch of very large pictures is cut short: 192 MB decoded
 
@@ -210,8 +210,8 @@ def _record_of(one: _Decoded, face: FaceMeasurement, hands: int | None) -> Image
     def rounded(value: float | None, digits: int) -> float | None:
         return None if value is None else round(value, digits)
 
-    height = one.look.grey.shape[0]
     box = None if face.box_xyxy is None else tuple(round(edge, 1) for edge in face.box_xyxy)
+    height = None if box is None else face_height_share(box, one.pixels["size_wh"], face.turned_deg)
     return ImageRecord(
         file=one.picture.file,
         status=face.status,
@@ -223,7 +223,10 @@ def _record_of(one: _Decoded, face: FaceMeasurement, hands: int | None) -> Image
         yaw_deg=rounded(face.yaw_deg, 2),
         pitch_deg=rounded(face.pitch_deg, 2),
         roll_deg=rounded(face.roll_deg, 2),
-        face_height_percent=None if box is None else round(100 * face_height_share(box, height), 2),
+        turned_deg=face.turned_deg,
+        face_height_percent=None
+        if box is None
+        else round(100 * face_height_share(box, one.pixels["size_wh"], face.turned_deg), 2),
         hands=hands,
         **one.pixels,
     )
@@ -231,7 +234,7 @@ def _record_of(one: _Decoded, face: FaceMeasurement, hands: int | None) -> Image
 
 def _complete(look: Look, record: ImageRecord) -> Look:
     """`look` with the numbers as they stand in the record: a bin must agree with the angle that is shown."""
-    names = ("face_box_xyxy", "yaw_deg", "pitch_deg", "eyes", "hands")
+    names = ("face_box_xyxy", "yaw_deg", "pitch_deg", "turned_deg", "eyes", "hands")
     return replace(look, **{name: getattr(record, name) for name in names})
 
 

@@ -40,6 +40,7 @@ class Look:
     face_box_xyxy: tuple[float, float, float, float] | None = None  # pixels, the largest face
     yaw_deg: float | None = None
     pitch_deg: float | None = None
+    turned_deg: int = 0  # clockwise, by which the picture would be upright
     eyes: int | None = None  # None: no detector for them
     hands: int | None = None
 
@@ -76,13 +77,16 @@ def face_angle(look: Look) -> str | None:
 def shot_size(look: Look) -> str | None:
     if look.face_box_xyxy is None:
         return None
-    share = face_height_share(look.face_box_xyxy, look.image.shape[0])
+    share = face_height_share(look.face_box_xyxy, look.image.shape[1::-1], look.turned_deg)
     return next(name for name, (low, high) in SHOT_SIZES.items() if low <= share < high)
 
 
-def face_height_share(box_xyxy: tuple[float, float, float, float], height: int) -> float:
-    """Height of a face box, as far as it lies inside the picture, by the picture's `height` in pixels."""
-    return max(0.0, min(box_xyxy[3], height) - max(box_xyxy[1], 0.0)) / height
+def face_height_share(
+    box_xyxy: tuple[float, float, float, float], size_wh: tuple[int, int], turned_deg: int = 0
+) -> float:
+    """Height of a face box, as far as it lies inside the picture, by the picture's height, both as they are upright."""
+    axis = 0 if turned_deg in (90, 270) else 1
+    return max(0.0, min(box_xyxy[2 + axis], size_wh[axis]) - max(box_xyxy[axis], 0.0)) / size_wh[axis]
 
 
 def composition(look: Look) -> str | None:

@@ -25,9 +25,9 @@ from utils.defaults import DETECTION_SIZE
 from utils.files import Status
 
 TURN_THE_FILE = "measured turned"
-PADDED, NO_FACE = "Rescued via padding", "no face found, with black padding, turned or enlarged neither"
+PADDED, NO_FACE = "Rescued via padding", "no face found, not in a second look either"
 # Faces beside the largest one are measured too, from this share of its area on, so that another one can be chosen.
-OTHER_FACE_SHARE, MOST_OTHERS = 0.1, 4
+OTHER_FACE_SHARE, MOST_OTHERS = 0.04, 9
 
 # Needed networks. The 2-D landmark model of the larger packs is never run: nothing here uses its points.
 DETECTION, RECOGNITION, POSE, AGE = "detection", "recognition", "landmark_3d_68", "genderage"
@@ -65,11 +65,12 @@ class FaceMeasurement:
 
     @property
     def aspect_ratio(self) -> float | None:
-        """Width of the face box by its height."""
+        """Width of the face box by its height, of the head as it is upright."""
         if self.box_xyxy is None:
             return None
         left, top, right, bottom = self.box_xyxy
-        return (right - left) / (bottom - top)
+        wide, high = right - left, bottom - top
+        return high / wide if self.turned_deg in (90, 270) else wide / high
 
 
 class FaceEngine:

@@ -160,12 +160,16 @@ class FaceFinder:
         left, top, right, bottom = (float(edge) for edge in faces.boxes[faces.largest, :4])
         side = max(right - left, bottom - top) * _CLOSER_BOXES
         corner = (left + right - side) / 2, (top + bottom - side) / 2
-        boxes, keypoints = self._detect(_window(faces.image, corner, side, self.size), self.size)
-        if not len(boxes):
+        closer = Faces(faces.image, *self._detect(_window(faces.image, corner, side, self.size), self.size))
+        middle = ((closer.boxes[:, :2] <= self.size / 2) & (closer.boxes[:, 2:4] >= self.size / 2)).all(axis=1)
+        if not middle.any():
             return faces
-        scale, boxes = side / self.size, boxes.copy()
-        boxes[:, 0:4] = boxes[:, 0:4] * scale + (corner * 2)
-        return replace(faces, boxes=boxes, keypoints=keypoints * scale + np.array(corner, np.float32))
+        scale, one = side / self.size, int(np.flatnonzero(middle)[closer.boxes[middle, 4].argmax()])
+        boxes, keypoints = faces.boxes.copy(), faces.keypoints.copy()
+        boxes[faces.largest, :4] = closer.boxes[one, :4] * scale + np.array(corner * 2, np.float32)
+        boxes[faces.largest, 4] = closer.boxes[one, 4]
+        keypoints[faces.largest] = closer.keypoints[one] * scale + np.array(corner, np.float32)
+        return replace(faces, boxes=boxes, keypoints=keypoints)
 
     def _detect(
         self, image: np.ndarray, size: int, threshold: float = DETECTION_THRESHOLD

@@ -165,7 +165,7 @@ def _copied(picture: Path, folder: Path) -> Path:
 
     copy = folder / _copied_name(picture)
     try:
-        data = read_file(picture)
+        data = read_file(picture, math.inf)  # within the limit when the dataset was read
         if picture.suffix.lower() in _KNOWN_SUFFIXES and is_opaque(data):
             return Path(shutil.copyfile(picture, copy))
         pixels = decode(data)

@@ -11,6 +11,7 @@ import re
 import numpy as np
 import pillow_heif
 import pytest
+from conftest import run_script
 from PIL import Image, PngImagePlugin
 
 from mirror.faces.engine import FaceEngine
@@ -54,6 +55,7 @@ def test_sideways_photos_without_exif(metrics, folders, mini_pack, man):
         assert row.Status == "rotated" and f"measured turned by {way}; turn the file" in row.Reason
         assert row.Similarity == pytest.approx(upright.Similarity, abs=SAME)
         assert row.Yaw == pytest.approx(upright.Yaw, abs=2)
+        assert row.AspectRatio == pytest.approx(upright.AspectRatio, rel=0.03)
         assert (row.Roll - upright.Roll - turn + 180) % 360 - 180 == pytest.approx(0, abs=3)
     assert "3 picture(s) lie on their side or upside down" in run.stderr
     assert any("turn the files: g/turned90.png" in warning for warning in run.summary["warnings"])
@@ -202,6 +204,38 @@ def test_a_small_face_in_a_large_landscape(metrics, folders, mini_pack, engine, 
     assert row.Status == "rescued" and row.Reason == "Rescued at 1920 pixels: the face is small"
     assert row.Similarity == pytest.approx(run.row("upright.png").Similarity, abs=0.15)
     assert "Rescued at 1920 pixels" in run.stderr
+
+
+def test_a_small_group_keeps_all_its_faces(engine, man, photos):
+    landscape = Image.new("RGB", (4000, 3000), (90, 140, 90))
+    for i, name in enumerate(("d3.jpeg", "Rob_Lowe_0001.jpg", "happy.png")):
+        person = Image.open(photos / name).convert("RGB")
+        left, _, right, _ = engine.measure(np.asarray(person)[:, :, ::-1].copy()).box_xyxy
+        scale = (55 - 5 * i) / (right - left)
+        small = person.resize((round(person.width * scale), round(person.height * scale)), Image.Resampling.LANCZOS)
+        landscape.paste(small, (1200 + 800 * i, 1500))
+    found = engine.measure(np.asarray(landscape)[:, :, ::-1].copy())
+    assert (found.status, found.faces, len(found.others)) == ("rescued", 3, 2)
+    alone = engine.measure(np.asarray(man)[:, :, ::-1].copy())
+    assert float(found.embedding @ alone.embedding) > 0.85
+
+
+def test_shot_size_is_that_of_the_upright_picture(photos, mini_pack, man, tmp_path):
+    from mirror.contracts.contract import read_contract
+    from mirror.contracts.gaps import GapReport
+
+    for turn in (0, 90, 180):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        man.crop((60, 60, 560, 1035)).rotate(turn, expand=True).save(tmp_path / "set" / f"{turn}.png")
+    command = ("gap_analysis.py", tmp_path / "set", "--pack", mini_pack, "--output", tmp_path / "gaps.json")
+    done = run_script(*command, "--no-cache", "--models-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = read_contract(tmp_path / "gaps.json", GapReport, "gap_analysis.py")
+    heights = {one.file: one.face_height_percent for one in report.images}
+    assert heights["90.png"] == pytest.approx(heights["0.png"], rel=0.04)
+    assert len({one.values["shot_size"] for one in report.images}) == 1
+    assert {one.file: one.turned_deg for one in report.images} == {"0.png": 0, "90.png": 90, "180.png": 180}
+    assert "2 of 3 images lie on their side or upside down" in done.stderr
 
 
 def test_black_and_white_is_said(metrics, folders, mini_pack, man):
