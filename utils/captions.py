@@ -102,7 +102,10 @@ def _upwards(folder: Path, top: Path) -> Iterator[Path]:
 def _texts_of(path: Path, size: int, changed_ns: int) -> dict[str, str]:
     """Name -> text of a metadata.jsonl, which is read anew when it changes. Raises UserError."""
     texts: dict[str, str] = {}
-    content = _decoded(path.read_bytes(), path, "file")
+    try:
+        content = _decoded(path.read_bytes(), path, "file")
+    except OSError as error:
+        raise UserError(f"The captions {path} cannot be read: {reason_of(error)}.") from error
     rows = [(number, row) for number, row in enumerate(content.split("\n"), 1) if row.strip()]
     for number, row in rows:
         name, text = _row_of(row, path, number)
@@ -122,6 +125,7 @@ def _row_of(row: str, path: Path, number: int) -> tuple[str, str | None]:
         name, text = entry["file_name"], entry.get("text")
         text = text[0] if isinstance(text, list) and text else text
         if isinstance(name, str) and (text is None or isinstance(text, str)):
+            f"{name}{text}".encode()  # half an emoji is no text
             return name, text
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
@@ -169,7 +173,8 @@ def caption_bytes(picture: Path) -> bytes | None:
     try:
         caption = read_caption(picture)
     except UserError:
-        return next((data for kind in TEXT_SUFFIXES if (data := bytes_of(picture.with_suffix(kind)))), None)
+        files = [path for kind in TEXT_SUFFIXES if (path := picture.with_suffix(kind)).is_file()]
+        return bytes_of(files[0]) if files else None
     return None if caption is None else caption.text.encode("utf-8")
 
 

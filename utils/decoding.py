@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from dataclasses import dataclass
 
 import cv2
@@ -24,12 +25,15 @@ _ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 _WIDE_MODES = ("I", "F")  # and I;16 in its variants: more than 8 bits, which Pillow would clip and OpenCV scales
 TRANSPARENT = "transparent parts are shown on white"
 BLACK_AND_WHITE = "black-and-white, which lowers similarity"  # by 0.11 on a real photo with a MobileFaceNet pack
-_GREY_TOLERANCE = 8  # levels, of the tint; JPEG's colours of a grey picture differ by a few
+_GREY_TOLERANCE = 12  # levels, of the tint; JPEG's colours of a grey picture differ by a few
 _FAINT_TINT = 20  # levels
+_FEWEST_SHADES = 50  # pixels of those that are looked at
 _GREY_STEP = 8  # every so many pixels are looked at
 
 # libjpeg-turbo's words (jerror.h) for coefficients that it made up; its others tell of bytes too many.
 _MADE_UP = ("premature end", "bad Huffman code", "found marker")
+_MOST_EXTRANEOUS = 512  # our choice; cameras pad with a few
+_FEW_ROWS = 0.03  # of grey at the end: what follows a hole in the data is moved up by it
 _MISSING_GREY = 128  # what libjpeg makes of blocks that are not in the file: all coefficients 0 (jdhuff.c)
 
 # Generators put whole workflows into a PNG's text: 5 MB compressed were seen. Pillow's own limit is 1 MB a chunk.
@@ -96,10 +100,12 @@ def header_size(file: io.BufferedReader) -> tuple[int, int]:
     except UnidentifiedImageError as error:
         begins = file.read(12) if file.seek(0) == 0 else b""
         known = begins.startswith(_BEGINNINGS) or begins[4:8] == b"ftyp"
-        said = "is damaged: its header cannot be read" if known else "is not a picture, whatever its name says"
+        said = "is damaged or cut off" if known else "is not a picture, whatever its name says"
         raise ImageError(Status.UNREADABLE, said) from error
     except Exception as error:  # a damaged header can raise anything in a parser: it is one bad file, not our end
-        raise ImageError(Status.UNREADABLE, f"has a damaged header ({error})") from error
+        if file.seek(0) == 0 and file.read(4) == b"RIFF":  # Pillow opens a WebP only whole
+            raise ImageError(Status.UNREADABLE, "is damaged or cut off") from error
+        raise ImageError(Status.UNREADABLE, f"has a damaged header ({_one_line(error)})") from error
 
 
 def _header(data: bytes) -> _Header:
@@ -120,10 +126,15 @@ def _by_opencv(data: bytes) -> tuple[np.ndarray, str]:
     if image is None and data.startswith(b"\xff\xd8"):
         image, words = _without_its_end(data)
     if image is None:
-        raise ImageError(Status.UNREADABLE, _reason_for_failed_decoding(data))
-    if any(word in words for word in _MADE_UP):
+        return _by_pillow(data)  # which knows why, or has no limit of its own, as OpenCV has for long texts in a PNG
+    if any(word in words for word in _MADE_UP) or _bytes_too_many(words) > _MOST_EXTRANEOUS:
         raise ImageError(Status.UNREADABLE, f"is damaged: {_what_lacks(data)}")
     return image, _note_on_pixels(words)
+
+
+def _bytes_too_many(words: str) -> int:
+    """What libjpeg passed over before a marker: a few bytes are padding, many are data that it could not follow."""
+    return max((int(number) for number in re.findall(r"(\d+) extraneous bytes", words)), default=0)
 
 
 def _imdecode(data: bytes, flags: int = cv2.IMREAD_COLOR) -> tuple[np.ndarray | None, str]:
@@ -153,7 +164,7 @@ def _what_lacks(jpeg: bytes) -> str:
         return "its picture data is cut off"
     made_up = (np.abs(image.astype(np.int16) - _MISSING_GREY) <= 1).all(axis=(1, 2))
     rows = len(made_up) if made_up.all() else int(np.argmin(made_up[::-1]))
-    if rows:
+    if rows > _FEW_ROWS * len(made_up):
         return f"ends after {100 * (len(made_up) - rows) // len(made_up)} % of its rows"
     return "part of its picture data is missing"
 
@@ -168,27 +179,43 @@ def _note_on_pixels(words: str) -> str:
 
 
 def _note_on_colour(image: np.ndarray) -> str:
-    some = image[::_GREY_STEP, ::_GREY_STEP].astype(np.int16)
-    tints = np.diff(some, axis=2)
-    tint = np.median(tints, axis=(0, 1))  # toned prints have one tint all over, and a faint one
-    is_grey = np.abs(tint).max() <= _FAINT_TINT and np.percentile(np.abs(tints - tint), 99.9) <= _GREY_TOLERANCE
-    is_flat = some.max() - some.min() <= _GREY_TOLERANCE  # one colour shows nothing, black and white least of all
-    return BLACK_AND_WHITE if is_grey and not is_flat else ""
+    some = image[::_GREY_STEP, ::_GREY_STEP].reshape(-1, 3).astype(np.int16)
+    shades = some[(some.max(axis=1) > 16) & (some.min(axis=1) < 240)]  # black and white have no colour to show
+    if len(shades) < _FEWEST_SHADES or shades.max() - shades.min() <= _GREY_TOLERANCE:
+        return ""
+    tints = np.diff(shades, axis=1)
+    tint = np.median(tints, axis=0)  # toned prints have one tint all over, and a faint one
+    dark = min(1.0, np.percentile(shades.max(axis=1), 95) / 200)  # colours of a dark picture differ by less
+    spread = np.percentile(np.abs(tints - tint), 99.9)
+    return BLACK_AND_WHITE if np.abs(tint).max() <= _FAINT_TINT * dark and spread <= _GREY_TOLERANCE * dark else ""
 
 
 def _by_pillow(data: bytes) -> tuple[np.ndarray, str]:
     """What OpenCV does not decode, or without regard to transparent parts. Raises ImageError."""
     try:
-        with python_warnings(), _opened(data) as picture:
-            upright = ImageOps.exif_transpose(picture)  # decodes the first frame
-            if upright.mode not in _ALPHA_MODES and "transparency" not in upright.info:
-                return _bgr(upright), ""
-            layered = upright.convert("RGBA")
-            solid = layered.getchannel("A").getextrema()[0] == 255
-            white = Image.new("RGBA", layered.size, "white")
-            return _bgr(Image.alpha_composite(white, layered)), "" if solid else TRANSPARENT
+        (image, note), _ = overheard(lambda: _composed(data))
+        return image, note
     except Exception as error:  # whatever a damaged file makes the parser raise is the reason
-        raise ImageError(Status.UNREADABLE, f"is damaged ({error})") from error
+        raise ImageError(Status.UNREADABLE, f"is damaged or cut off ({_one_line(error)})") from error
+
+
+def _composed(data: bytes) -> tuple[np.ndarray, str]:
+    with python_warnings(), _opened(data) as picture:
+        upright = ImageOps.exif_transpose(picture)  # decodes the first frame
+    if upright.mode.startswith(_WIDE_MODES):
+        raise ValueError(f"a {picture.format} of mode {upright.mode}; save it with 8 bits a channel")
+    if upright.mode not in _ALPHA_MODES and "transparency" not in upright.info:
+        return _bgr(upright), ""
+    layered = upright.convert("RGBA")
+    solid = layered.getchannel("A").getextrema()[0] == 255
+    white = Image.new("RGBA", layered.size, "white")
+    return _bgr(Image.alpha_composite(white, layered)), "" if solid else TRANSPARENT
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "its header cannot be read"
+    return " ".join(str(error).split())
 
 
 def _bgr(picture: Image.Image) -> np.ndarray:
@@ -201,14 +228,4 @@ def _verify_png(data: bytes) -> None:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
             picture.verify()
     except Exception as error:  # whatever a damaged file makes the parser raise is the reason
-        raise ImageError(Status.UNREADABLE, f"is damaged ({error})") from error
-
-
-def _reason_for_failed_decoding(data: bytes) -> str:
-    """OpenCV says no more than None; Pillow knows why."""
-    try:
-        with _opened(data) as picture:
-            picture.load()
-    except Exception as error:  # any failure is the reason that is asked for here
-        return f"is damaged ({error})"
-    return f"is a {picture.format} of mode {picture.mode} that OpenCV cannot decode"
+        raise ImageError(Status.UNREADABLE, f"is damaged ({_one_line(error)})") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import time
 from pathlib import Path
 
@@ -60,6 +61,6 @@ def _is_entry(entry: object) -> bool:
 
 def _keep(key: str, entry: list) -> None:
     """Entries of files that are gone are dropped."""
-    entries = {path: one for path, one in _kept().items() if Path(path).exists()} | {key: entry}
+    entries = {path: one for path, one in _kept().items() if os.path.exists(path)} | {key: entry}
     with contextlib.suppress(OSError, ValueError):  # a program on a disk that cannot be written to; a name in no UTF-8
         write_text_atomic(HASHES_FILE, json.dumps(entries, indent=1) + "\n")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mirror.contracts.contract import Contract, Spread, checked, read_contract
 from utils.files import Status
@@ -106,7 +106,7 @@ class Recommendation(NamedGap):
     type: str = Field(min_length=1)  # of mirror/dataset/gaps.py, of a table of prompts, or of one's own
     target: str = Field(min_length=1)
     count: int = Field(ge=0)
-    reason: str = ""
+    reason: Annotated[str, BeforeValidator(lambda given: "" if given is None else given)] = ""
     share_percent: float | None = None
     goal_percent: float | None = None
     wanted: int | None = Field(None, ge=0)  # before the synthetic cap

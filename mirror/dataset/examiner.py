@@ -224,9 +224,7 @@ def _record_of(one: _Decoded, face: FaceMeasurement, hands: int | None) -> Image
         pitch_deg=rounded(face.pitch_deg, 2),
         roll_deg=rounded(face.roll_deg, 2),
         turned_deg=face.turned_deg,
-        face_height_percent=None
-        if box is None
-        else round(100 * face_height_share(box, one.pixels["size_wh"], face.turned_deg), 2),
+        face_height_percent=None if height is None else round(100 * height, 2),
         hands=hands,
         **one.pixels,
     )

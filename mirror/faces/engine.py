@@ -135,7 +135,7 @@ class FaceEngine:
             pitch_deg=pitch,
             roll_deg=(roll - faces.turned_deg + 180) % 360 - 180,
             embedding=unit(face["embedding"]).astype(np.float32),
-            second_face_share=second_face_share(faces.boxes[:, :4]),
+            second_face_share=second_face_share(faces.boxes[:, :4], faces.largest),
             turned_deg=faces.turned_deg,
             found=_words_for(faces),
         )
@@ -173,17 +173,19 @@ def _faces_apart(faces: Faces) -> list[int]:
     return chosen[: 1 + MOST_OTHERS]
 
 
-def second_face_share(boxes_xyxy: np.ndarray) -> float | None:
+def second_face_share(boxes_xyxy: np.ndarray, largest: int | None = None) -> float | None:
     """Area of the second largest face by that of the largest, of boxes (N, 4); None where there is no second one.
 
-    A box whose centre lies inside the largest is a second hit on the same head, not a second face.
+    `largest` is the index of the face that counts as such (default: by area). A box whose centre lies inside it is a
+    second hit on the same head, not a second face.
     """
     sizes = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
     areas = sizes[:, 0] * sizes[:, 1]
-    main = boxes_xyxy[areas.argmax()]
+    largest = int(areas.argmax()) if largest is None else largest
+    main = boxes_xyxy[largest]
     centres = boxes_xyxy[:, :2] + sizes / 2
     apart = ~((centres >= main[:2]) & (centres <= main[2:])).all(axis=1)
-    return float(areas[apart].max() / areas.max()) if apart.any() else None
+    return float(areas[apart].max() / areas[largest]) if apart.any() else None
 
 
 def settings_key(detection_size: int) -> str:

@@ -94,9 +94,12 @@ class FaceFinder:
         if len(faces) and self._is_plainly_upright(faces):
             return faces
         turned = self._turned(image, faces)
-        if turned is not None:
-            return turned
-        return faces if len(faces) else self._enlarged(image)
+        if turned is not None or len(faces):
+            return turned or faces
+        enlarged = self._enlarged(image)
+        if not len(enlarged) or self._is_plainly_upright(enlarged):
+            return enlarged
+        return self._turned(image, enlarged) or enlarged
 
     def _look(self, image: np.ndarray) -> Faces:
         """At once, or with a black border."""
@@ -129,7 +132,8 @@ class FaceFinder:
             turn = self._clearest_turn(_window(image, (0.0, 0.0), max(image.shape[:2]), self.size // 2))
         if not turn:
             return None
-        again = self._look(np.ascontiguousarray(np.rot90(image, -turn)))
+        upright = np.ascontiguousarray(np.rot90(image, -turn))
+        again = self._enlarged(upright) if faces.enlarged_to else self._look(upright)
         return replace(again, turned_deg=90 * turn) if len(again) else None
 
     def _clearest_turn(self, square: np.ndarray) -> int:
@@ -240,6 +244,8 @@ def _window(image: np.ndarray, corner_xy: tuple[float, float], side: float, tile
     height = min(tile - at_y, max(1, round((bottom - top) * scale)))
     canvas = np.zeros((tile, tile, 3), np.uint8)
     inner = image[top:bottom, left:right]
+    if not inner.size or min(width, height) < 1:  # a box beside the picture
+        return canvas
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     canvas[at_y : at_y + height, at_x : at_x + width] = cv2.resize(inner, (width, height), interpolation=how)
     return canvas

@@ -52,7 +52,7 @@ def refuse_shared_names(photos: Iterable[RealPhoto]) -> None:
     """Raise UserError where two photos share the name of a caption's copy, a .txt, and have different captions."""
     first: dict[str, RealPhoto] = {}
     for photo in photos:
-        other = first.setdefault(caption_of(Path(photo.file)).name, photo)
+        other = first.setdefault(caption_of(Path(photo.file)).name.casefold(), photo)
         if other.caption_sha256 != photo.caption_sha256:
             raise UserError(
                 f"{other.file} and {photo.file} have different captions, and one name for the text file beside their "

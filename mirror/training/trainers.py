@@ -110,7 +110,7 @@ def _refuse_shared_names(staged: dict[Path, list[TrainingImage]]) -> None:
     for images in staged.values():
         first: dict[str, TrainingImage] = {}
         for image in images:
-            other = first.setdefault(_copied_name(image.path).rpartition(".")[0], image)
+            other = first.setdefault(_copied_name(image.path).rpartition(".")[0].casefold(), image)
             if other.caption != image.caption:
                 raise UserError(
                     f"{other.file} and {image.file} have different captions, and one name for the text file beside "

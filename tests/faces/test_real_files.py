@@ -206,6 +206,22 @@ def test_a_small_face_in_a_large_landscape(metrics, folders, mini_pack, engine, 
     assert "Rescued at 1920 pixels" in run.stderr
 
 
+def test_a_small_face_in_a_landscape_on_its_side(engine, photos):
+    """Found only enlarged, and lying: before, 0.69 and less to the upright one."""
+    for name in ("Rob_Lowe_0001.jpg", "kun.jpg", "happy.png"):
+        person = Image.open(photos / name).convert("RGB")
+        left, _, right, _ = engine.measure(np.asarray(person)[:, :, ::-1].copy()).box_xyxy
+        scale = 60 / (right - left)
+        landscape = Image.open(photos / "view.jpg").convert("RGB").resize((1600, 1200))
+        landscape.paste(person.resize((round(person.width * scale), round(person.height * scale))), (700, 500))
+        image = np.asarray(landscape)[:, :, ::-1].copy()
+        upright = engine.measure(image)
+        for turns in (1, 2, 3):
+            found = engine.measure(np.ascontiguousarray(np.rot90(image, turns)))
+            assert found.status == "rotated", (name, turns)
+            assert float(found.embedding @ upright.embedding) > 0.85, (name, turns)
+
+
 def test_a_small_group_keeps_all_its_faces(engine, man, photos):
     landscape = Image.new("RGB", (4000, 3000), (90, 140, 90))
     for i, name in enumerate(("d3.jpeg", "Rob_Lowe_0001.jpg", "happy.png")):
@@ -238,12 +254,20 @@ def test_shot_size_is_that_of_the_upright_picture(photos, mini_pack, man, tmp_pa
     assert "2 of 3 images lie on their side or upside down" in done.stderr
 
 
-def test_black_and_white_is_said(metrics, folders, mini_pack, man):
+def test_black_and_white_is_said(metrics, folders, mini_pack, man, photos):
     man.convert("L").convert("RGB").save(folders / "grey.jpg")
+    (folders / "toned.jpeg").write_bytes((photos / "d4.jpeg").read_bytes())
+    on_white = Image.new("RGB", (4000, 4000), "white")
+    on_white.paste(man.resize((345, 517)), (1800, 1800))
+    on_white.save(folders / "coloured_on_white.png")
+    man.point(lambda level: level // 4).save(folders / "dark.png")
     run = metrics("--pack", mini_pack)
+    assert "black-and-white" in run.row("toned.jpeg").Reason
+    for name in ("coloured_on_white.png", "dark.png", "upright.png"):
+        assert "black-and-white" not in str(run.row(name).Reason), name
     assert run.row("grey.jpg").Reason == "black-and-white, which lowers similarity"
     assert run.row("grey.jpg").Similarity < run.row("upright.png").Similarity
-    assert "1 picture(s) are black-and-white" in run.stderr
+    assert "2 picture(s) are black-and-white" in run.stderr
 
 
 def test_several_faces(metrics, folders, mini_pack, man, photos):
