@@ -127,6 +127,7 @@ def test_captions_of_diffusers_metadata(dataset):
         ('{"file_name": "loose.jpg", "text": "a"', r"Line 2 of .*metadata\.jsonl is not like"),
         ('{"name": "loose.jpg", "text": "a"}', r"Line 2 of .*metadata\.jsonl is not like"),
         ('{"file_name": "loose.jpg", "text": 3}', r"Line 2 of .*metadata\.jsonl is not like"),
+        ('{"file_name": "loose.jpg", "text": "cut emoji \\ud83d"}', r"Line 2 of .*metadata\.jsonl is not like"),
         ("[" * 100_000, r"Line 2 of .*metadata\.jsonl is not like"),
         ('{"file_name": "loose.jpg", "caption": "a"}', r'metadata\.jsonl has no "text" in any line'),
     ],
@@ -134,6 +135,12 @@ def test_captions_of_diffusers_metadata(dataset):
 def test_metadata_without_captions_is_refused(dataset, line, said):
     (dataset / "metadata.jsonl").write_text(f'{{"file_name": "x.jpg"}}\n{line}\n')
     with pytest.raises(UserError, match=said):
+        read_dataset(dataset, TRIGGER, 1, 100)
+
+
+def test_a_folder_where_captions_should_be_is_a_sentence(dataset):
+    (dataset / "metadata.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"The captions .*metadata\.jsonl cannot be read"):
         read_dataset(dataset, TRIGGER, 1, 100)
 
 
