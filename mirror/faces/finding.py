@@ -27,8 +27,9 @@ TILTED_DEG = 45.0  # roll beyond which a face lies nearer to a turned picture th
 # turned photos the right tile won 102 times at 160 pixels and 2.5 boxes, 97 at 320 pixels, 100 at 1.5 boxes.
 _TILE, _TILE_BOXES = 160, 2.5
 _TILE_THRESHOLD = 0.3  # below the usual one: of four tiles all scores are wanted
-# In log-odds, by how much a turned face must be clearer. Upright photos won by 1.6 and more, turned ones by 1.0.
-_CLEARER = 0.5
+# In log-odds, by how much a face must be clearer turned than as it is: in the tiles, and in tiles and whole picture
+# together. Photos that were turned had 1.0 and 3.0 at the least, a rendered profile that was not 0.6 and -1.7.
+_CLEARER_TILE, _CLEARER = 0.5, 1.0
 # In log-odds, how much less clear a cut face may be with a border: with it the keypoints lie better all the same.
 # Cosine to the whole photo, cropped 15 % inside the face's box: 0.37 as it is, 0.66 so.
 _BORDER_HANDICAP = 2.0
@@ -127,17 +128,22 @@ class FaceFinder:
     def _turned(self, image: np.ndarray, faces: Faces) -> Faces | None:
         """The faces of the turned picture, where it shows the largest one, or any, more clearly."""
         if len(faces):
-            turn = self._clearest_turn(_around(image, faces.boxes[faces.largest, :4], _TILE))
+            turn, gain = self._clearest_turn(_around(image, faces.boxes[faces.largest, :4], _TILE))
         else:
-            turn = self._clearest_turn(_window(image, (0.0, 0.0), max(image.shape[:2]), self.size // 2))
+            turn, gain = self._clearest_turn(_window(image, (0.0, 0.0), max(image.shape[:2]), self.size // 2))
         if not turn:
             return None
         upright = np.ascontiguousarray(np.rot90(image, -turn))
         again = self._enlarged(upright) if faces.enlarged_to else self._look(upright)
-        return replace(again, turned_deg=90 * turn) if len(again) else None
+        if len(again) and len(faces):
+            gain += _log_odds(_score(again)) - _log_odds(_score(faces))
+        return replace(again, turned_deg=90 * turn) if len(again) and gain >= _CLEARER else None
 
-    def _clearest_turn(self, square: np.ndarray) -> int:
-        """Quarter turns clockwise that show the face of `square` most clearly; 0: as it is, or no face in any."""
+    def _clearest_turn(self, square: np.ndarray) -> tuple[int, float]:
+        """Quarter turns clockwise that show the face of `square` most clearly, and by how much, in log-odds.
+
+        0 turns: it is as clear as it is, or there is no face in any.
+        """
         tile = len(square)
         rows = [[square, np.rot90(square, -1)], [np.rot90(square, -2), np.rot90(square, -3)]]
         boxes, _ = self._detect(np.vstack([np.hstack(row) for row in rows]), 2 * tile, _TILE_THRESHOLD)
@@ -146,9 +152,8 @@ class FaceFinder:
             turn = 2 * ((top + bottom) / 2 >= tile) + ((left + right) / 2 >= tile)
             scores[turn] = max(scores[turn], score)
         best = int(scores.argmax())
-        if scores[best] < DETECTION_THRESHOLD or _log_odds(scores[best]) < _log_odds(scores[0]) + _CLEARER:
-            return 0
-        return best
+        gain = _log_odds(scores[best]) - _log_odds(scores[0])
+        return (best, gain) if scores[best] >= DETECTION_THRESHOLD and gain >= _CLEARER_TILE else (0, 0.0)
 
     def _enlarged(self, image: np.ndarray) -> Faces:
         """A look at more pixels, for faces that are a few pixels wide at the usual size."""
