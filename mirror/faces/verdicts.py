@@ -456,7 +456,7 @@ RULES: dict[str, Rule] = {
         f"{_README}: similarity extremely high on all images and a Face Ratio variance near zero",
         "Take an earlier checkpoint, lower the steps or the learning rate, or use fewer repeats.",
         _overtrained,
-        hides=("copycat", "rigid"),
+        hides=("copycat", "rigid", "identity drift"),
     ),
     "copycat": Rule(
         "more faces than chance gives are near copies of a reference",
