@@ -4,10 +4,13 @@
     python mirror_metrics.py                                  # Reference_Images/ against Lora_Candidates/*/
     python mirror_metrics.py --reference DIR --candidates DIR --output DIR
     python mirror_metrics.py --holdout DIR                    # real photos that no LoRA was trained on
+    python mirror_metrics.py --baseline DIR                   # images made without a LoRA, as the floor
     python mirror_metrics.py --demo                           # rendered heads with planted faults; needs no photos
 
 reads   Reference_Images/*.jpg ...            real photos of one person (the ground truth)
+        Reference_Images/holdout/*.jpg ...    photos that no LoRA was trained on (optional, as with --holdout)
         Lora_Candidates/<LoRA>/*.png ...      generated images, one folder for each LoRA or checkpoint (optional)
+        Lora_Candidates/_baseline/*.png ...   images made without a LoRA (optional, as with --baseline)
 writes  Dashboard_<time>.html  CopycatReport_<time>.html  Data_<time>.csv  Summary_<time>.json
 
 Every picture's largest face is measured with an InsightFace model pack: ArcFace embedding, age, head angles. References
@@ -29,7 +32,7 @@ from typing import TYPE_CHECKING
 
 from mirror.contracts import table as columns
 from utils import options
-from utils.console import EXIT_OK, UserError, print_table, run_script, say, show, show_json
+from utils.console import EXIT_BELOW, EXIT_OK, UserError, print_table, run_script, say, show, show_json
 from utils.defaults import (
     CACHE_FILE,
     DEMO_PACK,
@@ -64,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from mirror.faces.identity_map import identity_map, import_for_map
     from mirror.faces.inputs import collect
     from mirror.faces.measurer import Measurer
-    from mirror.faces.table import score_pictures, warnings_about
+    from mirror.faces.table import add_map, score_pictures, warnings_about
     from mirror.report.results import write_results
 
     planted = point_at_demo(args) if args.demo else []  # a row for each fault in its pictures
@@ -95,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
             pictures = inputs.references + inputs.held_out + inputs.candidates
             table = score_pictures(pictures, pack_info, args.face)
             face_map, map_note = identity_map(pictures, int(args.map[0]), cache)
+            add_map(table, face_map)
         seconds["networks"] = measurer.load_seconds
         seconds["measuring"] -= measurer.load_seconds
     if args.holdout is not None:
@@ -109,7 +113,17 @@ def run(args: argparse.Namespace) -> int:
     if planted:
         tell_planted(args, planted)
     tell(args, summary)
-    return EXIT_OK
+    return EXIT_OK if args.fail_below is None else gate(summary, args.fail_below)
+
+
+def gate(summary: Summary, limit: float) -> int:
+    """EXIT_BELOW where the best group's median similarity is below `limit`, or where there is no best group."""
+    best = next(answer for answer in summary.answers if answer.question == "best checkpoint")
+    median = best.numbers.get("median")
+    if median is not None and median >= limit:
+        return EXIT_OK
+    say(f"--fail-below {limit:g}: {best.sentence}")
+    return EXIT_BELOW
 
 
 @contextmanager
@@ -122,7 +136,7 @@ def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
 
 def folders_of(args: argparse.Namespace) -> Folders:
     """Where pictures are to be found. Raises UserError for --candidates that are not there."""
-    from mirror.faces.inputs import Folders, existing_folder
+    from mirror.faces.inputs import Folders, existing_folder, found_holdout
 
     default = Path(PATH_CANDIDATES_ROOT)  # may be missing: references alone are a full run
     if args.candidates is not None:
@@ -130,8 +144,17 @@ def folders_of(args: argparse.Namespace) -> Folders:
     else:
         candidates = default if default.is_dir() else None
     asked = args.candidates or default
+    reference = Path(args.reference)
+    if args.holdout is None:
+        args.holdout = found_holdout(reference, EXTENSIONS)
     return Folders(
-        Path(args.reference), candidates, asked, holdout=args.holdout, recursive=args.recursive, extensions=EXTENSIONS
+        reference,
+        candidates,
+        asked,
+        holdout=args.holdout,
+        recursive=args.recursive,
+        extensions=EXTENSIONS,
+        baseline=args.baseline,
     )
 
 
@@ -141,7 +164,7 @@ def point_at_demo(args: argparse.Namespace) -> list[tuple[str, ...]]:
     from mirror.faces.packs import demo_pack, missing_demo_pack
 
     own = {"--reference": args.reference != PATH_REFERENCE, "--candidates": args.candidates is not None}
-    own["--holdout"] = args.holdout is not None
+    own["--holdout"], own["--baseline"] = args.holdout is not None, args.baseline is not None
     own["--pack"] = args.pack not in (PACK, DEMO_PACK)
     if any(own.values()):
         chosen = ", ".join(option for option, given in own.items() if given)
@@ -202,14 +225,20 @@ def summarise(
     import cv2
     import numpy as np
 
-    from mirror.contracts.summary import Summary
+    from mirror.contracts.summary import CANDIDATE, Summary
     from mirror.detectors.providers import onnxruntime_version
+    from mirror.faces.answers import conclude
     from mirror.faces.finding import DETECTION_THRESHOLD, RESCUE_PADDING
     from mirror.faces.identity_map import MAP_SEED
     from mirror.faces.table import summarise_group
     from utils.files import readable
 
     root = folders.candidates
+    concluded = conclude(table, inputs.groups)
+    groups = [summarise_group(table, kind, name) for kind, name in inputs.groups]
+    for group in groups:
+        if group.type == CANDIDATE:
+            group.verdicts = concluded.verdicts.get(group.name, [])
     return Summary(
         created=timestamp(),
         pack=pack,
@@ -231,11 +260,16 @@ def summarise(
             "face": args.face,
             "map": args.map,
             "map_seed": MAP_SEED,
+            "baseline": None if args.baseline is None else readable(str(args.baseline.resolve())),
             "holdout": None if args.holdout is None else readable(str(args.holdout.resolve())),
         },
         reference_folder=readable(str(Path(args.reference).resolve())),
         candidates_folder=readable(str(root.resolve())) if root else None,
-        groups=[summarise_group(table, kind, name) for kind, name in inputs.groups],
+        groups=groups,
+        compared=concluded.compared,
+        ranking=concluded.ranking,
+        curves=concluded.curves,
+        answers=concluded.answers,
         ignored_files=dict(inputs.ignored.most_common()),
         warnings=inputs.warnings,
         seconds={},
@@ -268,10 +302,30 @@ def tell(args: argparse.Namespace, summary: Summary) -> None:
         fold=("Q3", "Q1", "Images", "95 % interval"),
         elsewhere="The summary has them.",
     )
+    tell_verdicts(summary)
     providers = ", ".join(f"{name} ({count})" for name, count in summary.providers.items())
     show(f"Pack {summary.pack.identity}, measured by {providers}", summary.pack.licence)
     for kind, name in summary.results.items():
         show(f"{kind + ':':<11}{args.output / name}")
+
+
+def tell_verdicts(summary: Summary) -> None:
+    """Rank and verdicts of each group, and one sentence for each question."""
+    from mirror.contracts.summary import CANDIDATE, group_label
+
+    verdicts = {group.name: group.verdicts for group in summary.groups if group.type == CANDIDATE}
+    rows = [
+        [
+            group_label(CANDIDATE, one.name),
+            "-" if one.rank is None else str(one.rank),
+            ", ".join(verdict.name for verdict in verdicts[one.name]),
+        ]
+        for one in summary.ranking
+    ]
+    if rows:
+        print_table("Groups of one rank cannot be told apart", ["Group", "Rank", "Verdict"], rows, numbers=False)
+    for answer in summary.answers:
+        show(f"{answer.question.capitalize()}? {answer.sentence}")
 
 
 def _similarity_of(group: GroupSummary) -> list[str]:
@@ -293,7 +347,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = options.script_parser(
         "mirror_metrics.py",
         __doc__,
-        "Exit codes: 0 done, 2 something to change (one sentence says what), 1 our fault, 130 interrupted.",
+        "Exit codes: 0 done, 2 something to change (one sentence says what), 3 the best group is below --fail-below, "
+        "1 our fault, 130 interrupted.",
     )
     add = parser.add_argument
     add("--reference", type=options.path, default=PATH_REFERENCE, metavar="DIR", help="real photos of the person")
@@ -314,7 +369,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--holdout",
         type=options.path,
         metavar="DIR",
-        help="real photos that no LoRA was trained on; similarity is then measured to these, not to the references",
+        help="real photos that no LoRA was trained on; similarity is then measured to these, not to the references "
+        "(default: the folder holdout among the references, if it is there)",
+    )
+    add(
+        "--baseline",
+        type=options.path,
+        metavar="DIR",
+        help="images of the same prompts made without a LoRA: the floor (default: a candidate folder named _baseline)",
+    )
+    add(
+        "--fail-below",
+        type=_similarity,
+        metavar="SIMILARITY",
+        help="exit code 3 where the median similarity of the best group is lower, for scripts",
     )
     add("--recursive", action="store_true", help="take in pictures of sub-folders too")
     add("--map", choices=("2d", "3d"), default="2d", help="dimensions of the identity map")
@@ -367,6 +435,7 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
     options.add_debug_and_version(measuring)
 
 
+_similarity = options.number("a similarity between -1 and 1", lambda value: -1 <= value <= 1)
 _detection_size = options.number(
     "a multiple of 32 between 64 and 4096", lambda value: 64 <= value <= 4096 and value % 32 == 0, whole=True
 )

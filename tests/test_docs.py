@@ -28,7 +28,7 @@ def test_commands_run(line, tmp_path, make_picture, tiny_pack):
         (tmp_path / "models" / name / "det_10g.onnx").rename(tmp_path / "models" / name / "det_500m.onnx")
         (tmp_path / "models" / name / "w600k_r50.onnx").rename(tmp_path / "models" / name / "w600k_mbf.onnx")
     world = ("my_world/Reference_Images", "my_world/Lora_Candidates/a")
-    loop = ("dataset", "held_out", "samples/v1")
+    loop = ("dataset", "held_out", "baseline", "samples/v1")
     for folder in ("Reference_Images", "photos", "Lora_Candidates/a", "loras/a", *world, *loop):
         make_picture(tmp_path / folder / "1.jpg", len(folder))
     arguments = shlex.split(line)[1:]
@@ -113,6 +113,16 @@ def test_columns_told_are_those_of_the_table():
     from mirror.contracts.table import COLUMNS
 
     assert re.findall(r"^\| `(\w+)` \| .+ \|$", page("running"), re.MULTILINE) == list(COLUMNS)
+
+
+def test_verdicts_told_are_those_that_are_judged():
+    from mirror.faces.verdicts import GOOD, LIMITS, RULES, TOO_FEW
+
+    text = page("how-to-read-the-verdicts")
+    told = re.findall(r"^\| \*(.+?)\* \|", text, re.MULTILINE)
+    assert told == [*RULES, GOOD, TOO_FEW]
+    assert f"fewer than {LIMITS.fewest_faces} clear faces" in " ".join(text.split())
+    assert f"fewer than {LIMITS.fewest_references} references" in " ".join(text.split())
 
 
 def test_image_formats_told_are_those_that_are_read():
@@ -248,7 +258,7 @@ def test_the_front_page_is_short_and_begins_with_a_picture_and_the_commands():
 
 def test_files_that_contributors_are_sent_to_hold_what_is_named():
     rows = re.findall(r"^\| (?!to change)([^|]+) \| (`.*?) \| (`.*?) \|$", TEXTS["CONTRIBUTING.md"], re.MULTILINE)
-    assert len(rows) == 10
+    assert len(rows) == 11
     for what, where, tests in rows:
         for file, names in re.findall(r"`([\w/]+\.py)`(?: \(((?:`\w+`(?:, )?)+)\))?", where):
             source = (ROOT / file).read_text(encoding="utf-8")

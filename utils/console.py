@@ -16,7 +16,7 @@ from utils.defaults import ANALYSIS_REQUIREMENTS
 if TYPE_CHECKING:  # rich takes longer to import than --help should take
     from rich.console import Console
 
-EXIT_OK, EXIT_OUR_FAULT, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_OUR_FAULT, EXIT_USER, EXIT_BELOW, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 _REPLACEMENT = "\ufffd"
 _JOINERS = "\u200c\u200d"  # invisible, harmless, and part of emoji and of some languages' words

@@ -12,6 +12,8 @@ REFERENCE, CANDIDATE = "Reference", "Candidate"  # types of a group
 
 HELD_OUT = "Held-out"  # name of the group of real photos that no training saw; its type is REFERENCE
 
+BASELINE = "_baseline"  # name of the group of images that were made without a LoRA; its type is CANDIDATE
+
 
 def group_label(kind: str, name: str) -> str:
     """What people read: a LoRA that is itself called Reference or Held-out must not be taken for real photos."""
@@ -28,6 +30,57 @@ class PackInfo(Contract):
     licence: str
     pose_source: Literal["landmark_3d_68", "keypoints"]
     has_age: bool
+
+
+class Verdict(Contract):
+    """One thing that the numbers say of a group, see mirror.faces.verdicts.RULES."""
+
+    name: str
+    sentence: str  # with the numbers that made it
+    numbers: dict[str, int | float | str]
+    advice: str  # what to do next
+
+
+class RankedGroup(Contract):
+    """One line of the ranking; groups that the data cannot tell apart share a rank."""
+
+    name: str
+    rank: int | None  # from 1; null without faces
+    median: float | None  # similarity
+    interval: tuple[float, float] | None  # 95 %, of the median; null for too few faces
+    better: list[str]  # the groups proven better
+
+
+class Checkpoint(Contract):
+    """One group as a point of a checkpoint curve."""
+
+    group: str
+    number: int  # of the step or epoch
+    median: float | None
+    interval: tuple[float, float] | None
+    faces: int
+    images: int
+    copies: int  # near copies of a reference
+    verdicts: list[str]
+
+
+class Curve(Contract):
+    """The checkpoints of one training run, by step or epoch."""
+
+    series: str  # what their names have in common
+    unit: Literal["step", "epoch"]
+    checkpoints: list[Checkpoint]
+    best: str | None  # the earliest checkpoint not proven worse than the best one that copies nothing
+    highest: str | None  # the one with the highest median of those that copy nothing
+
+
+class Answer(Contract):
+    """One sentence that answers one of the questions that the README begins with."""
+
+    question: Literal["best checkpoint", "overtrained", "rigid", "dataset"]
+    sentence: str
+    numbers: dict[str, int | float | str]
+    panel: str  # where to look
 
 
 class GroupSummary(Contract):
@@ -51,12 +104,13 @@ class GroupSummary(Contract):
     aspect_ratio: Spread
     angle_bins: dict[str, int]
     copy_bands: dict[str, int]
+    verdicts: list[Verdict] = []  # of generated images; the gravest first
 
 
 class Summary(Contract):
     """`Summary_<timestamp>.json`: one run of mirror_metrics.py in numbers."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     script: Literal["mirror_metrics.py"] = "mirror_metrics.py"
     created: str
     pack: PackInfo
@@ -66,6 +120,10 @@ class Summary(Contract):
     reference_folder: str
     candidates_folder: str | None
     groups: list[GroupSummary]
+    compared: str = ""  # in a sentence: what the similarity is taken against, and how groups were compared
+    ranking: list[RankedGroup] = []
+    curves: list[Curve] = []
+    answers: list[Answer] = []
     ignored_files: dict[str, int]  # suffix -> number of files in the folders that are not images
     warnings: list[str]
     seconds: dict[str, float]  # what the run spent on loading networks, measuring, the map and the pages

@@ -20,6 +20,7 @@ REASON = "Reason"  # in words: why nothing was measured, or what is wrong with t
 PACK = "Pack"  # identity of the model pack
 PROVIDER = "Provider"  # onnxruntime execution provider that measured this face
 PACK_LICENCE = "PackLicence"
+TSNE = ("tsne_x", "tsne_y", "tsne_z")  # place on the identity map; the third only with --map 3d
 
 # In the order of the file, with their pandas types; unmeasured cells are NaN / NA in the frame and blank in the file.
 COLUMNS = {
@@ -42,4 +43,5 @@ COLUMNS = {
     PACK: "object",
     PROVIDER: "object",
     PACK_LICENCE: "object",
+    **dict.fromkeys(TSNE, "float64"),
 }

@@ -7,13 +7,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE
+from mirror.contracts.summary import BASELINE, CANDIDATE, HELD_OUT, REFERENCE
 from mirror.faces.measurer import Picture
 from utils.console import UserError
 from utils.files import readable
 from utils.images import demand_folder, holds_pictures, list_images, list_subfolders
 from utils.simulation import said_of
 
+HOLDOUT = "holdout"  # sub-folder of the references that is found by itself
 LOOSE = "(no folder)"  # group of pictures that lie beside the LoRA folders
 
 
@@ -27,6 +28,7 @@ class Folders:
     holdout: Path | None
     recursive: bool
     extensions: tuple[str, ...]
+    baseline: Path | None = None  # images that were made without a LoRA, where they do not lie among the candidates
 
 
 @dataclass
@@ -66,11 +68,30 @@ def collect(folders: Folders) -> Inputs:
             else:
                 inputs.warnings += [] if found else [f"{folder} holds no pictures."]
             inputs.candidates += found
+    if folders.baseline is not None:
+        _add_baseline(inputs, folders, folders.baseline)
     inputs.warnings += _simulated(inputs)
     inputs.warnings = [readable(warning) for warning in inputs.warnings]
     if not inputs.references:
         raise UserError(*_what_to_put_where(folders, bool(inputs.candidates)))
     return inputs
+
+
+def found_holdout(reference: Path, extensions: tuple[str, ...]) -> Path | None:
+    """The references' own folder of held-out photos, where there is one with pictures in it."""
+    folder = reference / HOLDOUT
+    return folder if folder.is_dir() and holds_pictures(folder, extensions) else None
+
+
+def _add_baseline(inputs: Inputs, folders: Folders, folder: Path) -> None:
+    """The group of images without a LoRA. Raises UserError."""
+    if (CANDIDATE, BASELINE) in inputs.groups:
+        raise UserError(f"There are two baselines: {folder} and the folder {BASELINE} among the candidates. Keep one.")
+    inputs.groups.append((CANDIDATE, BASELINE))
+    found = _pictures(inputs, CANDIDATE, BASELINE, existing_folder(folder, "--baseline"), folders)
+    if not found:
+        raise UserError(f"{folder} holds no pictures. --baseline takes images that were made without a LoRA.")
+    inputs.candidates += found
 
 
 def _pictures(inputs: Inputs, kind: str, group: str, folder: Path, folders: Folders) -> list[Picture]:
@@ -79,6 +100,9 @@ def _pictures(inputs: Inputs, kind: str, group: str, folder: Path, folders: Fold
     inputs.ignored.update(listing.ignored)
     inputs.warnings += listing.problems
     left_out = [sub for sub in listing.subfolders if group != LOOSE and holds_pictures(sub, folders.extensions)]
+    if group == REFERENCE and kind == REFERENCE and folders.holdout not in (None, folder):  # they are no references
+        left_out = [sub for sub in left_out if sub != folders.holdout]
+        listing.images = [path for path in listing.images if not path.is_relative_to(folders.holdout)]
     if left_out:
         sentence = f"{folder}: {len(left_out)} sub-folder(s) with pictures were left out; --recursive takes them in."
         inputs.warnings.append(sentence)

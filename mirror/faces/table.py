@@ -14,6 +14,7 @@ from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE, GroupSummar
 from mirror.faces import metrics
 from mirror.faces.choosing import ANOTHER_IS_NEARER, LARGEST, choose_faces
 from mirror.faces.engine import TURN_THE_FILE
+from mirror.faces.frames import say_collapsed
 from mirror.faces.measurer import CUDA, GPU_ADVICE, Picture
 from mirror.faces.pose import BIN_LIMITS_DEG, angle_bin
 from utils.decoding import BLACK_AND_WHITE, TRANSPARENT
@@ -36,6 +37,13 @@ _FORMULA_START = re.compile(r"(^|;)(\s*)(?=[=+\-@])|^(?=[\t\r\n])")
 def make_table(rows: list[dict]) -> pd.DataFrame:
     """Frame with exactly mirror.contracts.table.COLUMNS from dictionaries; missing keys are blank."""
     return pd.DataFrame(rows, columns=list(columns.COLUMNS)).astype(columns.COLUMNS)
+
+
+def add_map(table: pd.DataFrame, face_map: np.ndarray | None) -> None:
+    """Each row's place on the identity map (rows, 2 or 3), NaN without a face; nothing where there is no map."""
+    if face_map is not None:
+        for name, values in zip(columns.TSNE, face_map.T, strict=False):  # a flat map has no third
+            table[name] = values
 
 
 def to_csv(table: pd.DataFrame) -> str:
@@ -70,6 +78,7 @@ def score_pictures(pictures: list[Picture], pack: PackInfo, face: str = LARGEST)
         similarity = metrics.leave_one_out(standard)
         scores |= _compared(held_out, similarity, metrics.nearest(standard, truth), references)
     choose_faces(candidates, standard, face)
+    say_collapsed(pictures)
     if candidates:
         generated = _embeddings(candidates)
         similarity = metrics.similarity_to_centroid(generated, standard)

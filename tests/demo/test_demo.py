@@ -77,6 +77,33 @@ def test_what_is_planted_shows_in_the_numbers(demo):
     assert set(of["Reference"].nsmallest(2, "Similarity")["Filename"]) == outliers
 
 
+def test_planted_faults_are_named_and_the_questions_answered(demo):
+    """Twelve pictures a group; what they are too few for is in docs/how-to-read-the-verdicts.md."""
+    folder, done = demo
+    summary = json.loads(only(folder, "Summary").read_text(encoding="utf-8"))
+    said = {group["name"]: {one["name"] for one in group["verdicts"]} for group in summary["groups"]}
+    planted = {
+        "overtrained": "overtrained",
+        "lora-000012": "overtrained",
+        "rigid": "rigid",
+        "failures": "many failures",
+    }
+    planted |= {"close_ups": "many failures", "two_persons": "mixed", "wrong_person": "wrong person"}
+    for group, verdict in planted.items():
+        assert verdict in said[group], (group, said[group])
+    assert said["balanced"] == said["lora-000008"] == {"good"} and said["Reference"] == set()
+    answers = {answer["question"]: answer for answer in summary["answers"]}
+    assert answers["best checkpoint"]["numbers"]["group"] in ("balanced", "lora-000008")
+    assert "lora-000010, lora-000012, overtrained copy references" in answers["best checkpoint"]["sentence"]
+    assert answers["overtrained"]["sentence"].startswith("Yes, lora-000010:") and "Yes, rigid:" in done.stdout
+    assert answers["dataset"]["numbers"]["outliers"] == 2 and "012.png, 013.png" in answers["dataset"]["sentence"]
+    (curve,) = summary["curves"]
+    assert [point["number"] for point in curve["checkpoints"]] == list(STEPS) and curve["best"] == "lora-000008"
+    ranks = {one["name"]: one["rank"] for one in summary["ranking"]}
+    assert ranks["lora-000008"] == 1 < ranks["undertrained"] and ranks["wrong_person"] > 1
+    assert all(f"{question.capitalize()}? {answer['sentence']}" in done.stdout for question, answer in answers.items())
+
+
 def test_a_second_run_finds_the_world_and_measures_nothing_again(demo):
     folder, _ = demo
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")}

@@ -132,6 +132,94 @@ def test_held_out_photos_take_the_place_of_the_centroid(real_run, metrics, mini_
     assert low < real_run.summary["groups"][1]["similarity"]["median"] < high
 
 
+def test_nothing_is_copied_on_real_photos_but_crops_and_rotations(metrics, mini_pack, tmp_path, photos):
+    """Half of the photos as references, the others as one LoRA; and ten crops and turns of one reference."""
+    left_out = ("no_face.png", "view.jpg", "kun_cartoon_crop.jpg", "rot_90.jpg")
+    names = sorted(path.name for path in photos.iterdir() if path.name not in left_out)
+    for folder, some in (("ref", names[::2]), ("cand/others", names[1::2]), ("cand/again", ())):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in some:
+            shutil.copy(photos / name, tmp_path / folder)
+    photo = cv2.imread(str(photos / "d3.jpeg"))
+    assert "d3.jpeg" in names[::2] or shutil.copy(photos / "d3.jpeg", tmp_path / "ref")
+    height, width = photo.shape[:2]
+    for i in range(10):
+        turn = cv2.getRotationMatrix2D((width / 2, height / 2), 2.0 * (i - 5), 1 + 0.03 * i)
+        turned = cv2.warpAffine(photo, turn, (width, height), borderMode=cv2.BORDER_REFLECT)
+        cv2.imwrite(str(tmp_path / "cand" / "again" / f"{i}.png"), turned)
+    run = metrics("--pack", mini_pack, "--fail-below", "0.95")
+    assert run.code == 3, "the best group is far below"
+    assert "--fail-below 0.95" in run.stderr and run.file("Summary").is_file()
+    said = {group["name"]: {one["name"] for one in group["verdicts"]} for group in run.summary["groups"]}
+    assert "overtrained" in said["again"] and not said["others"] & {"overtrained", "copycat", "black hole"}
+
+
+def test_four_references_are_too_few_for_a_verdict(real_run):
+    (verdict,) = real_run.summary["groups"][1]["verdicts"]
+    assert verdict["name"] == "too few images to tell" and "4 reference photos" in verdict["sentence"]
+    assert [answer["question"] for answer in real_run.summary["answers"]] == [
+        "best checkpoint",
+        "overtrained",
+        "rigid",
+        "dataset",
+    ]
+
+
+def test_places_on_the_map_stand_in_the_table(real_run):
+    table, page = real_run.table, json.loads(page_data(real_run.file("Dashboard")))
+    assert table.tsne_x.notna().equals(table.DetScore.notna()) and table.tsne_z.isna().all()
+    for trace in page["figures"]["map"]["data"]:
+        rows = table.loc[trace["customdata"]]
+        assert trace["x"] == pytest.approx(list(rows.tsne_x), abs=1e-5)
+        assert trace["y"] == pytest.approx(list(rows.tsne_y), abs=1e-5)
+
+
+def test_images_without_the_lora_are_a_floor_and_no_candidate(metrics, tiny_pack, tmp_path, make_picture):
+    for folder, count in (("ref", 4), ("ref/holdout", 3), ("cand/lora", 3), ("plain", 2)):
+        for seed in range(count):
+            make_picture(tmp_path / folder / f"{seed}.jpg", 10 * len(folder) + seed)
+    run = metrics("--pack", tiny_pack, "--baseline", tmp_path / "plain", "--recursive")
+    assert run.code == 0, run.stderr
+    groups = {group["name"]: group["images"] for group in run.summary["groups"]}
+    assert groups == {"Reference": 4, "Held-out": 3, "lora": 3, "_baseline": 2}, "held-out photos are no references"
+    assert [one["name"] for one in run.summary["ranking"]] == ["lora"]
+    assert "Similarity to the held-out photos" in run.stdout and run.summary["settings"]["holdout"].endswith("holdout")
+    make_picture(tmp_path / "cand" / "_baseline" / "a.jpg", 1)
+    found = metrics("--pack", tiny_pack, output="out2")
+    assert [one["name"] for one in found.summary["ranking"]] == ["lora"]
+    both = metrics("--pack", tiny_pack, "--baseline", tmp_path / "plain", output="out3")
+    assert both.code == 2 and "two baselines" in both.stderr
+    (tmp_path / "empty").mkdir()
+    shutil.rmtree(tmp_path / "cand" / "_baseline")
+    assert metrics("--pack", tiny_pack, "--baseline", tmp_path / "empty").code == 2
+
+
+def test_a_gate_without_anything_to_judge_does_not_open(metrics, tiny_pack, tmp_path, make_picture):
+    for seed in range(3):
+        make_picture(tmp_path / "ref" / f"{seed}.jpg", seed)
+    run = metrics("--pack", tiny_pack, "--fail-below", "0.1")
+    assert run.code == 3 and "there are no generated images" in run.stderr
+    make_picture(tmp_path / "cand" / "lora" / "a.jpg", 7)
+    assert metrics("--pack", tiny_pack, "--fail-below", "-1", output="out2").code == 0
+    assert metrics("--pack", tiny_pack, "--fail-below", "55", output="out3").code == 2
+
+
+def test_black_and_uniform_frames_are_not_just_no_face(metrics, mini_pack, tmp_path, photos):
+    for folder in ("ref", "cand/late"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(photos / "d1.jpeg", tmp_path / "ref")
+    rng = np.random.default_rng(1)
+    for i, frame in enumerate((rng.integers(0, 9, (256, 256, 3)), np.full((256, 256, 3), 130))):
+        cv2.imwrite(str(tmp_path / "cand" / "late" / f"{i}.png"), frame.astype(np.uint8))
+    for name in ("view.jpg", "no_face.png"):
+        shutil.copy(photos / name, tmp_path / "cand" / "late")
+    run = metrics("--pack", mini_pack)
+    for name, is_empty in (("0.png", True), ("1.png", True), ("view.jpg", False), ("no_face.png", False)):
+        row = run.row(name)
+        assert row.Status == "no_face" and ("a black or uniform frame" in str(row.Reason)) == is_empty, name
+    assert run.summary["groups"][1]["verdicts"][0]["name"] == "collapsed"
+
+
 def test_held_out_photos_must_be_new(metrics, mini_pack, tmp_path, photos):
     (tmp_path / "ref").mkdir()
     for name in SAME_MAN[:2]:

@@ -1,0 +1,198 @@
+"""Verdicts: groups whose fault is known by construction, limits from the references, and honest silence."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mirror.faces import metrics
+from mirror.faces.verdicts import (
+    GOOD,
+    LIMITS,
+    RULES,
+    TOO_FEW,
+    Faces,
+    judge,
+    lost_per_30_degrees,
+    mad,
+)
+
+YEARS = 30.0
+
+
+def faces(count, seed, level=0.75, near=0.72, yaw_deg=30.0, **changes):
+    """The person as references show her: `level` from the front, `near` to the nearest photo, yaw spread in degrees."""
+    rng = np.random.default_rng(seed)
+    yaw = np.clip(rng.normal(0, yaw_deg, count), -70, 70)
+    likeness = level + rng.normal(0, 0.05, count)
+    shares = metrics.pose_corrected(np.ones(count), yaw)
+    made = Faces(
+        images=count,
+        failed=0,
+        rescued=0,
+        collapsed=0,
+        similarity=likeness / shares,
+        likeness=likeness,
+        yaw_deg=yaw,
+        ratio=rng.normal(0.75, 0.04, count),
+        age=rng.normal(YEARS, 3, count),
+        all_yaw_deg=yaw,
+        all_ratio=rng.normal(0.75, 0.04, count),
+        all_nearest=1 - (1 - near) * np.exp(rng.normal(0, 0.3, count)),
+        all_nearest_name=tuple(f"{i:03d}.jpg" for i in rng.integers(0, 25, count)),
+    )
+    return replace(made, **changes)
+
+
+REFERENCES = faces(25, 0)
+
+
+def names(group, references=REFERENCES, floor=None):
+    return [verdict.name for verdict in judge(group, references, floor)]
+
+
+def copies(count, share, seed=1):
+    """`share` of the faces are the photo 007.jpg again."""
+    one = faces(count, seed)
+    is_copy = np.arange(count) < share * count
+    return replace(
+        one,
+        all_nearest=np.where(is_copy, 0.97, one.all_nearest),
+        all_nearest_name=tuple("007.jpg" if c else n for c, n in zip(is_copy, one.all_nearest_name, strict=True)),
+        ratio=np.where(is_copy, 0.75, one.ratio),
+        all_ratio=np.where(is_copy, 0.75, one.all_ratio),
+        all_yaw_deg=np.where(is_copy, 4.0, one.all_yaw_deg),
+        yaw_deg=np.where(is_copy, 4.0, one.yaw_deg),
+        likeness=np.where(is_copy, 0.78, one.likeness),
+    )
+
+
+@pytest.mark.parametrize("count", [12, 30])
+def test_groups_without_a_fault_are_good(count):
+    """200 groups like the references: at most 5 % false verdicts."""
+    said = [names(faces(count, 1000 + seed), faces(25, 2000 + seed)) for seed in range(200)]
+    assert np.mean([one == [GOOD] for one in said]) >= 0.95
+    with_faults = [one for one in said if set(one) - {GOOD, TOO_FEW}]
+    assert len(with_faults) <= 10, with_faults
+
+
+@pytest.mark.parametrize("count", [12, 30])
+@pytest.mark.parametrize(
+    ("expected", "make"),
+    [
+        ("overtrained", lambda n, s: copies(n, 0.8, s)),
+        ("black hole", lambda n, s: copies(n, 0.8, s)),
+        ("copycat", lambda n, s: copies(n, 0.3, s)),
+        ("rigid", lambda n, s: faces(n, s, yaw_deg=3, ratio=np.random.default_rng(s).normal(0.75, 0.008, n))),
+        ("undertrained", lambda n, s: faces(n, s, level=0.60)),
+        ("wrong person", lambda n, s: faces(n, s, level=0.20)),
+        ("ages the person", lambda n, s: faces(n, s, age=np.random.default_rng(s).normal(YEARS + 12, 3, n))),
+    ],
+)
+def test_planted_faults_are_named(expected, make, count):
+    assert np.mean([expected in names(make(count, seed)) for seed in range(20)]) >= 0.95
+
+
+@pytest.mark.parametrize("count", [12, 30])
+def test_half_of_the_pictures_of_somebody_else(count):
+    def half(seed):
+        one, other = faces(count, seed), faces(count, seed + 500, level=0.15)
+        is_other = np.arange(count) % 2 == 0
+        return replace(one, likeness=np.where(is_other, other.likeness, one.likeness))
+
+    said = [names(half(seed)) for seed in range(20)]
+    assert np.mean([one == ["mixed"] for one in said]) >= 0.9, said
+
+
+def test_similarity_that_falls_as_heads_turn():
+    def drifting(seed):
+        one = faces(30, seed)
+        lost = 0.25 * np.abs(one.yaw_deg) / 30
+        likeness = one.likeness - lost
+        return replace(one, likeness=likeness, similarity=one.similarity - lost)
+
+    assert np.mean(["identity drift" in names(drifting(seed)) for seed in range(20)]) >= 0.95
+    line = replace(faces(30, 1), similarity=0.8 - 0.1 * np.abs(faces(30, 1).yaw_deg) / 30)
+    assert lost_per_30_degrees(line) == pytest.approx(0.1)
+    assert lost_per_30_degrees(faces(30, 1, yaw_deg=2)) is None, "heads that do not turn say nothing"
+
+
+def test_no_more_like_the_person_than_without_the_lora():
+    floor = faces(30, 5, level=0.62)
+    assert "identity drift" not in names(faces(30, 6, level=0.75), floor=floor)
+    assert "identity drift" in names(faces(30, 6, level=0.62), floor=floor)
+
+
+def test_what_can_be_said_though_hardly_a_face_was_measured():
+    none = replace(faces(3, 1), images=30, failed=27, collapsed=27)
+    assert names(none) == ["collapsed", "many failures", TOO_FEW]
+    assert names(replace(faces(20, 1), images=30, failed=2, rescued=8)) == ["many failures"]
+    assert names(replace(faces(29, 1), images=30, failed=1)) == [GOOD]
+    assert names(faces(0, 1)) == [TOO_FEW]
+
+
+def test_copies_that_only_a_second_look_found_are_copies():
+    cropped = replace(copies(30, 0.8), images=30, rescued=30, likeness=np.array([]), yaw_deg=np.array([]))
+    assert names(cropped) == ["many failures", "overtrained", "black hole", TOO_FEW]
+
+
+def test_too_few_images_or_references_are_said():
+    (few,) = judge(faces(LIMITS.fewest_faces - 1, 1, level=0.2), REFERENCES)
+    assert (few.name, few.numbers) == (TOO_FEW, {"count": 7, "needed": 8}) and "more images" in few.advice
+    (few,) = judge(faces(30, 1, level=0.2), faces(LIMITS.fewest_references - 1, 0))
+    assert few.name == TOO_FEW and "reference photos" in few.sentence
+
+
+def test_a_low_likeness_that_may_be_chance_is_not_called_good():
+    values = np.linspace(0.5, 0.85, 9)
+    (verdict,) = judge(replace(faces(9, 1), likeness=values, similarity=values), REFERENCES)
+    assert verdict.name == TOO_FEW and "may be chance" in verdict.sentence
+
+
+def test_strangers_and_duplicates_among_the_references_move_no_limit_far():
+    spoiled = replace(
+        REFERENCES,
+        likeness=np.r_[REFERENCES.likeness[:-2], 0.1, 0.15],
+        all_nearest=np.r_[REFERENCES.all_nearest[:-2], 0.99, 0.99],
+    )
+    assert spoiled.low == pytest.approx(REFERENCES.low, abs=0.03)
+    assert spoiled.copy_limit == pytest.approx(REFERENCES.copy_limit, abs=0.03)
+    assert spoiled.level == pytest.approx(REFERENCES.level, abs=0.03)
+
+
+def test_photos_of_one_shoot_are_no_copies():
+    """Nearest photos at 0.95: images as near to them are not near copies; the limit never leaves the Danger Zone."""
+    shoot = replace(REFERENCES, all_nearest=np.full(25, 0.95))
+    assert "copycat" not in names(replace(faces(30, 1), all_nearest=np.full(30, 0.95)), shoot)
+    assert replace(REFERENCES, all_nearest=np.full(25, 0.3)).copy_limit == 0.85
+
+
+def test_references_that_look_one_way_call_nothing_rigid():
+    assert "rigid" not in names(faces(30, 1, yaw_deg=2), faces(25, 0, yaw_deg=3))
+
+
+def test_every_verdict_says_its_numbers_and_what_to_do():
+    made = [
+        copies(30, 0.8),
+        faces(30, 1, level=0.2),
+        faces(30, 2, level=0.6),
+        replace(faces(20, 1), images=40, failed=20),
+    ]
+    for verdict in (one for group in made for one in judge(group, REFERENCES)):
+        assert verdict.numbers and verdict.advice and verdict.sentence.endswith(".")
+        assert any(character.isdigit() for character in verdict.sentence)
+    assert all(rule.meaning and rule.source and rule.advice for rule in RULES.values())
+
+
+def test_mad_is_the_deviation_of_normal_values_and_ignores_a_few():
+    values = np.random.default_rng(1).normal(0, 2, 20000)
+    assert mad(values) == pytest.approx(2, rel=0.03)
+    assert mad(np.r_[values, np.full(1000, 500.0)]) == pytest.approx(2, rel=0.1)
+
+
+def test_wilson_and_binomial_are_those_of_the_textbook():
+    assert metrics.wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-3)
+    assert metrics.wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-3)
+    assert metrics.wilson(0, 0) == (0, 1)
+    assert metrics.binomial_tail(2, 3, 0.5) == pytest.approx(0.5)
+    assert metrics.binomial_tail(0, 3, 0.5) == 1 and metrics.binomial_tail(3, 3, 0.1) == pytest.approx(0.001)
