@@ -20,6 +20,9 @@ REASON = "Reason"  # in words: why nothing was measured, or what is wrong with t
 PACK = "Pack"  # identity of the model pack
 PROVIDER = "Provider"  # onnxruntime execution provider that measured this face
 PACK_LICENCE = "PackLicence"
+PROMPT = "Prompt"  # of a generated picture, where its file or generation_metadata.json says it
+SEED = "Seed"  # text: ComfyUI's seeds are wider than the integers of most programs
+GENERATOR = "Generator"  # the program that wrote prompt and seed down
 
 # In the order of the file, with their pandas types; unmeasured cells are NaN / NA in the frame and blank in the file.
 COLUMNS = {
@@ -42,4 +45,7 @@ COLUMNS = {
     PACK: "object",
     PROVIDER: "object",
     PACK_LICENCE: "object",
+    PROMPT: "object",
+    SEED: "object",
+    GENERATOR: "object",
 }
