@@ -69,7 +69,7 @@ def _told_apart(names: list[str]) -> list[str]:
     words = [name.split() for name in names if name not in _PALE]
     first = _alike(words)
     last = _alike([one[first:][::-1] for one in words])
-    parts = {" ".join(one): " ".join(one[first : len(one) - last]) for one in words}
+    parts = {" ".join(one): " ".join(one[first : len(one) - last]).strip(" ,") for one in words}
     return [parts.get(name) or name for name in names]
 
 

@@ -268,6 +268,24 @@ def test_rare_prompts_share_a_row_and_tags_of_loras_do_not_count():
     assert [kind["short"] for kind in prompts.kinds[1:3]] == ["0", "1"], "what all prompts begin with tells none apart"
 
 
+def test_charts_of_thousands_are_drawn_when_they_come_near(browser, tmp_path):
+    table = made.make_run(["a", "b"], each=2450, references=100)
+    files = PageFiles([bytes(4300)] * len(table))
+    html = build_dashboard(table, made.summary_of(table), made.face_map_of(table), "", files)
+    assert len(html) < 40e6
+    result = opened(browser, tmp_path, html)
+    drawn = "[...document.querySelectorAll('.plot')].filter(plot => plot.calcdata).map(plot => plot.id.slice(5))"
+    near = result.ask(drawn)
+    assert "similarity" in near and not {"profile", "pose", "map"} & set(near)
+    result.page.locator("#controls-list input").nth(1).uncheck()
+    result.ask("document.getElementById('plot-map').scrollIntoView()")
+    result.page.wait_for_function("document.getElementById('plot-map').calcdata", timeout=60_000)
+    visible = "document.getElementById('plot-map').data.map(trace => trace.visible)"
+    assert result.ask(visible) == [True, False, True], "switched off before it was drawn"
+    assert_quiet(result)
+    result.page.close()
+
+
 def test_pictures_of_thousands_fit_into_a_page():
     noise = np.random.default_rng(0).integers(0, 255, (176, 120, 3), np.uint8)
     jpeg = cv2.imencode(".jpg", noise)[1].tobytes()

@@ -5,13 +5,17 @@
 function pictureViewer(data, walk) {
   const { rows, groups, prompts, links } = data;
   const byId = (id) => document.getElementById(id);
-  const pieces = [...document.querySelectorAll("script.pictures")];
   const parsed = new Map();
 
-  // Thousands of pictures are tens of megabytes: a piece is parsed when one of its pictures is asked for.
+  // Thousands of pictures are tens of megabytes: they stand behind the scripts, so that charts are drawn before the
+  // browser has read them, and a piece is parsed when one of its pictures is asked for.
   function sourceOf(row) {
     const piece = Math.floor(row / data.block);
-    if (!parsed.has(piece)) parsed.set(piece, JSON.parse(pieces[piece].textContent));
+    if (!parsed.has(piece)) {
+      const element = byId(`pictures-${piece}`);
+      if (!element?.nextSibling) return null; // not read yet, or not to its end
+      parsed.set(piece, JSON.parse(element.textContent));
+    }
     const text = parsed.get(piece)[row % data.block];
     return text && `data:image/jpeg;base64,${text}`;
   }
