@@ -68,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     from mirror.faces.inputs import collect
     from mirror.faces.measurer import Measurer
     from mirror.faces.table import add_map, score_pictures, warnings_about
+    from mirror.generation.origins import origins_of
+    from mirror.report.files import PREVIEWED_PICTURES, PageFiles
     from mirror.report.results import write_results
 
     planted = point_at_demo(args) if args.demo else []  # a row for each fault in its pictures
@@ -84,7 +86,14 @@ def run(args: argparse.Namespace) -> int:
     seconds: dict[str, float] = {}
     with measurement_cache(args.cache, keeps=not args.no_cache) as cache:
         measurer = Measurer(
-            pack, cache, args.device, args.det_size, args.max_megapixels, args.require_gpu, while_loading=import_for_map
+            pack,
+            cache,
+            args.device,
+            args.det_size,
+            args.max_megapixels,
+            args.require_gpu,
+            while_loading=import_for_map,
+            previews=len(inputs.references + inputs.held_out + inputs.candidates) <= PREVIEWED_PICTURES,
         )
         with timed(seconds, "measuring"):
             measurer.measure(inputs.references)
@@ -93,6 +102,11 @@ def run(args: argparse.Namespace) -> int:
                 measurer.measure(inputs.held_out)
                 _demand_a_face(inputs.held_out, "held-out photo")
             measurer.measure(inputs.candidates)
+        with timed(seconds, "prompts"):
+            origins, problems = origins_of([picture.path for picture in inputs.candidates], cache)
+            inputs.warnings += problems
+            for picture, origin in zip(inputs.candidates, origins, strict=True):
+                picture.origin = origin
         with timed(seconds, "map"):
             pack_info = measurer.pack_info()
             pictures = inputs.references + inputs.held_out + inputs.candidates
@@ -108,8 +122,7 @@ def run(args: argparse.Namespace) -> int:
         inputs.warnings.append(warning)
     summary = summarise(args, folders, inputs, table, pack_info)
     summary.seconds = {part: round(duration, 3) for part, duration in seconds.items()}
-    thumbnails = [picture.thumbnail for picture in pictures]
-    write_results(args.output, table, thumbnails, face_map, map_note, summary)
+    write_results(args.output, table, PageFiles.of(pictures, args.output), face_map, map_note, summary)
     if planted:
         tell_planted(args, planted)
     tell(args, summary)

@@ -258,7 +258,7 @@ def test_the_front_page_is_short_and_begins_with_a_picture_and_the_commands():
 
 def test_files_that_contributors_are_sent_to_hold_what_is_named():
     rows = re.findall(r"^\| (?!to change)([^|]+) \| (`.*?) \| (`.*?) \|$", TEXTS["CONTRIBUTING.md"], re.MULTILINE)
-    assert len(rows) == 11
+    assert len(rows) == 13
     for what, where, tests in rows:
         for file, names in re.findall(r"`([\w/]+\.py)`(?: \(((?:`\w+`(?:, )?)+)\))?", where):
             source = (ROOT / file).read_text(encoding="utf-8")

@@ -21,6 +21,8 @@ from utils.files import Status, reason_of
 
 THUMBNAIL_SIDE = 176  # pixels, longest side; about 6 KB each, so that a page of 4,000 pairs stays under 40 MB
 _THUMBNAIL_QUALITY = 72
+PREVIEW_SIDE = 400  # pixels; about 20 KB each
+_PREVIEW_QUALITY = 76
 
 
 @dataclass
@@ -149,8 +151,35 @@ def read_file(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> bytes:
 
 def thumbnail(image: np.ndarray) -> bytes:
     """JPEG of `image` (H, W, 3) BGR with its longest side at THUMBNAIL_SIDE, never enlarged."""
+    return _small_jpeg(image, THUMBNAIL_SIDE, _THUMBNAIL_QUALITY)
+
+
+def preview(image: np.ndarray) -> bytes:
+    """As `thumbnail`, large enough to judge a face by: longest side at PREVIEW_SIDE."""
+    return _small_jpeg(image, PREVIEW_SIDE, _PREVIEW_QUALITY)
+
+
+def shrunk(jpegs: list[bytes | None], most_bytes: float) -> list[bytes | None]:
+    """Small JPEGs that take no more than `most_bytes` together: as they are, else all scaled down alike."""
+    total = sum(len(one) for one in jpegs if one)
+    if total <= most_bytes:
+        return jpegs
+    images = [None if one is None else cv2.imdecode(np.frombuffer(one, np.uint8), cv2.IMREAD_COLOR) for one in jpegs]
+    scale = 1.0
+    while total > most_bytes and scale > 0.1:
+        scale *= min(0.97, (most_bytes / total) ** 0.5)
+        jpegs = [None if one is None else _scaled_jpeg(one, scale) for one in images]
+        total = sum(len(one) for one in jpegs if one)
+    return jpegs
+
+
+def _small_jpeg(image: np.ndarray, side: int, quality: int) -> bytes:
+    scale = min(1.0, side / max(image.shape[:2]))
+    return _scaled_jpeg(image, scale, quality)
+
+
+def _scaled_jpeg(image: np.ndarray, scale: float, quality: int = _THUMBNAIL_QUALITY) -> bytes:
     height, width = image.shape[:2]
-    scale = min(1.0, THUMBNAIL_SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _THUMBNAIL_QUALITY])[1].tobytes()
+    return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import ClassVar, Literal
 
 from mirror.contracts.contract import Contract
@@ -23,6 +24,23 @@ class GeneratedImage(AskedForGap):
     guidance: float | None = None
     size_wh: tuple[int, int] | None = None  # pixels
     created: str | None = None
+
+
+class Origin(Contract):
+    """What a generated picture's own file, or the metadata beside it, says of how it was made."""
+
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    seed: int | None = None  # ComfyUI's go up to 2**64 - 1
+    generator: str | None = None  # the program that wrote this down
+
+
+_LORA_TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
+
+
+def prompt_key(prompt: str) -> str:
+    """What is the same for all checkpoints of a series: A1111's prompts name the LoRA in a tag, each its own."""
+    return " ".join(_LORA_TAG.sub(" ", prompt).split()).strip(" ,")
 
 
 class FailedImage(AskedForGap):

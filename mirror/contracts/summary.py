@@ -126,5 +126,5 @@ class Summary(Contract):
     answers: list[Answer] = []
     ignored_files: dict[str, int]  # suffix -> number of files in the folders that are not images
     warnings: list[str]
-    seconds: dict[str, float]  # what the run spent on loading networks, measuring, the map and the pages
+    seconds: dict[str, float]  # what the run spent on loading networks, measuring, prompts, the map and the pages
     results: dict[str, str]  # kind -> file name

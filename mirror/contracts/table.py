@@ -21,6 +21,9 @@ PACK = "Pack"  # identity of the model pack
 PROVIDER = "Provider"  # onnxruntime execution provider that measured this face
 PACK_LICENCE = "PackLicence"
 TSNE = ("tsne_x", "tsne_y", "tsne_z")  # place on the identity map; the third only with --map 3d
+PROMPT = "Prompt"  # of a generated picture, where its file or generation_metadata.json says it
+SEED = "Seed"  # text: ComfyUI's seeds are wider than the integers of most programs
+GENERATOR = "Generator"  # the program that wrote prompt and seed down
 
 # In the order of the file, with their pandas types; unmeasured cells are NaN / NA in the frame and blank in the file.
 COLUMNS = {
@@ -44,4 +47,7 @@ COLUMNS = {
     PROVIDER: "object",
     PACK_LICENCE: "object",
     **dict.fromkeys(TSNE, "float64"),
+    PROMPT: "object",
+    SEED: "object",
+    GENERATOR: "object",
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mirror.contracts.generation import Origin
 from mirror.contracts.summary import PackInfo, group_label
 from mirror.faces.cache import FaceCache
 from mirror.faces.engine import AGE, POSE, FaceEngine, FaceMeasurement, settings_key
@@ -19,7 +20,7 @@ from mirror.faces.packs import Pack
 from utils.console import UserError, say
 from utils.defaults import DETECTION_SIZE, MAX_MEGAPIXELS
 from utils.files import Status
-from utils.images import check_size, thumbnail
+from utils.images import check_size, preview, thumbnail
 from utils.progress import GroupProgress
 
 CUDA = "CUDAExecutionProvider"
@@ -39,6 +40,8 @@ class Picture:
     reason: str = ""  # in words, where the status is not ok
     face: FaceMeasurement | None = None
     thumbnail: bytes | None = None
+    preview: bytes | None = None  # larger, where few pictures are measured
+    origin: Origin | None = None  # how it was made, where that is written down
 
     @property
     def measured(self) -> bool:
@@ -51,6 +54,7 @@ class Measurer:
 
     `device` is auto, cpu or cuda. With `require_gpu` UserError is raised unless the networks really run on CUDA, and
     measurements that another provider made before do not count. `while_loading` is called while the networks load.
+    With `previews` each picture is kept as a larger JPEG too; pictures measured without it before have none.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Measurer:
         max_megapixels: float = MAX_MEGAPIXELS,
         require_gpu: bool = False,
         while_loading: Callable[[], object] | None = None,
+        previews: bool = False,
     ):
         self._pack = pack
         self._while_loading = while_loading
@@ -70,6 +75,7 @@ class Measurer:
         self._detection_size = detection_size
         self.max_megapixels = max_megapixels
         self._require_gpu = require_gpu
+        self._previews = previews
         self._engine: FaceEngine | None = None
         self._loading = threading.Lock()
         self.load_seconds = 0.0  # spent on loading the networks
@@ -141,11 +147,15 @@ class Measurer:
             return False
         check_size(*face.size_wh, self.max_megapixels)
         _fill(picture, face, small)
+        picture.preview = self.cache.get_blob("preview", content) if self._previews else None
         return True
 
     def look(self, picture: Picture, content: str, image: np.ndarray, note: str) -> None:
         _fill(picture, self.measure_image(content, image, note), thumbnail(image))
         self.cache.put_blob("thumbnail", content, picture.thumbnail)
+        if self._previews:
+            picture.preview = preview(image)
+            self.cache.put_blob("preview", content, picture.preview)
 
     def is_full(self, batch: list) -> bool:
         return True

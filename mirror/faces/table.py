@@ -119,6 +119,9 @@ def _row(picture: Picture, pack: PackInfo) -> dict:
         columns.PACK: pack.identity,
         columns.PACK_LICENCE: pack.licence,
     }
+    if (made := picture.origin) is not None:
+        row |= {columns.PROMPT: made.prompt, columns.GENERATOR: made.generator}
+        row[columns.SEED] = None if made.seed is None else str(made.seed)
     face = picture.face
     if face is not None:
         row |= {columns.FACES: face.faces, columns.PROVIDER: face.provider}

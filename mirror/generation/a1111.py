@@ -80,6 +80,11 @@ def png(picture: np.ndarray, text: str, image: GeneratedImage) -> bytes:
     return file.getvalue()
 
 
+def facts_in(text: str) -> GeneratedImage:
+    """What `png` wrote as the text OURS; its file has no name there. Raises ValueError for anything else."""
+    return GeneratedImage.model_validate_json(f'{{"file": "", {text[1:]}')
+
+
 def read_ours(data: bytes, file: str, created: str) -> GeneratedImage | None:
     """What `png` wrote into a picture; None for a picture of somebody else, or a damaged one."""
     from PIL import Image, UnidentifiedImageError
@@ -88,8 +93,7 @@ def read_ours(data: bytes, file: str, created: str) -> GeneratedImage | None:
     try:
         with Image.open(io.BytesIO(data)) as picture:
             picture.load()
-            text = picture.text[OURS]
-        facts = GeneratedImage.model_validate_json(f'{{"file": "", {text[1:]}')
+            facts = facts_in(picture.text[OURS])
     except (OSError, UnidentifiedImageError, AttributeError, KeyError, ValidationError, SyntaxError, ValueError):
         return None
     return facts.model_copy(update={"file": file, "created": created})

@@ -6,11 +6,14 @@ import numpy as np
 import pandas as pd
 
 from mirror.contracts import table as columns
-from mirror.contracts.summary import Summary
+from mirror.contracts.summary import HELD_OUT, REFERENCE, Summary
 from mirror.report.colours import Group, group_index, page_groups
+from mirror.report.files import BLOCK, PageFiles, picture_blocks
 from mirror.report.panels import Panel, Points, build_panels
+from mirror.report.prompts import prompts_of
 from mirror.report.render import (
     json_for_script,
+    moment,
     plotly_text,
     render,
     run_facts,
@@ -20,12 +23,20 @@ from mirror.report.render import (
 from utils.files import Status
 
 
-def build_dashboard(table: pd.DataFrame, summary: Summary, face_map: np.ndarray | None, map_note: str) -> str:
+def build_dashboard(
+    table: pd.DataFrame,
+    summary: Summary,
+    face_map: np.ndarray | None,
+    map_note: str,
+    files: PageFiles | None = None,
+) -> str:
     """The whole page. `table` has mirror.contracts.table.COLUMNS and a RangeIndex.
 
     `face_map` is (rows, 2 or 3) float, NaN where no face was measured;
     `map_note` says in a sentence why there is no map; it is shown where `face_map` is None.
+    Without `files` the page has no pictures.
     """
+    files = files or PageFiles([None] * len(table))
     groups = page_groups(table, summary)
     points = Points.of(table, groups, summary)
     panels = build_panels(points, summary.pack.has_age, face_map, map_note)
@@ -34,12 +45,14 @@ def build_dashboard(table: pd.DataFrame, summary: Summary, face_map: np.ndarray 
         run_facts(summary),
         summary.warnings,
         plotly=True,
+        parts=("viewer",),
         copycat_link=sibling_link(summary, "CopycatReport_"),
         groups=groups,
         numbers=_numbers(summary, groups),
         failures=_failures(table, groups),
         panels=panels,
-        data=json_for_script(_page_data(points, panels)),
+        data=json_for_script(_page_data(points, panels) | _viewer_data(points, summary, files)),
+        pictures=picture_blocks(files.large()),
     )
 
 
@@ -54,19 +67,22 @@ def _failures(table: pd.DataFrame, groups: list[Group]) -> list[dict]:
     """Every file without a measured face, so that nothing is lost in silence."""
     failed = ~table[columns.STATUS].map(lambda status: Status(status).measured).to_numpy(dtype=bool)
     indices = np.asarray(group_index(table, groups), dtype=int)[failed]
-    rows = table.loc[failed, [columns.FILENAME, columns.STATUS, columns.REASON]].itertuples(index=False, name=None)
+    rows = table.loc[failed, [columns.FILENAME, columns.STATUS, columns.REASON]].itertuples(name=None)
     return [
-        {"group": groups[index], "file": file, "status": str(status), "reason": _text(reason)}
-        for index, (file, status, reason) in zip(indices, rows, strict=True)
+        {"row": row, "group": groups[index], "file": file, "status": str(status), "reason": _text(reason)}
+        for index, (row, file, status, reason) in zip(indices, rows, strict=True)
     ]
 
 
 def _page_data(points: Points, panels: list[Panel]) -> dict:
-    """What dashboard.js reads: the figures, and the table behind their hover texts (one list a column)."""
+    """What dashboard.js reads: the figures, and the table behind them (one list a column)."""
     table = points.table
     return {
         "figures": {panel.key: panel.figure for panel in panels if panel.figure is not None},
-        "groups": [{"label": plotly_text(group.label), "colour": group.colour} for group in points.groups],
+        "panels": {panel.key: plotly_text(panel.title) for panel in panels},
+        "groups": [
+            {"label": group.label, "colour": group.colour, "reference": group.is_reference} for group in points.groups
+        ],
         "many": points.many,
         "rows": {
             "file": [shown(name) for name in table[columns.FILENAME]],
@@ -75,10 +91,41 @@ def _page_data(points: Points, panels: list[Panel]) -> dict:
             "age": _numbers_or_null(points.column(columns.AGE)),
             "yaw": _numbers_or_null(points.column(columns.YAW)),
             "pitch": _numbers_or_null(points.column(columns.PITCH)),
+            "roll": _numbers_or_null(points.column(columns.ROLL)),
+            "ratio": _numbers_or_null(points.column(columns.ASPECT_RATIO)),
             "det_score": _numbers_or_null(points.column(columns.DET_SCORE)),
+            "nearest_similarity": _numbers_or_null(points.column(columns.NEAREST_SIMILARITY)),
+            "nearest": _nearest_rows(points),
             "note": [shown(_text(reason)) for reason in table[columns.REASON]],
         },
     }
+
+
+def _viewer_data(points: Points, summary: Summary, files: PageFiles) -> dict:
+    """What viewer.js reads beside the rows: prompts, seeds, and where the pictures lie."""
+    prompts = prompts_of(points.table, points.groups)
+    return {
+        "block": BLOCK,
+        "links": list(files.links),
+        "made": {"pack": plotly_text(summary.pack.identity), "created": moment(summary.created)},
+        "held_out": any(group.is_reference and group.name == HELD_OUT for group in points.groups),
+        "prompts": {
+            "texts": prompts.texts,
+            "of": prompts.text_of,
+            "seeds": [_text(seed) for seed in points.table[columns.SEED]],
+            "generators": [shown(_text(name)) for name in points.table[columns.GENERATOR]],
+            "kinds": prompts.kinds,
+            "kind_of": prompts.kind_of,
+        },
+    }
+
+
+def _nearest_rows(points: Points) -> list[int | None]:
+    """For every row the row of its nearest reference."""
+    table = points.table
+    is_reference = (table[columns.TYPE] == REFERENCE) & (table[columns.GROUP] == REFERENCE)
+    row_of = {file: row for row, file in table.loc[is_reference, columns.FILENAME].items()}
+    return [row_of.get(name) for name in table[columns.NEAREST_REFERENCE]]
 
 
 def _numbers_or_null(values: np.ndarray) -> list[float | None]:

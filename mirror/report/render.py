@@ -82,16 +82,21 @@ def plotly_javascript() -> str:
 
 
 def render(
-    name: str, facts: Sequence[tuple[str, str]], warnings: Sequence[str], plotly: bool = False, **values: object
+    name: str,
+    facts: Sequence[tuple[str, str]],
+    warnings: Sequence[str],
+    plotly: bool = False,
+    parts: Sequence[str] = (),
+    **values: object,
 ) -> str:
     """The page of the template `name`, with its style sheet and, where it has one, its script inside.
 
-    `facts` are the label and text pairs of its head. `plotly`: with that library, whose WebGL drawing compiles
-    functions from text, which a policy must allow explicitly.
+    `facts` are the label and text pairs of its head. `parts` are further style sheets and scripts, before its own.
+    `plotly`: with that library, whose WebGL drawing compiles functions from text, which a policy must allow explicitly.
     """
-    styles = [asset("base.css"), asset(f"{name}.css")]
+    styles = [asset(f"{one}.css") for one in ("base", *parts, name)]
     scripts = [plotly_javascript()] if plotly else []
-    scripts += [asset(path.name) for path in TEMPLATES.glob(f"{name}.js")]
+    scripts += [asset(f"{one}.js") for one in (*parts, name) if (TEMPLATES / f"{one}.js").is_file()]
     for text in (*styles, *scripts):
         if re.search("</(script|style)", text, re.IGNORECASE):
             raise ValueError("an inlined style sheet or script would end its own element")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -16,6 +16,7 @@ from mirror.contracts.summary import Summary
 from mirror.faces.table import to_csv
 from mirror.report.copycat import build_copycat
 from mirror.report.dashboard import build_dashboard
+from mirror.report.files import PageFiles
 from utils.console import UserError
 from utils.files import reason_of, write_text_atomic
 
@@ -30,7 +31,7 @@ RESULT_FILES = {
 def write_results(
     output: Path,
     table: pd.DataFrame,
-    thumbnails: Sequence[bytes | None],
+    files: PageFiles,
     face_map: np.ndarray | None,
     map_note: str,
     summary: Summary,
@@ -41,8 +42,8 @@ def write_results(
         paths = {kind: output / name for kind, name in summary.results.items()}
         started = time.monotonic()
         texts = {
-            "dashboard": build_dashboard(table, summary, face_map, map_note),
-            "copycat": build_copycat(table, summary, thumbnails),
+            "dashboard": build_dashboard(table, summary, face_map, map_note, files),
+            "copycat": build_copycat(table, summary, files.small()),
             "data": "\ufeff" + to_csv(table),  # the mark by which Excel knows UTF-8
         }
         summary.seconds["pages"] = round(time.monotonic() - started, 3)

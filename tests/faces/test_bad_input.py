@@ -464,6 +464,7 @@ def test_ctrl_c_while_writing_leaves_no_half_set(tmp_path, monkeypatch, metrics,
     from mirror.contracts.summary import Summary
     from mirror.faces.table import make_table
     from mirror.report import results
+    from mirror.report.files import PageFiles
 
     make_picture(tmp_path / "ref" / "a.jpg")
     summary = read_contract(metrics("--pack", tiny_pack).file("Summary"), Summary, "mirror_metrics.py")
@@ -474,7 +475,7 @@ def test_ctrl_c_while_writing_leaves_no_half_set(tmp_path, monkeypatch, metrics,
 
     monkeypatch.setattr(results, "write_contract", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        results.write_results(tmp_path / "half", make_table([]), [], None, "none", summary)
+        results.write_results(tmp_path / "half", make_table([]), PageFiles([]), None, "none", summary)
     assert list((tmp_path / "half").iterdir()) == []
 
 
@@ -483,6 +484,7 @@ def test_runs_in_the_same_second_do_not_share_files(tmp_path, metrics, tiny_pack
     from mirror.contracts.summary import Summary
     from mirror.faces.table import make_table
     from mirror.report import results
+    from mirror.report.files import PageFiles
 
     make_picture(tmp_path / "ref" / "a.jpg")
     summary = read_contract(metrics("--pack", tiny_pack).file("Summary"), Summary, "mirror_metrics.py")
@@ -491,7 +493,7 @@ def test_runs_in_the_same_second_do_not_share_files(tmp_path, metrics, tiny_pack
         for done in [
             pool.submit(
                 results.write_results,
-                *(tmp_path / "both", make_table([]), [], None, "none", summary.model_copy(deep=True)),
+                *(tmp_path / "both", make_table([]), PageFiles([]), None, "none", summary.model_copy(deep=True)),
             )
             for _ in range(4)
         ]:
