@@ -49,6 +49,11 @@ class RankedGroup(Contract):
     median: float | None  # similarity
     interval: tuple[float, float] | None  # 95 %, of the median; null for too few faces
     better: list[str]  # the groups proven better
+    spread: float | None = None  # of similarity: MAD, scaled to a standard deviation
+    lost_per_30_deg: float | None = None  # similarity lost for each 30 degrees of yaw
+    pose_coverage: float | None = None  # how far heads turn, as a share of the references' spread of yaw
+    age_shift_years: float | None = None  # median age less the references'
+    copies: int = 0  # near copies of a reference
 
 
 class Checkpoint(Contract):
@@ -81,6 +86,28 @@ class Answer(Contract):
     sentence: str
     numbers: dict[str, int | float | str]
     panel: str  # where to look
+
+
+class DatasetFault(Contract):
+    """One thing that is wrong with one reference photo."""
+
+    file: str
+    fault: str  # in the field's words: outlier, near duplicate, blurred, dark ..., see mirror.dataset.soundness
+    sentence: str  # with the numbers that show it
+    advice: str
+    keep: bool  # whether the photo is good enough to train on all the same
+    like: str | None = None  # of near duplicates: the photo that it repeats
+    numbers: dict[str, int | float | str] = {}
+
+
+class DatasetCheck(Contract):
+    """What the references hold and lack as a training set; data, not orders."""
+
+    photos: int
+    keep: list[str]  # file names that it would keep
+    faults: list[DatasetFault]  # the worst first
+    coverage: dict[str, dict[str, int]]  # of angles, ages, light: number of photos in each bin
+    missing: list[str]  # one sentence for each hole in the coverage
 
 
 class GroupSummary(Contract):
@@ -124,6 +151,7 @@ class Summary(Contract):
     ranking: list[RankedGroup] = []
     curves: list[Curve] = []
     answers: list[Answer] = []
+    dataset: DatasetCheck | None = None
     ignored_files: dict[str, int]  # suffix -> number of files in the folders that are not images
     warnings: list[str]
     seconds: dict[str, float]  # what the run spent on loading networks, measuring, prompts, the map and the pages
