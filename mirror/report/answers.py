@@ -35,11 +35,12 @@ class Column(NamedTuple):
     order: str = "down"
 
 
+_MEDIAN = "Median\nsimilarity"
 # In the order of the cells in ranking.html. On a phone the first three are in sight.
-RANKING_COLUMNS = (
+_COLUMNS = (
     Column("Group", order="up"),
     Column("Verdict", "What the numbers say of the group; click one to read why", "up"),
-    Column("Median\nsimilarity", "Half of the faces are more like the person"),
+    Column(_MEDIAN, "Half of the faces are more like the person"),
     Column("95 %\ninterval", "Where the median of many more such images would lie"),
     Column("Rank", "Groups that share a rank cannot be told apart by these images", "up"),
     Column("Faces", "Images with a measured face, of all images"),
@@ -113,6 +114,16 @@ def ranking_rows(summary: Summary, groups: list[Group]) -> list[dict]:
             }
         )
     return rows
+
+
+def ranking_columns(summary: Summary) -> tuple[Column, ...]:
+    """The headings; the one of the median says what it is taken to."""
+    if summary.settings.get("holdout") is None:
+        return _COLUMNS
+    to_held_out = Column(
+        "Median to\nheld-out", "Median similarity to the held-out photos, which no LoRA was trained on"
+    )
+    return tuple(to_held_out if column.title == _MEDIAN else column for column in _COLUMNS)
 
 
 def interval_scale(summary: Summary) -> tuple[float, float]:

@@ -8,11 +8,11 @@ import pandas as pd
 from mirror.contracts import table as columns
 from mirror.contracts.summary import HELD_OUT, REFERENCE, Summary
 from mirror.report.answers import (
-    RANKING_COLUMNS,
     answer_cards,
     curves_data,
     dataset_view,
     interval_scale,
+    ranking_columns,
     ranking_rows,
 )
 from mirror.report.colours import Group, group_index, page_groups
@@ -61,7 +61,7 @@ def build_dashboard(
         answers=answer_cards(summary, copycat_link),
         compared=summary.compared,
         ranking=ranking_rows(summary, groups),
-        ranking_columns=RANKING_COLUMNS,
+        ranking_columns=ranking_columns(summary),
         scale=interval_scale(summary),
         curves=curves,
         dataset=dataset_view(summary, table),

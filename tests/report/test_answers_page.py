@@ -197,6 +197,12 @@ def test_the_floor_of_images_without_a_lora_is_drawn(page, summary):
     assert line == next(group.similarity.median for group in summary.groups if group.name == BASELINE)
 
 
+def test_the_median_says_what_it_is_taken_to(table, summary):
+    assert "Median to\nheld-out" not in build_dashboard(table, summary, None, "")
+    held_out = summary.model_copy(update={"settings": {"holdout": "/photos/holdout"}})
+    assert "Median to\nheld-out" in build_dashboard(table, held_out, None, "")
+
+
 def test_name_verdict_and_median_are_in_sight_on_a_phone(browser, tmp_path, table, summary):
     result = opened(browser, tmp_path, build_dashboard(table, summary, None, "No map."), width=390)
     assert_fits(result)
