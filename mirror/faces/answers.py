@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from mirror.contracts import table as columns
@@ -17,16 +16,13 @@ from mirror.contracts.summary import (
     Answer,
     Checkpoint,
     Curve,
+    DatasetCheck,
     RankedGroup,
     Verdict,
 )
 from mirror.faces import ranking, steps, verdicts
-from mirror.faces.pose import BIN_LIMITS_DEG
 from mirror.faces.verdicts import COPYING, GOOD, TOO_FEW, Faces
 from utils.files import some_of
-
-OUTLIER_MADS = 3.5  # modified z-score from which a photo is an outlier (Iglewicz & Hoaglin 1993)
-OUTLIER_SHARE = 0.9  # ... and below this share of the median, which photos of one shoot never are
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,6 @@ class _Run:
     """The groups of a run; the one without a LoRA stands apart."""
 
     references: Faces
-    reference_rows: pd.DataFrame
     faces: dict[str, Faces]
     samples: dict[str, ranking.Sample]
     verdicts: dict[str, list[Verdict]]
@@ -63,8 +58,8 @@ class _Run:
         return sound or [group for group in groups if group not in self.with_any(*COPYING)]
 
 
-def conclude(table: pd.DataFrame, groups: Iterable[tuple[str, str]]) -> Conclusions:
-    """From the table of a run; `groups` are (type, name), empty ones included."""
+def conclude(table: pd.DataFrame, groups: Iterable[tuple[str, str]], dataset: DatasetCheck) -> Conclusions:
+    """From the table of a run; `groups` are (type, name), empty ones included; `dataset` is the references' check."""
     candidates = [name for kind, name in groups if kind == CANDIDATE and name != BASELINE]
     rows = dict(iter(table[table[columns.TYPE] == CANDIDATE].groupby(columns.GROUP, sort=False)))
     own = table[(table[columns.TYPE] == REFERENCE) & (table[columns.GROUP] == REFERENCE)]
@@ -73,7 +68,6 @@ def conclude(table: pd.DataFrame, groups: Iterable[tuple[str, str]]) -> Conclusi
     faces = {name: Faces.of(rows.get(name, table.iloc[:0])) for name in candidates}
     run = _Run(
         references,
-        own,
         faces,
         {name: _sample(name, rows.get(name, table.iloc[:0])) for name in candidates},
         {name: verdicts.judge(one, references, floor) for name, one in faces.items()},
@@ -85,7 +79,7 @@ def conclude(table: pd.DataFrame, groups: Iterable[tuple[str, str]]) -> Conclusi
         run.verdicts,
         [RankedGroup(name=r.name, rank=r.rank, median=r.median, interval=r.interval, better=r.better) for r in ranked],
         curves,
-        [_best(run, ranked, curves), _overtrained(run), _rigid(run), _dataset(run)],
+        [_best(run, ranked, curves), _overtrained(run), _rigid(run), _dataset(run, dataset)],
         _compared(run, has_holdout),
     )
 
@@ -202,34 +196,22 @@ def _about(run: _Run, question: str, names: tuple[str, ...], panel: str, otherwi
     return Answer(question=question, sentence=sentence, numbers=numbers, panel=panel)
 
 
-def outliers(rows: pd.DataFrame) -> list[str]:
-    """File names of references that are unlike the others, the worst first; none below five."""
-    faces = rows[rows[columns.SIMILARITY].notna() & rows[columns.YAW].notna()]
-    if len(faces) < verdicts.LIMITS.fewest_references:
-        return []
-    likeness = verdicts.likeness_of(faces)
-    middle = float(np.median(likeness))
-    limit = min(middle - OUTLIER_MADS * verdicts.mad(likeness), OUTLIER_SHARE * middle)
-    order = np.argsort(likeness)
-    return [str(faces[columns.FILENAME].iloc[i]) for i in order if likeness[i] < limit]
-
-
-def _dataset(run: _Run) -> Answer:
-    rows, references = run.reference_rows, run.references
+def _dataset(run: _Run, check: DatasetCheck) -> Answer:
+    """The check of the references in a sentence."""
+    references = run.references
     if len(references) < verdicts.LIMITS.fewest_references:
         sentence = f"Cannot tell: {len(references)} clear faces in the references; at least 5 are needed."
         return Answer(question="dataset", sentence=sentence, numbers={"faces": len(references)}, panel="similarity")
-    strange = outliers(rows)
-    near = rows[columns.NEAREST_SIMILARITY] > references.copy_limit
-    doubles = list(rows.loc[near, columns.FILENAME])
-    bins = rows[columns.ANGLE_BIN].value_counts()
-    missing = [name.replace("_", "-") for name in BIN_LIMITS_DEG if not bins.get(name, 0)]
-    parts = [f"{references.failed} without a face"] if references.failed else []
-    parts += [f"{len(strange)} unlike the others ({some_of(strange)})"] if strange else []
-    parts += [f"{len(doubles)} near duplicates ({some_of(doubles)})"] if doubles else []
-    parts += [f"no {' and no '.join(missing)} view"] if missing else []
-    begin = f"{references.images} photos, like each other at {references.level:.2f}"
+    files: dict[str, list[str]] = {}
+    for fault in check.faults:
+        files.setdefault(fault.fault, []).append(fault.file)
+    parts = [f"{len(names)} {fault} ({some_of(names)})" for fault, names in files.items()]
+    absent = [name.replace("_", "-") for name, count in check.coverage["angles"].items() if not count]
+    parts += [f"no {' and no '.join(absent)} view"] if absent else []
+    begin = f"{check.photos} photos, like each other at {references.level:.2f}, {len(check.keep)} to keep"
     sentence = f"{begin}; {', '.join(parts) if parts else 'nothing wrong seen'}."
-    numbers = {"photos": references.images, "level": references.level, "failed": references.failed}
-    numbers |= {"outliers": len(strange), "near_duplicates": len(doubles)}
-    return Answer(question="dataset", sentence=sentence, numbers=numbers, panel="similarity")
+    numbers = {"photos": check.photos, "level": references.level, "failed": references.failed}
+    numbers |= {"outliers": len(files.get("outlier", [])), "near_duplicates": len(files.get("near duplicate", []))}
+    return Answer(
+        question="dataset", sentence=sentence, numbers=numbers | {"keep": len(check.keep)}, panel="similarity"
+    )
