@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from mirror.dataset import pixels
-from mirror.dataset.checks import COPY_ANGLES_DEG, COPY_SIMILARITY
+from mirror.dataset.limits import COPY_ANGLES_DEG, COPY_SIMILARITY
 from mirror.faces.cache import FaceCache
 from mirror.faces.engine import FaceMeasurement
 from mirror.faces.measurer import Beside, Picture

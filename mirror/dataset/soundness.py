@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mirror.contracts.summary import DatasetCheck, DatasetFault
-from mirror.dataset.checks import SECOND_FACE_SHARE
 from mirror.dataset.gaps import GAP_TYPES
+from mirror.dataset.limits import SECOND_FACE_SHARE
 from mirror.dataset.pixels import SHARPNESS_LIMIT
 from mirror.dataset.references import CUT, FACE_SIDE, MIRRORED, SAME, Photo, Repeat
 from mirror.faces.metrics import IDENTITY_FLOOR, IDENTITY_SHARES, leave_one_out, pose_corrected
