@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from mirror.dataset.soundness import check
     from mirror.faces.cache import measurement_cache
     from mirror.faces.identity_map import identity_map, import_for_map
-    from mirror.faces.inputs import collect
+    from mirror.faces.inputs import collect, split_by_prompts
     from mirror.faces.measurer import Measurer
     from mirror.faces.table import add_map, score_pictures, warnings_about
     from mirror.generation.origins import origins_of
@@ -114,6 +114,9 @@ def run(args: argparse.Namespace) -> int:
             inputs.warnings += problems
             for picture, origin in zip(inputs.candidates, origins, strict=True):
                 picture.origin = origin
+            for sentence in split_by_prompts(inputs):
+                say(f"Note: {sentence}")
+                inputs.warnings.append(sentence)
         with timed(seconds, "map"):
             pack_info = measurer.pack_info()
             pictures = inputs.references + inputs.held_out + inputs.candidates

@@ -87,7 +87,8 @@ def conclude(table: pd.DataFrame, groups: Iterable[tuple[str, str]], dataset: Da
 def _sample(name: str, rows: pd.DataFrame) -> ranking.Sample:
     found = rows[rows[columns.SIMILARITY].notna()]
     mark = steps.mark_of(name)
-    keys = ranking.picture_keys(name, found[columns.FILENAME], (mark.token,) if mark else ())
+    files = map(steps.without_step, found[columns.FILENAME])
+    keys = ranking.picture_keys(name, files, (mark.token,) if mark else ())
     return ranking.Sample(name, keys, found[columns.SIMILARITY].to_numpy(dtype=float))
 
 
