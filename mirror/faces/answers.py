@@ -44,6 +44,7 @@ class _Run:
     faces: dict[str, Faces]
     samples: dict[str, ranking.Sample]
     verdicts: dict[str, list[Verdict]]
+    by_prompt: bool  # whether pictures are compared by prompt and seed, else by name
 
     def names(self, group: str) -> list[str]:
         return [verdict.name for verdict in self.verdicts[group]]
@@ -66,11 +67,15 @@ def conclude(table: pd.DataFrame, groups: Iterable[tuple[str, str]], dataset: Da
     references = Faces.of(own)
     floor = Faces.of(rows[BASELINE]) if BASELINE in rows else None
     faces = {name: Faces.of(rows.get(name, table.iloc[:0])) for name in candidates}
+    found = {name: rows.get(name, table.iloc[:0]).dropna(subset=columns.SIMILARITY) for name in candidates}
+    known = {name: ranking.known_keys(one[columns.PROMPT], one[columns.SEED]) for name, one in found.items()}
+    by_prompt = all(map(ranking.are_known, known.values()))
     run = _Run(
         references,
         faces,
-        {name: _sample(name, rows.get(name, table.iloc[:0])) for name in candidates},
+        {name: _sample(name, one, known[name] if by_prompt else None) for name, one in found.items()},
         {name: verdicts.judge(one, references, floor) for name, one in faces.items()},
+        by_prompt,
     )
     ranked = ranking.rank(list(run.samples.values()))
     curves = _curves(run)
@@ -84,11 +89,12 @@ def conclude(table: pd.DataFrame, groups: Iterable[tuple[str, str]], dataset: Da
     )
 
 
-def _sample(name: str, rows: pd.DataFrame) -> ranking.Sample:
-    found = rows[rows[columns.SIMILARITY].notna()]
+def _sample(name: str, found: pd.DataFrame, known: list[str | None] | None) -> ranking.Sample:
+    """The scores of a group by picture; `known` are keys by prompt and seed, where they count."""
     mark = steps.mark_of(name)
     files = map(steps.without_step, found[columns.FILENAME])
     keys = ranking.picture_keys(name, files, (mark.token,) if mark else ())
+    keys = keys if known is None else ranking.known_first(known, keys)
     return ranking.Sample(name, keys, found[columns.SIMILARITY].to_numpy(dtype=float))
 
 
@@ -97,7 +103,8 @@ def _compared(run: _Run, has_holdout: bool) -> str:
     shared = ranking.shared_pictures(list(run.samples.values()))
     if shared is None:
         return f"Similarity is to the centre of {against}."
-    how = "pictures of the same name are compared with each other" if shared > 0 else "their pictures share no names"
+    what, shares = ("prompt and seed", "prompts with their seeds") if run.by_prompt else ("name", "names")
+    how = f"pictures of the same {what} are compared with each other" if shared > 0 else f"they share no {shares}"
     return (
         f"Similarity is to the centre of {against}. Groups that share a rank cannot be told apart by these pictures "
         f"({how}; all pairs of groups corrected together)."
