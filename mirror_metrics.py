@@ -47,7 +47,7 @@ from utils.files import demand_writable, first_of, tell_ignored, timestamp, vers
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     import pandas as pd
 
-    from mirror.contracts.summary import GroupSummary, PackInfo, Summary
+    from mirror.contracts.summary import DatasetCheck, GroupSummary, PackInfo, Summary
     from mirror.faces.inputs import Folders, Inputs
     from mirror.faces.measurer import Picture
     from mirror.faces.packs import Pack
@@ -63,9 +63,12 @@ NOT_FOR_PEOPLE = "The demo pack was trained on rendered heads: its scores say no
 
 def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
+    from mirror.dataset.keeping import demand_list_file, write_keep
+    from mirror.dataset.references import BESIDE, Photo, repeats_among
+    from mirror.dataset.soundness import check
     from mirror.faces.cache import measurement_cache
     from mirror.faces.identity_map import identity_map, import_for_map
-    from mirror.faces.inputs import collect
+    from mirror.faces.inputs import collect, split_by_prompts
     from mirror.faces.measurer import Measurer
     from mirror.faces.table import add_map, score_pictures, warnings_about
     from mirror.generation.origins import origins_of
@@ -76,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
     folders = folders_of(args)
     inputs = collect(folders)
     demand_writable(args.output, "--output takes another folder.")
+    if args.export_keep:
+        demand_list_file(args.export_keep)
     for warning in inputs.warnings:
         say(f"Note: {warning}")
     pack = find_or_download(args)
@@ -96,17 +101,22 @@ def run(args: argparse.Namespace) -> int:
             previews=len(inputs.references + inputs.held_out + inputs.candidates) <= PREVIEWED_PICTURES,
         )
         with timed(seconds, "measuring"):
-            measurer.measure(inputs.references)
+            measurer.measure(inputs.references, BESIDE)
             _demand_a_face(inputs.references, "reference")
             if args.holdout is not None:
                 measurer.measure(inputs.held_out)
                 _demand_a_face(inputs.held_out, "held-out photo")
             measurer.measure(inputs.candidates)
+            photos = [Photo.of(picture) for picture in inputs.references]
+            dataset = check(photos, repeats_among(photos, cache))
         with timed(seconds, "prompts"):
             origins, problems = origins_of([picture.path for picture in inputs.candidates], cache)
             inputs.warnings += problems
             for picture, origin in zip(inputs.candidates, origins, strict=True):
                 picture.origin = origin
+            for sentence in split_by_prompts(inputs):
+                say(f"Note: {sentence}")
+                inputs.warnings.append(sentence)
         with timed(seconds, "map"):
             pack_info = measurer.pack_info()
             pictures = inputs.references + inputs.held_out + inputs.candidates
@@ -120,9 +130,11 @@ def run(args: argparse.Namespace) -> int:
     for warning in warnings_about(table, args.device):
         say(f"Warning: {warning}")
         inputs.warnings.append(warning)
-    summary = summarise(args, folders, inputs, table, pack_info)
+    summary = summarise(args, folders, inputs, table, pack_info, dataset)
     summary.seconds = {part: round(duration, 3) for part, duration in seconds.items()}
     write_results(args.output, table, PageFiles.of(pictures, args.output), face_map, map_note, summary)
+    if args.export_keep:
+        write_keep(args.export_keep, dataset)
     if planted:
         tell_planted(args, planted)
     tell(args, summary)
@@ -230,7 +242,12 @@ def find_or_download(args: argparse.Namespace) -> Pack:
 
 
 def summarise(
-    args: argparse.Namespace, folders: Folders, inputs: Inputs, table: pd.DataFrame, pack: PackInfo
+    args: argparse.Namespace,
+    folders: Folders,
+    inputs: Inputs,
+    table: pd.DataFrame,
+    pack: PackInfo,
+    dataset: DatasetCheck,
 ) -> Summary:
     """The run in numbers."""
     from importlib.metadata import version
@@ -247,7 +264,7 @@ def summarise(
     from utils.files import readable
 
     root = folders.candidates
-    concluded = conclude(table, inputs.groups)
+    concluded = conclude(table, inputs.groups, dataset)
     groups = [summarise_group(table, kind, name) for kind, name in inputs.groups]
     for group in groups:
         if group.type == CANDIDATE:
@@ -283,6 +300,7 @@ def summarise(
         ranking=concluded.ranking,
         curves=concluded.curves,
         answers=concluded.answers,
+        dataset=dataset,
         ignored_files=dict(inputs.ignored.most_common()),
         warnings=inputs.warnings,
         seconds={},
@@ -293,6 +311,7 @@ def summarise(
 def tell(args: argparse.Namespace, summary: Summary) -> None:
     """The end of a run: the table and the paths on stdout, or the summary alone with --json."""
     from mirror.contracts.summary import group_label
+    from mirror.dataset.keeping import tell_check
 
     tell_ignored(summary.ignored_files)
     if args.json:
@@ -315,6 +334,7 @@ def tell(args: argparse.Namespace, summary: Summary) -> None:
         fold=("Q3", "Q1", "Images", "95 % interval"),
         elsewhere="The summary has them.",
     )
+    tell_check(summary.dataset, args.export_keep)
     tell_verdicts(summary)
     providers = ", ".join(f"{name} ({count})" for name, count in summary.providers.items())
     show(f"Pack {summary.pack.identity}, measured by {providers}", summary.pack.licence)
@@ -396,6 +416,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=_similarity,
         metavar="SIMILARITY",
         help="exit code 3 where the median similarity of the best group is lower, for scripts",
+    )
+    add(
+        "--export-keep",
+        type=options.path,
+        metavar="FILE",
+        help="write the names of the reference photos that are good enough to train on, one a line",
     )
     add("--recursive", action="store_true", help="take in pictures of sub-folders too")
     add("--map", choices=("2d", "3d"), default="2d", help="dimensions of the identity map")

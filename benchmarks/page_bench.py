@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from mirror.contracts import table as columns
-from mirror.contracts.summary import CANDIDATE, REFERENCE, PackInfo, Summary
+from mirror.contracts.summary import CANDIDATE, REFERENCE, DatasetCheck, PackInfo, Summary
 from mirror.faces.answers import conclude
 from mirror.faces.table import make_table, summarise_group
 from mirror.report.copycat import build_copycat
@@ -126,7 +126,8 @@ def _summary(table: pd.DataFrame) -> Summary:
     pack = PackInfo(
         name="random", identity="random@0", tasks=["detection"], licence="none", pose_source="keypoints", has_age=True
     )
-    concluded = conclude(table, keys)
+    unchecked = DatasetCheck(photos=0, keep=[], faults=[], coverage={"angles": {}}, missing=[])
+    concluded = conclude(table, keys, unchecked)
     groups = [summarise_group(table, *key) for key in keys]
     for group in groups:
         group.verdicts = concluded.verdicts.get(group.name, [])

@@ -35,12 +35,17 @@ class Origin(Contract):
     generator: str | None = None  # the program that wrote this down
 
 
-_LORA_TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
+_LORA_TAG = re.compile(r"<(?:lora|lyco|hypernet):([^<>:]*)[^<>]*>")
 
 
 def prompt_key(prompt: str) -> str:
     """What is the same for all checkpoints of a series: A1111's prompts name the LoRA in a tag, each its own."""
     return " ".join(_LORA_TAG.sub(" ", prompt).split()).strip(" ,")
+
+
+def loras_in(prompt: str) -> list[str]:
+    """Names of the LoRA files that A1111's tags in a prompt load, without suffix."""
+    return _LORA_TAG.findall(prompt)
 
 
 class FailedImage(AskedForGap):

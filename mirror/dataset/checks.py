@@ -15,6 +15,7 @@ from itertools import groupby
 from mirror.contracts.gaps import ImageRecord
 from mirror.contracts.validation import Check, Outcome, Verdict
 from mirror.dataset.gaps import GapType, Target
+from mirror.dataset.limits import COPY_ANGLES_DEG, COPY_SIMILARITY, SECOND_FACE_SHARE
 from mirror.dataset.pixels import BRIGHTNESS_LIMITS, DUPLICATE_BITS, SHARPNESS_LIMIT, SHARPNESS_SIDE
 from mirror.detectors.detectors import CONFIDENCE
 from mirror.faces.metrics import IDENTITY_FLOOR, identity_limit, usual_similarity
@@ -22,17 +23,6 @@ from utils.files import Status
 
 INTACT, SHARPNESS, BRIGHTNESS, DUPLICATE = "intact", "sharpness", "brightness", "near_duplicate"
 FACE, ONE_FACE, TARGET, IDENTITY, COPY = "face_confidence", "one_face", "target", "identity", "copy"
-
-# A second face counts from a third of the main face's width on (a ninth of its area): smaller ones are people in the
-# background, or a pattern that a detector takes for a face. Our choice.
-SECOND_FACE_SHARE = 1 / 9
-
-# Upper limit of the similarity to one reference, and how close all three head angles must be, for a face to count as
-# that reference's own, put into another picture. The Danger Zone begins too low for a verdict: new pictures of
-# a rendered person reach 0.96 to a reference of the same pose (pack_mini, 48 pictures), while the very same face before
-# another background scores 0.92 to 1.00, 8 of 12 above 0.97, all within 2 degrees. A picture that is copied whole is
-# caught by its hash (near duplicate), whatever its faces score.
-COPY_SIMILARITY, COPY_ANGLES_DEG = 0.97, 3.0
 
 REFERENCES = "references"  # the photos themselves, without which near duplicates of them cannot be found
 

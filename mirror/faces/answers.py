@@ -17,16 +17,13 @@ from mirror.contracts.summary import (
     Answer,
     Checkpoint,
     Curve,
+    DatasetCheck,
     RankedGroup,
     Verdict,
 )
 from mirror.faces import ranking, steps, verdicts
-from mirror.faces.pose import BIN_LIMITS_DEG
 from mirror.faces.verdicts import COPYING, GOOD, TOO_FEW, Faces
 from utils.files import some_of
-
-OUTLIER_MADS = 3.5  # modified z-score from which a photo is an outlier (Iglewicz & Hoaglin 1993)
-OUTLIER_SHARE = 0.9  # ... and below this share of the median, which photos of one shoot never are
 
 
 @dataclass(frozen=True)
@@ -45,10 +42,10 @@ class _Run:
     """The groups of a run; the one without a LoRA stands apart."""
 
     references: Faces
-    reference_rows: pd.DataFrame
     faces: dict[str, Faces]
     samples: dict[str, ranking.Sample]
     verdicts: dict[str, list[Verdict]]
+    by_prompt: bool  # whether pictures are compared by prompt and seed, else by name
 
     def names(self, group: str) -> list[str]:
         return [verdict.name for verdict in self.verdicts[group]]
@@ -63,20 +60,23 @@ class _Run:
         return sound or [group for group in groups if group not in self.with_any(*COPYING)]
 
 
-def conclude(table: pd.DataFrame, groups: Iterable[tuple[str, str]]) -> Conclusions:
-    """From the table of a run; `groups` are (type, name), empty ones included."""
+def conclude(table: pd.DataFrame, groups: Iterable[tuple[str, str]], dataset: DatasetCheck) -> Conclusions:
+    """From the table of a run; `groups` are (type, name), empty ones included; `dataset` is the references' check."""
     candidates = [name for kind, name in groups if kind == CANDIDATE and name != BASELINE]
     rows = dict(iter(table[table[columns.TYPE] == CANDIDATE].groupby(columns.GROUP, sort=False)))
     own = table[(table[columns.TYPE] == REFERENCE) & (table[columns.GROUP] == REFERENCE)]
     references = Faces.of(own)
     floor = Faces.of(rows[BASELINE]) if BASELINE in rows else None
     faces = {name: Faces.of(rows.get(name, table.iloc[:0])) for name in candidates}
+    found = {name: rows.get(name, table.iloc[:0]).dropna(subset=columns.SIMILARITY) for name in candidates}
+    known = {name: ranking.known_keys(one[columns.PROMPT], one[columns.SEED]) for name, one in found.items()}
+    by_prompt = all(map(ranking.are_known, known.values()))
     run = _Run(
         references,
-        own,
         faces,
-        {name: _sample(name, rows.get(name, table.iloc[:0])) for name in candidates},
+        {name: _sample(name, one, known[name] if by_prompt else None) for name, one in found.items()},
         {name: verdicts.judge(one, references, floor) for name, one in faces.items()},
+        by_prompt,
     )
     ranked = ranking.rank(list(run.samples.values()))
     curves = _curves(run)
@@ -85,15 +85,17 @@ def conclude(table: pd.DataFrame, groups: Iterable[tuple[str, str]]) -> Conclusi
         run.verdicts,
         [_line(run, one) for one in ranked],
         curves,
-        [_best(run, ranked, curves), _overtrained(run), _rigid(run), _dataset(run)],
+        [_best(run, ranked, curves), _overtrained(run), _rigid(run), _dataset(run, dataset)],
         _compared(run, has_holdout),
     )
 
 
-def _sample(name: str, rows: pd.DataFrame) -> ranking.Sample:
-    found = rows[rows[columns.SIMILARITY].notna()]
+def _sample(name: str, found: pd.DataFrame, known: list[str | None] | None) -> ranking.Sample:
+    """The scores of a group by picture; `known` are keys by prompt and seed, where they count."""
     mark = steps.mark_of(name)
-    keys = ranking.picture_keys(name, found[columns.FILENAME], (mark.token,) if mark else ())
+    files = map(steps.without_step, found[columns.FILENAME])
+    keys = ranking.picture_keys(name, files, (mark.token,) if mark else ())
+    keys = keys if known is None else ranking.known_first(known, keys)
     return ranking.Sample(name, keys, found[columns.SIMILARITY].to_numpy(dtype=float))
 
 
@@ -121,7 +123,8 @@ def _compared(run: _Run, has_holdout: bool) -> str:
     shared = ranking.shared_pictures(list(run.samples.values()))
     if shared is None:
         return f"Similarity is to the centre of {against}."
-    how = "pictures of the same name are compared with each other" if shared > 0 else "their pictures share no names"
+    what, shares = ("prompt and seed", "prompts with their seeds") if run.by_prompt else ("name", "names")
+    how = f"pictures of the same {what} are compared with each other" if shared > 0 else f"they share no {shares}"
     return (
         f"Similarity is to the centre of {against}. Groups that share a rank cannot be told apart by these pictures "
         f"({how}; all pairs of groups corrected together)."
@@ -236,43 +239,27 @@ def _unknown(question: str, why: str, panel: str, **numbers: float | str) -> Ans
     return Answer(question=question, headline="Cannot tell", tone="unknown", sentence=why, numbers=numbers, panel=panel)
 
 
-def outliers(rows: pd.DataFrame) -> list[str]:
-    """File names of references that are unlike the others, the worst first; none below five."""
-    faces = rows[rows[columns.SIMILARITY].notna() & rows[columns.YAW].notna()]
-    if len(faces) < verdicts.LIMITS.fewest_references:
-        return []
-    likeness = verdicts.likeness_of(faces)
-    middle = float(np.median(likeness))
-    limit = min(middle - OUTLIER_MADS * verdicts.mad(likeness), OUTLIER_SHARE * middle)
-    order = np.argsort(likeness)
-    return [str(faces[columns.FILENAME].iloc[i]) for i in order if likeness[i] < limit]
-
-
-def _dataset(run: _Run) -> Answer:
-    rows, references = run.reference_rows, run.references
+def _dataset(run: _Run, check: DatasetCheck) -> Answer:
+    """The check of the references in a sentence."""
+    references = run.references
     if len(references) < verdicts.LIMITS.fewest_references:
         sentence = f"{len(references)} clear faces in the references; at least 5 are needed."
         return _unknown("dataset", sentence, "dataset", faces=len(references))
-    strange = outliers(rows)
-    near = rows[columns.NEAREST_SIMILARITY] > references.copy_limit
-    doubles = list(rows.loc[near, columns.FILENAME])
-    bins = rows[columns.ANGLE_BIN].value_counts()
-    missing = [name.replace("_", "-") for name in BIN_LIMITS_DEG if not bins.get(name, 0)]
-    parts = [f"{references.failed} without a face"] if references.failed else []
-    parts += [f"{len(strange)} unlike the others ({some_of(strange)})"] if strange else []
-    parts += [f"{len(doubles)} near duplicates ({some_of(doubles)})"] if doubles else []
-    parts += [f"no {' and no '.join(missing)} view"] if missing else []
-    begin = f"{references.images} photos, like each other at {references.level:.2f}"
-    sentence = f"{begin}{'; ' + ', '.join(parts) if parts else ''}."
-    numbers = {"photos": references.images, "level": references.level, "failed": references.failed}
-    numbers |= {"outliers": len(strange), "near_duplicates": len(doubles)}
+    files: dict[str, list[str]] = {}
+    for fault in check.faults:
+        files.setdefault(fault.fault, []).append(fault.file)
+    parts = [f"{fault}: {some_of(names)}" for fault, names in files.items()]
+    absent = [name.replace("_", "-") for name, count in check.coverage["angles"].items() if not count]
+    parts += [f"no {' and no '.join(absent)} view"] if absent else []
+    begin = f"{check.photos} photos, like each other at {references.level:.2f}, {len(check.keep)} to keep"
+    numbers = {"photos": check.photos, "level": references.level, "failed": references.failed}
+    numbers |= {"outliers": len(files.get("outlier", [])), "near_duplicates": len(files.get("near duplicate", []))}
     things = "thing" if len(parts) == 1 else "things"
-    headline = f"{len(parts)} {things} to look at" if parts else "Nothing wrong seen"
     return Answer(
         question="dataset",
-        headline=headline,
+        headline=f"{len(parts)} {things} to look at" if parts else "Nothing wrong seen",
         tone="bad" if parts else "good",
-        sentence=sentence,
-        numbers=numbers,
+        sentence=f"{'; '.join([begin, *parts])}.",
+        numbers=numbers | {"keep": len(check.keep)},
         panel="dataset",
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mirror.contracts.generation import loras_in
 from mirror.contracts.summary import BASELINE, CANDIDATE, HELD_OUT, REFERENCE
 from mirror.faces.measurer import Picture
+from mirror.faces.steps import ONETRAINER, Mark, by_step, group_name, mark_of, sample_mark_of
 from utils.console import UserError
 from utils.files import readable
 from utils.images import demand_folder, holds_pictures, list_images, list_subfolders
@@ -16,6 +19,7 @@ from utils.simulation import said_of
 
 HOLDOUT = "holdout"  # sub-folder of the references that is found by itself
 LOOSE = "(no folder)"  # group of pictures that lie beside the LoRA folders
+_PROMPT_FOLDER = re.compile(r"\d+ - |custom$")  # OneTrainer's folders of samples, one a prompt
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,9 @@ def collect(folders: Folders) -> Inputs:
         names = {LOOSE} if loose else set()
         inputs.groups += [(CANDIDATE, name) for name in names]
         inputs.candidates += loose
-        for folder in list_subfolders(root):
+        _split_by_names(inputs, LOOSE, loose, root)
+        for folder in [root] if _is_by_prompt(root) else list_subfolders(root):
+            names |= {group for kind, group in inputs.groups if kind == CANDIDATE}
             name = _not_yet(readable(folder.name), names)
             inputs.groups.append((CANDIDATE, name))
             try:
@@ -68,6 +74,7 @@ def collect(folders: Folders) -> Inputs:
             else:
                 inputs.warnings += [] if found else [f"{folder} holds no pictures."]
             inputs.candidates += found
+            _split_by_names(inputs, name, found, folder)
     if folders.baseline is not None:
         _add_baseline(inputs, folders, folders.baseline)
     inputs.warnings += _simulated(inputs)
@@ -83,6 +90,80 @@ def found_holdout(reference: Path, extensions: tuple[str, ...]) -> Path | None:
     return folder if folder.is_dir() and holds_pictures(folder, extensions) else None
 
 
+def _is_by_prompt(folder: Path) -> bool:
+    """Whether a folder is OneTrainer's folder of samples: of all steps, in one sub-folder for each prompt."""
+    try:
+        inside = list_subfolders(folder)
+    except UserError:  # told when it is listed
+        return False
+    return bool(inside) and all(_PROMPT_FOLDER.match(one.name) for one in inside) and any(map(_holds_samples, inside))
+
+
+def _holds_samples(folder: Path) -> bool:
+    try:
+        return any(ONETRAINER in path.name for path in list_images(folder).images)
+    except UserError:
+        return False
+
+
+def _mark_of_file(path: Path) -> Mark | None:
+    return sample_mark_of(readable(path.name))
+
+
+def _split_by_names(inputs: Inputs, name: str, pictures: list[Picture], folder: Path) -> None:
+    """Trainers put the samples of all steps into one folder: a group for each, where their file names tell steps."""
+    marks = {id(one): _mark_of_file(one.path) for one in pictures}
+    count = _split(inputs, name, pictures, marks)
+    if count:
+        inputs.warnings.append(f"{folder}: sample images of {count} steps, told by their file names, one group each.")
+
+
+def split_by_prompts(inputs: Inputs) -> list[str]:
+    """The same where names tell nothing, but prompts load a LoRA of several steps, as <lora:name-000004:1> does.
+
+    A sentence for each folder that became several groups. Prompts must have been read.
+    """
+    sentences = []
+    for name in [name for kind, name in inputs.groups if kind == CANDIDATE and not mark_of(name)]:
+        pictures = [one for one in inputs.candidates if one.group == name]
+        told = {id(one): _marks_in(one) for one in pictures}
+        numbers = {(mark.series, mark.unit, mark.number) for marks in told.values() for mark in marks}
+        runs = Counter((series, unit) for series, unit, _ in numbers)
+        several = [run for run, count in runs.items() if count > 1]
+        if len(several) == 1:  # else two LoRAs change from picture to picture
+            marks = {key: next((m for m in one if (m.series, m.unit) == several[0]), None) for key, one in told.items()}
+            count = _split(inputs, name, pictures, marks)
+            sentences.append(f"{name}: images of {count} steps of a LoRA, told by their prompts, one group each.")
+    return sentences
+
+
+def _marks_in(picture: Picture) -> list[Mark]:
+    prompt = picture.origin.prompt if picture.origin else None
+    return [mark for name in loras_in(prompt or "") if (mark := mark_of(name))]
+
+
+def _split(inputs: Inputs, name: str, pictures: list[Picture], marks: dict[int, Mark | None]) -> int:
+    """Move pictures of the group `name` into one group for each step; what tells none stays. How many steps, or 0."""
+    steps = by_step(list(marks.values()))
+    if steps is None or name == BASELINE:
+        return 0
+    taken = {group for _, group in inputs.groups}
+    with_series = len({mark.series for mark in steps}) > 1
+    folder = "" if name == LOOSE else name
+    new = {
+        (mark.series, mark.unit, mark.number): _not_yet(group_name(folder, mark, with_series), taken) for mark in steps
+    }
+    for one in pictures:
+        if (mark := marks[id(one)]) is not None:
+            one.group = new[mark.series, mark.unit, mark.number]
+    place = inputs.groups.index((CANDIDATE, name))
+    stays = [(CANDIDATE, name)] if any(mark is None for mark in marks.values()) else []
+    inputs.groups[place : place + 1] = [*stays, *((CANDIDATE, group) for group in new.values())]
+    order = {group: number for number, (kind, group) in enumerate(inputs.groups) if kind == CANDIDATE}
+    inputs.candidates.sort(key=lambda one: order[one.group])
+    return len(new)
+
+
 def _add_baseline(inputs: Inputs, folders: Folders, folder: Path) -> None:
     """The group of images without a LoRA. Raises UserError."""
     if (CANDIDATE, BASELINE) in inputs.groups:
@@ -96,7 +177,8 @@ def _add_baseline(inputs: Inputs, folders: Folders, folder: Path) -> None:
 
 def _pictures(inputs: Inputs, kind: str, group: str, folder: Path, folders: Folders) -> list[Picture]:
     """Pictures of one group; what was passed over goes into `inputs`. Raises UserError."""
-    listing = list_images(folder, folders.recursive and group != LOOSE, folders.extensions)
+    deep = folders.recursive or (kind == CANDIDATE and _is_by_prompt(folder))
+    listing = list_images(folder, deep and group != LOOSE, folders.extensions)
     inputs.ignored.update(listing.ignored)
     inputs.warnings += listing.problems
     left_out = [sub for sub in listing.subfolders if group != LOOSE and holds_pictures(sub, folders.extensions)]

@@ -41,12 +41,24 @@ class Picture:
     face: FaceMeasurement | None = None
     thumbnail: bytes | None = None
     preview: bytes | None = None  # larger, where few pictures are measured
+    beside: bytes | None = None  # what Measurer.measure was asked to measure too
     origin: Origin | None = None  # how it was made, where that is written down
 
     @property
     def measured(self) -> bool:
         """Whether there is an embedding to compare."""
         return self.status is not None and self.status.measured
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What else is measured of a picture (H, W, 3) BGR while it is decoded for its face.
+
+    It is kept under a `kind` of its own; a new one when the numbers change.
+    """
+
+    kind: str
+    measure: Callable[[np.ndarray, FaceMeasurement], bytes]
 
 
 class Measurer:
@@ -76,6 +88,7 @@ class Measurer:
         self.max_megapixels = max_megapixels
         self._require_gpu = require_gpu
         self._previews = previews
+        self._beside: Beside | None = None
         self._engine: FaceEngine | None = None
         self._loading = threading.Lock()
         self.load_seconds = 0.0  # spent on loading the networks
@@ -112,10 +125,14 @@ class Measurer:
             has_age=AGE in tasks,
         )
 
-    def measure(self, pictures: list[Picture]) -> None:
-        """Fill in every picture, whatever happens to single ones. Ctrl-C keeps what was measured in the cache."""
+    def measure(self, pictures: list[Picture], beside: Beside | None = None) -> None:
+        """Fill in every picture, whatever happens to single ones. Ctrl-C keeps what was measured in the cache.
+
+        `beside` is measured of each as well; a picture whose face alone is known is decoded again, and no network runs.
+        """
         if self._require_gpu:
             self.engine()
+        self._beside = beside
         look_at(pictures, self)
 
     def measure_image(self, content: str, image: np.ndarray, note: str = "") -> FaceMeasurement:
@@ -143,19 +160,28 @@ class Measurer:
     def recall(self, picture: Picture, content: str) -> bool:
         face = self.known_face(content)
         small = self.cache.get_blob("thumbnail", content)
-        if face is None or small is None:
+        beside = self.cache.get_blob(*self._beside_key(content)) if self._beside else None
+        if face is None or small is None or (self._beside and beside is None):
             return False
         check_size(*face.size_wh, self.max_megapixels)
         _fill(picture, face, small)
+        picture.beside = beside
         picture.preview = self.cache.get_blob("preview", content) if self._previews else None
         return True
 
     def look(self, picture: Picture, content: str, image: np.ndarray, note: str) -> None:
-        _fill(picture, self.measure_image(content, image, note), thumbnail(image))
+        face = self.face_of(content, image, note)
+        _fill(picture, face, thumbnail(image))
         self.cache.put_blob("thumbnail", content, picture.thumbnail)
+        if self._beside:
+            picture.beside = self._beside.measure(image, face)
+            self.cache.put_blob(*self._beside_key(content), picture.beside)
         if self._previews:
             picture.preview = preview(image)
             self.cache.put_blob("preview", content, picture.preview)
+
+    def _beside_key(self, content: str) -> tuple[str, str]:
+        return self._beside.kind, f"{content} {self.identity} {self._settings}"
 
     def is_full(self, batch: list) -> bool:
         return True

@@ -1,9 +1,10 @@
 """Which group is more like the person, and which groups the data cannot tell apart.
 
-Groups are ordered by their median similarity. Two groups that hold the same pictures (prompt and seed, by file name)
-are compared picture by picture (Student's paired t), which takes what a prompt does to both out of the comparison.
-Others are compared by a percentile bootstrap of the difference of their medians (Wilcox 2012, Introduction to Robust
-Estimation, section 5.4). All pairs are corrected together (Holm 1979, Scandinavian Journal of Statistics 6, 65-70).
+Groups are ordered by their median similarity. Two groups that hold the same pictures (prompt and seed, as the files
+themselves or else their names say) are compared picture by picture (Student's paired t), which takes what a prompt does
+to both out of the comparison. Others are compared by a percentile bootstrap of the difference of their medians (Wilcox
+2012, Introduction to Robust Estimation, section 5.4). All pairs are corrected together (Holm 1979, Scandinavian Journal
+of Statistics 6, 65-70).
 From the best median down, a group shares the rank above it unless one that has this rank is proven better. Groups that
 share a rank are not proven equal: there are too few pictures to tell.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,6 +21,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from mirror.contracts.generation import prompt_key
 from mirror.faces import metrics
 
 # Chance, over all pairs together, of telling groups apart that do not differ: below 5 %, as both tests are approximate.
@@ -63,14 +66,39 @@ def picture_keys(group: str, filenames: Iterable[str], tokens: tuple[str, ...] =
     """
     parts = sorted({group.casefold(), *map(str.casefold, tokens)}, key=len, reverse=True)
     own = [re.compile(rf"(?<![a-z\d]){re.escape(part)}(?![a-z\d])") for part in parts if part]  # whole words alone
-    keys, seen = [], {}
+    keys = []
     for name in filenames:
         stem = PurePosixPath(name).with_suffix("").as_posix().casefold()
         for part in own:
             stem = part.sub("", stem)
-        key = _TIME_STAMP.sub("", stem).strip("_- .")
-        seen[key] = seen.get(key, 0) + 1
-        keys.append(key if seen[key] == 1 else f"{key} ({seen[key]})")
+        keys.append(_TIME_STAMP.sub("", stem).strip("_- ."))
+    return _numbered(keys)
+
+
+def known_keys(prompts: Iterable[object], seeds: Iterable[object]) -> list[str | None]:
+    """Prompt and seed of pictures as one text, without the tags that load a LoRA; None where either is not known."""
+    return [
+        f"{prompt_key(prompt)} seed {seed}" if isinstance(prompt, str) and isinstance(seed, str) else None
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+
+
+def are_known(keys: list[str | None]) -> bool:
+    """Whether prompts and seeds say which pictures of a group belong to those of others; of no pictures they do."""
+    return sum(key is not None for key in keys) >= PAIRED_SHARE * len(keys)
+
+
+def known_first(known: list[str | None], otherwise: tuple[str, ...]) -> tuple[str, ...]:
+    """Keys of pictures by prompt and seed, or where they are not known by name."""
+    return _numbered([name if key is None else key for key, name in zip(known, otherwise, strict=True)])
+
+
+def _numbered(keys: list[str]) -> tuple[str, ...]:
+    """The same key again is another picture: the next of a batch, or the same stem with another suffix."""
+    seen: Counter[str] = Counter()
+    for index, key in enumerate(keys):
+        seen[key] += 1
+        keys[index] = key if seen[key] == 1 else f"{key} ({seen[key]})"
     return tuple(keys)
 
 

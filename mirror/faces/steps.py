@@ -3,6 +3,8 @@
 Names as trainers write them: kohya's sd-scripts `name-000012` (an epoch) and `name-step00000500`, ai-toolkit
 `name_000001500`, OneTrainer `name2024-05-01_12-00-00-save-500-10-0` (step, epoch, step of the epoch), diffusers
 `checkpoint-500`; and as people shorten them: `step01500`, `e10`, `epoch_10`, `1500`.
+
+And from the names of sample images, which trainers put into one folder for all steps: see `_SAMPLES`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -34,6 +37,27 @@ _HABITS: tuple[tuple[Unit, re.Pattern[str]], ...] = tuple(
     )
 )
 
+ONETRAINER = "-training-sample-"  # in the names of its sample images
+# Whole names of sample images, without suffix. Names of generators hold seeds and counters of any length
+# (00012-123456.png, ComfyUI_00012_.png), so a number alone never counts here.
+_SAMPLES = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        # kohya's sd-scripts (sample_image_inference) and musubi-tuner: <output name>_e000010_00_20240101120000_42, or
+        # 000500 for steps; earlier versions had the time first
+        r"(?:(?P<series>.+)_)?(?P<token>(?:e(?P<epoch>\d{6})|(?P<step>\d{6,9}))(?=_\d\d+_\d{14}(?:_\d+){0,2}$))",
+        r"(?:(?P<series>.+)_)?(?P<token>\d{14}_(?:e(?P<epoch>\d{6})|(?P<step>\d{6,9}))(?=_\d\d+(?:_\d+)?$))",
+        # ai-toolkit: <milliseconds>__000000500_0
+        r"(?:rank\d+_sample\d+_)?(?P<token>\d{13}__(?P<step>\d{9,}))(?=_\d+$)",
+        # OneTrainer: <time>-training-sample-<step>-<epoch>-<step of the epoch>
+        r"(?P<token>\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d" + ONETRAINER + r"(?P<step>\d+)-\d+-\d+)$",
+        # in words; steps of two digits are those of a sampler
+        r".*?(?<![a-z])(?P<token>(?:global_?)?step[-_ =]?(?P<step>\d{3,9}))(?!\d)",
+        r".*?(?<![a-z])(?P<token>(?:checkpoint|ckpt)[-_ ]?(?P<step>\d{2,9}))(?!\d)",
+        r".*?(?<![a-z])(?P<token>epoch[-_ =]?(?P<epoch>\d{1,6}))(?!\d)",
+    )
+)
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -53,6 +77,40 @@ def mark_of(name: str) -> Mark | None:
             rest = f"{name[: found.start()]} {name[found.end() :]}".strip("-_ .=")
             return Mark(re.sub(r"[-_ .=]* [-_ .=]*", " ", rest), unit, int(found["number"]), found[0])
     return None
+
+
+def sample_mark_of(filename: str) -> Mark | None:
+    """Step or epoch of a sample image's file name, in whatever folder; None where a trainer did not write it."""
+    stem = PurePosixPath(filename).stem
+    for pattern in _SAMPLES:
+        if found := pattern.match(stem):
+            groups = found.groupdict()
+            unit: Unit = "epoch" if groups.get("epoch") else "step"
+            return Mark(groups.get("series") or "", unit, int(groups[unit]), found["token"])
+    return None
+
+
+def without_step(filename: str) -> str:
+    """The name of a sample image without what says its step: the same for one prompt and seed at every step."""
+    mark = sample_mark_of(filename)
+    return filename.replace(mark.token, "") if mark else filename
+
+
+def by_step(marks: Collection[Mark | None]) -> list[Mark | None] | None:
+    """The marks alone, in the order of training, each once; None where they tell of fewer than two steps of a run."""
+    told = {(mark.series, mark.unit, mark.number): mark for mark in marks if mark}
+    runs = [key[:2] for key in told]
+    return [told[key] for key in sorted(told)] if len(runs) > len(set(runs)) else None
+
+
+def group_name(folder: str, mark: Mark, with_series: bool) -> str:
+    """Name of the group of one step, of which `mark_of` reads just this step, whatever the folder is called."""
+    while (own := mark_of(folder)) is not None:
+        folder = own.series
+    series = mark.series
+    while with_series and (own := mark_of(series)) is not None:
+        series = own.series
+    return " ".join(filter(None, (folder, series if with_series else "", mark.unit, str(mark.number))))
 
 
 def series_of(names: Collection[str]) -> dict[tuple[str, Unit], list[tuple[int, str]]]:

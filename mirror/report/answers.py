@@ -10,7 +10,7 @@ import pandas as pd
 from mirror.contracts import table as columns
 from mirror.contracts.summary import BASELINE, CANDIDATE, REFERENCE, Curve, GroupSummary, Summary
 from mirror.faces import steps
-from mirror.faces.ranking import picture_keys
+from mirror.faces.ranking import are_known, known_first, known_keys, picture_keys
 from mirror.faces.verdicts import GOOD, TOO_FEW
 from mirror.report.colours import Group
 from mirror.report.render import shortened, shown
@@ -22,6 +22,8 @@ _QUESTIONS = {
     "dataset": "Is the dataset sound?",
 }
 _PANELS = {"similarity": "Face Similarity", "pose": "Pose Variety", "dataset": "Dataset check", "curve": "Checkpoints"}
+_MADE_WITH = (columns.PROMPT, columns.SEED)
+_COVERED = {"angles": "Head angles", "ages": "Apparent age", "light": "Light"}
 _SEEN = {GOOD: "good", TOO_FEW: "unknown"}  # how a verdict looks; all others are faults
 MOST_FAULTS = 60  # of the dataset on the page; the summary has all of them
 MOST_KEYS = 24  # prompts and seeds to choose from above a strip of checkpoints
@@ -183,7 +185,9 @@ def _strips(names: list[str], table: pd.DataFrame) -> list[dict]:
     of_group = {
         name: table.index[(table[columns.TYPE] == CANDIDATE) & (table[columns.GROUP] == name)] for name in names
     }
-    keyed = {name: _keyed(name, table.loc[rows]) for name, rows in of_group.items()}
+    known = {name: known_keys(*(table.loc[rows, one] for one in _MADE_WITH)) for name, rows in of_group.items()}
+    by_prompt = all(map(are_known, known.values()))  # as the ranking pairs them
+    keyed = {name: _keyed(name, table.loc[rows], known[name] if by_prompt else None) for name, rows in of_group.items()}
     counts: dict[str, int] = {}
     for pictures in keyed.values():
         for key in pictures:
@@ -197,9 +201,12 @@ def _strips(names: list[str], table: pd.DataFrame) -> list[dict]:
     return [{"label": f"picture {i + 1}", "rows": rows} for i, rows in enumerate(numbered)]
 
 
-def _keyed(name: str, rows: pd.DataFrame) -> dict[str, int]:
+def _keyed(name: str, rows: pd.DataFrame, known: list[str | None] | None) -> dict[str, int]:
+    """The row of each picture of a checkpoint, by its prompt and seed, or by its name."""
     mark = steps.mark_of(name)
     keys = picture_keys(name, rows[columns.FILENAME], (mark.token,) if mark else ())
+    if known is not None:
+        keys = known_first(known, keys)
     return dict(zip(keys, map(int, rows.index), strict=True))
 
 
@@ -218,7 +225,9 @@ def dataset_view(summary: Summary, table: pd.DataFrame) -> dict | None:
         "files": [_photo(file, faults, row_of) for file, faults in list(by_file.items())[:MOST_FAULTS]],
         "more": max(0, len(by_file) - MOST_FAULTS),
         "coverage": [
-            {"title": title, "bins": _bins(counts.items())} for title, counts in check.coverage.items() if counts
+            {"title": _COVERED.get(name, name), "bins": _bins(counts.items())}
+            for name, counts in check.coverage.items()
+            if counts
         ],
     }
 

@@ -4,12 +4,17 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mirror.faces import metrics
 from mirror.faces.ranking import (
     Sample,
+    are_known,
     difference_by_chance,
     holm,
+    known_first,
+    known_keys,
     paired_chance,
     picture_keys,
     proven_better,
@@ -150,6 +155,37 @@ def test_holm_is_that_of_the_textbook():
 )
 def test_what_names_say_of_prompt_and_seed(group, files, keys):
     assert picture_keys(group, files) == keys
+
+
+def test_prompt_and_seed_go_before_names():
+    four, eight = (f"photo of ohwx,  smiling <lora:ohwx-{step}:0.9>" for step in ("000004", "000008"))
+    known = known_keys([four, eight, four, None, four], ["1", "1", "2", "3", None])
+    assert known[0] == known[1] != known[2] and known[3] is known[4] is None
+    assert known_first(known, ("a", "b", "c", "d", "e")) == (known[0], f"{known[0]} (2)", known[2], "d", "e")
+    assert are_known(known[:3]) and are_known([]) and not are_known(known)
+    assert known_keys([float("nan")], [float("nan")]) == [None], "an empty cell of the table"
+
+
+def test_pictures_pair_by_prompt_and_seed_whatever_they_are_called(metrics, make_picture, tiny_pack, tmp_path):
+    """Both groups hold 00001.png to 00008.png: of the same prompts, in another order."""
+    make_picture(tmp_path / "ref" / "1.png")
+    for group, step, turn in (("a", "000004", 0), ("b", "000008", 3)):
+        for number in range(8):
+            path = make_picture(tmp_path / "cand" / group / f"{(number + turn) % 8:05d}.png", 20 + number)
+            text = PngInfo()
+            prompt = f"photo {number} of ohwx <lora:ohwx-{step}:1>"
+            text.add_text("parameters", f"{prompt}\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 42, Size: 64x64")
+            with Image.open(path) as picture:
+                picture.load()
+            picture.save(path, pnginfo=text)
+    run = metrics("--pack", tiny_pack)
+    assert "pictures of the same prompt and seed are compared" in run.summary["compared"], run.stderr
+    for path in (tmp_path / "cand" / "b").iterdir():
+        with Image.open(path) as picture:
+            picture.load()
+        picture.save(path)
+    plain = metrics("--pack", tiny_pack, output="plain")
+    assert "pictures of the same name are compared" in plain.summary["compared"], "one group says nothing"
 
 
 def test_pictures_of_two_checkpoints_belong_together():

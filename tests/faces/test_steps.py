@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from mirror.faces.ranking import Sample
-from mirror.faces.steps import best_checkpoint, mark_of, series_of
+from mirror.faces.steps import (
+    Mark,
+    best_checkpoint,
+    by_step,
+    group_name,
+    mark_of,
+    sample_mark_of,
+    series_of,
+    without_step,
+)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +43,66 @@ def test_habits_of_trainers(name, series, unit, number):
 @pytest.mark.parametrize("name", ["balanced", "my_lora_v2", "v1.5", "the10", "lr1e-4", "2024-05-01", "", "(no folder)"])
 def test_names_that_say_neither(name):
     assert mark_of(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "series", "unit", "number", "rest"),
+    [
+        ("alice_000500_01_20240101120000_42.png", "alice", "step", 500, "alice__01_20240101120000_42.png"),  # kohya
+        ("my_lora_e000010_00_20240101120000_42.png", "my_lora", "epoch", 10, "my_lora__00_20240101120000_42.png"),
+        ("e000010_00_20240101120000.png", "", "epoch", 10, "_00_20240101120000.png"),
+        ("a_20240101120000_000500_01_42.png", "a", "step", 500, "a__01_42.png"),  # kohya, earlier
+        ("a_000500_00_20240101120000_42_000.png", "a", "step", 500, "a__00_20240101120000_42_000.png"),  # musubi-tuner
+        ("1700000000000__000000500_0.jpg", "", "step", 500, "_0.jpg"),  # ai-toolkit
+        ("rank00_sample003_1700000000000__000001500_3.png", "", "step", 1500, "rank00_sample003__3.png"),
+        ("0 - a man/2024-01-01_12-00-00-training-sample-500-10-0.png", "", "step", 500, "0 - a man/.png"),  # OneTrainer
+        ("step_500_alice_1024x1024.png", "", "step", 500, "_alice_1024x1024.png"),  # SimpleTuner
+        ("alice-step00000500_p1.png", "", "step", 500, "alice-_p1.png"),
+        ("p1_s7_epoch_10.png", "", "epoch", 10, "p1_s7_.png"),
+        ("checkpoint-1500 3.png", "", "step", 1500, " 3.png"),
+    ],
+)
+def test_habits_of_sample_images(name, series, unit, number, rest):
+    mark = sample_mark_of(name)
+    assert (mark.series, mark.unit, mark.number) == (series, unit, number)
+    assert without_step(name) == rest
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "00012-1234567.png",  # A1111: counter and seed, of any length
+        "00012-123456.png",
+        "00500-000500.png",
+        "1234567890.png",
+        "ComfyUI_00012_.png",
+        "ComfyUI_temp_abcde_00012_.png",
+        "alice_000012.png",
+        "img_001.png",
+        "prompt01_seed42.png",
+        "20240101120000-00012-42-20 steps.png",
+        "00012-steps20-cfg7.png",
+        "00012-step 20.png",
+        "IMG_20240101_120000.jpg",
+        "grid-0001.png",
+        "2024-01-01_12-00-00.png",
+        "1700000000000_500.jpg",
+        "photo_000500_01.png",
+    ],
+)
+def test_seeds_and_counters_are_no_steps(name):
+    assert sample_mark_of(name) is None and without_step(name) == name
+
+
+def test_two_steps_of_one_run_make_groups():
+    one, two, other = Mark("a", "step", 500, "500"), Mark("a", "step", 1000, "1000"), Mark("b", "step", 500, "500")
+    assert by_step([two, None, one, one]) == [one, two] and by_step([one, other, None]) is None
+    assert by_step([one, two, other]) == [one, two, other] and by_step([]) is None
+    for folder in ("run", "run-000004", "steps2000_run_e10", "", "1500", "checkpoint-500"):
+        named = [mark_of(group_name(folder, mark, with_series=False)) for mark in (one, two)]
+        assert [(mark.unit, mark.number) for mark in named] == [("step", 500), ("step", 1000)], folder
+        assert named[0].series == named[1].series
+    assert group_name("run", one, with_series=True) == "run a step 500"
 
 
 def test_checkpoints_of_one_training_in_the_order_of_training():
