@@ -213,7 +213,7 @@ def _dataset(run: _Run, check: DatasetCheck) -> Answer:
     files: dict[str, list[str]] = {}
     for fault in check.faults:
         files.setdefault(fault.fault, []).append(fault.file)
-    parts = [f"{len(names)} {fault} ({some_of(names)})" for fault, names in files.items()]
+    parts = [f"{len(names)} {_counted(fault, len(names))} ({some_of(names)})" for fault, names in files.items()]
     absent = [name.replace("_", "-") for name, count in check.coverage["angles"].items() if not count]
     parts += [f"no {' and no '.join(absent)} view"] if absent else []
     begin = f"{check.photos} photos, like each other at {references.level:.2f}, {len(check.keep)} to keep"
@@ -223,3 +223,8 @@ def _dataset(run: _Run, check: DatasetCheck) -> Answer:
     return Answer(
         question="dataset", sentence=sentence, numbers=numbers | {"keep": len(check.keep)}, panel="similarity"
     )
+
+
+def _counted(fault: str, count: int) -> str:
+    """As in 2 outliers, but 2 blurred."""
+    return f"{fault}s" if count > 1 and fault in ("outlier", "near duplicate", "small face") else fault
