@@ -248,7 +248,7 @@ def _dataset(run: _Run, check: DatasetCheck) -> Answer:
     files: dict[str, list[str]] = {}
     for fault in check.faults:
         files.setdefault(fault.fault, []).append(fault.file)
-    parts = [f"{fault}: {some_of(names)}" for fault, names in files.items()]
+    parts = [f"{len(names)} {_counted(fault, len(names))} ({some_of(names)})" for fault, names in files.items()]
     absent = [name.replace("_", "-") for name, count in check.coverage["angles"].items() if not count]
     parts += [f"no {' and no '.join(absent)} view"] if absent else []
     begin = f"{check.photos} photos, like each other at {references.level:.2f}, {len(check.keep)} to keep"
@@ -259,7 +259,12 @@ def _dataset(run: _Run, check: DatasetCheck) -> Answer:
         question="dataset",
         headline=f"{len(parts)} {things} to look at" if parts else "Nothing wrong seen",
         tone="bad" if parts else "good",
-        sentence=f"{'; '.join([begin, *parts])}.",
+        sentence=f"{begin}{'; ' + ', '.join(parts) if parts else ''}.",
         numbers=numbers | {"keep": len(check.keep)},
         panel="dataset",
     )
+
+
+def _counted(fault: str, count: int) -> str:
+    """As in 2 outliers, but 2 blurred."""
+    return f"{fault}s" if count > 1 and fault in ("outlier", "near duplicate", "small face") else fault

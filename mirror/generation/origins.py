@@ -90,6 +90,8 @@ def _texts_of(path: Path) -> dict[str, str]:
     """Texts in the header of a PNG, JPEG or WebP; a PNG's behind its pixels are not looked for."""
     from PIL import Image
 
+    if not path.is_file():  # opening a pipe would wait for ever
+        return {}
     with contextlib.suppress(Exception), Image.open(path, formats=("PNG", "JPEG", "WEBP")) as picture:
         if picture.format == "PNG":
             return {key: text for key, text in picture.info.items() if isinstance(text, str)}

@@ -95,6 +95,7 @@ def test_planted_faults_are_named_and_clean_photos_are_not(metrics, mini_pack, p
     assert (tmp_path / "keep.txt").read_text(encoding="utf-8").splitlines() == dataset["keep"]
     (answer,) = [one for one in run.summary["answers"] if one["question"] == "dataset"]
     assert answer["numbers"]["near_duplicates"] == 3 and "1 blurred (soft.png)" in answer["sentence"]
+    assert "3 near duplicates (" in answer["sentence"]
     assert f"It would keep {len(keep)} of {len(truth)} photos" in run.stdout and "near duplicate" in run.stdout
 
 
