@@ -21,12 +21,10 @@ from mirror.contracts.summary import (
     Verdict,
 )
 from mirror.faces import ranking, steps, verdicts
+from mirror.faces.group import LIMITS, Faces, likeness_of, mad, outlier_limit
 from mirror.faces.pose import BIN_LIMITS_DEG
-from mirror.faces.verdicts import COPYING, GOOD, TOO_FEW, Faces
+from mirror.faces.verdicts import COPYING, GOOD, TOO_FEW
 from utils.files import some_of
-
-OUTLIER_MADS = 3.5  # modified z-score from which a photo is an outlier (Iglewicz & Hoaglin 1993)
-OUTLIER_SHARE = 0.9  # ... and below this share of the median, which photos of one shoot never are
 
 
 @dataclass(frozen=True)
@@ -63,14 +61,19 @@ class _Run:
         return sound or [group for group in groups if group not in self.with_any(*COPYING)]
 
 
-def conclude(table: pd.DataFrame, groups: Iterable[tuple[str, str]]) -> Conclusions:
-    """From the table of a run; `groups` are (type, name), empty ones included."""
+def conclude(table: pd.DataFrame, groups: Iterable[tuple[str, str]], embeddings: np.ndarray) -> Conclusions:
+    """From the table of a run; `groups` are (type, name), empty ones included; embeddings (rows, D), NaN without."""
     candidates = [name for kind, name in groups if kind == CANDIDATE and name != BASELINE]
-    rows = dict(iter(table[table[columns.TYPE] == CANDIDATE].groupby(columns.GROUP, sort=False)))
-    own = table[(table[columns.TYPE] == REFERENCE) & (table[columns.GROUP] == REFERENCE)]
-    references = Faces.of(own)
-    floor = Faces.of(rows[BASELINE]) if BASELINE in rows else None
-    faces = {name: Faces.of(rows.get(name, table.iloc[:0])) for name in candidates}
+    is_candidate = table[columns.TYPE] == CANDIDATE
+    rows = dict(iter(table[is_candidate].groupby(columns.GROUP, sort=False)))
+    is_own = (table[columns.TYPE] == REFERENCE) & (table[columns.GROUP] == REFERENCE)
+    own, references = table[is_own], Faces.of(table[is_own], embeddings[is_own])
+
+    def faces_of(name: str) -> Faces:
+        return Faces.of(rows.get(name, table.iloc[:0]), embeddings[is_candidate & (table[columns.GROUP] == name)])
+
+    floor = faces_of(BASELINE) if BASELINE in rows else None
+    faces = {name: faces_of(name) for name in candidates}
     run = _Run(
         references,
         own,
@@ -169,15 +172,15 @@ def _most_copies(run: _Run) -> str:
     counts = {
         name: verdicts.copies_of(one, run.references) for name, one in run.faces.items() if one.images > one.failed
     }
-    if not counts or len(run.references) < verdicts.LIMITS.fewest_references:
+    if not counts or len(run.references) < LIMITS.fewest_references:
         return ""
     name = max(counts, key=lambda key: counts[key] / len(run.faces[key].all_nearest))
     return f"; most near copies: {counts[name]} of {len(run.faces[name].all_nearest)} in {name}"
 
 
 def _rigid(run: _Run) -> Answer:
-    usual = verdicts.mad(run.references.yaw_deg) if len(run.references) else 0.0
-    if usual < verdicts.LIMITS.least_yaw_mad_deg:
+    usual = mad(run.references.yaw_deg) if len(run.references) else 0.0
+    if usual < LIMITS.least_yaw_mad_deg:
         sentence = f"Cannot tell: the references themselves hardly turn their heads (yaw spread {usual:.0f} degrees)."
         return Answer(question="rigid", sentence=sentence, numbers={"references": usual}, panel="pose")
     return _about(run, "rigid", ("rigid",), "pose", "heads turn in every group")
@@ -205,18 +208,17 @@ def _about(run: _Run, question: str, names: tuple[str, ...], panel: str, otherwi
 def outliers(rows: pd.DataFrame) -> list[str]:
     """File names of references that are unlike the others, the worst first; none below five."""
     faces = rows[rows[columns.SIMILARITY].notna() & rows[columns.YAW].notna()]
-    if len(faces) < verdicts.LIMITS.fewest_references:
+    if len(faces) < LIMITS.fewest_references:
         return []
-    likeness = verdicts.likeness_of(faces)
-    middle = float(np.median(likeness))
-    limit = min(middle - OUTLIER_MADS * verdicts.mad(likeness), OUTLIER_SHARE * middle)
+    likeness = likeness_of(faces)
+    limit = outlier_limit(likeness)
     order = np.argsort(likeness)
     return [str(faces[columns.FILENAME].iloc[i]) for i in order if likeness[i] < limit]
 
 
 def _dataset(run: _Run) -> Answer:
     rows, references = run.reference_rows, run.references
-    if len(references) < verdicts.LIMITS.fewest_references:
+    if len(references) < LIMITS.fewest_references:
         sentence = f"Cannot tell: {len(references)} clear faces in the references; at least 5 are needed."
         return Answer(question="dataset", sentence=sentence, numbers={"faces": len(references)}, panel="similarity")
     strange = outliers(rows)
