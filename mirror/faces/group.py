@@ -31,8 +31,7 @@ class Limits(NamedTuple):
     errors: float = 1.645  # standard errors by which a resemblance is surely low: 95 %, one-sided
     unlike: float = 0.93  # undertrained: resemblance below this
     other: float = 0.78  # somebody else: identity below this
-    together: float = 0.51  # ... and the faces are more alike among themselves than this
-    together_by: float = 0.50  # ... plus this for each unit of identity: a blend with others is less alike itself
+    together: float = 0.24  # ... and the faces are more alike among themselves than like the person by this
     drift: float = 0.84  # resemblance of turned heads, by that of heads near the front
     drift_front: float = 0.85  # ... which are the person: resemblance at least
     front_deg: float = 25.0  # near the front, as the bins of the pages

@@ -21,14 +21,13 @@ def wrong_person(group: Faces, references: Faces, floor: Faces | None) -> Findin
         return None
     sound = references.sound
     together = cohesion(group.vectors, group.yaw_deg, references.vectors[sound], references.yaw_deg[sound])
-    least = LIMITS.together + LIMITS.together_by * max(alike.identity, 0.0)
-    if not together >= least:
+    if not together >= alike.identity + LIMITS.together:
         return None
     sentence = (
-        f"The faces are somebody else's: {alike.identity:.2f} like the person, {together:.2f} like each other "
+        f"The faces are somebody else's: {alike.identity:.2f} like the person, but {together:.2f} like each other "
         "(1 is as alike as the references are)."
     )
-    return sentence, {"identity": alike.identity, "cohesion": together, "least_cohesion": least}
+    return sentence, {"identity": alike.identity, "cohesion": together}
 
 
 def undertrained(group: Faces, references: Faces, floor: Faces | None) -> Finding | None:
