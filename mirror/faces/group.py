@@ -120,8 +120,11 @@ class Faces:
 
     @cached_property
     def sound(self) -> np.ndarray:
-        """(N,) bool: which are not unlike all the others, if these are the references."""
-        return self.likeness >= outlier_limit(self.likeness) if len(self) else np.zeros(0, bool)
+        """(N,) bool: neither unlike all the others nor a near copy of an earlier one, if these are the references."""
+        if not len(self):
+            return np.zeros(0, bool)
+        is_copy = np.triu(self.vectors @ self.vectors.T > self.copy_limit, 1).any(axis=0)
+        return ~is_copy & (self.likeness >= outlier_limit(self.likeness))
 
     @property
     def copy_limit(self) -> float:

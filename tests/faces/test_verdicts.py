@@ -187,6 +187,11 @@ def test_strangers_and_duplicates_among_the_references_move_no_limit_far():
     assert resembled[0] == pytest.approx(resembled[1], abs=0.03)
 
 
+def test_a_photo_that_is_there_twice_counts_once():
+    twice = replace(REFERENCES, vectors=np.r_[REFERENCES.vectors[:-1], REFERENCES.vectors[:1]])
+    assert twice.sound.tolist() == [*REFERENCES.sound[:-1], False]
+
+
 def test_photos_of_one_shoot_are_no_copies():
     """Nearest photos at 0.95: images as near to them are not near copies; the limit never leaves the Danger Zone."""
     shoot = replace(REFERENCES, all_nearest=np.full(25, 0.95))
