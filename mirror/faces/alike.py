@@ -83,7 +83,9 @@ def cohesion(group: np.ndarray, yaw_deg: np.ndarray, references: np.ndarray, yaw
 
 
 def between(one: np.ndarray, yaw_deg: np.ndarray, other: np.ndarray, yaws_deg: np.ndarray) -> float:
-    """Identity of two sets of the same size of doubt, as `Alike.identity`, of which none is the standard; or NaN."""
+    """Identity of two sets, as `Alike.identity`, of which none is the standard; NaN where no pair is turned alike."""
+    one, yaw_deg = _thinned(one, yaw_deg)
+    other, yaws_deg = _thinned(other, yaws_deg)
     near = _near(yaw_deg, yaws_deg)
     first, second = _within(one, _near(yaw_deg, yaw_deg)), _within(other, _near(yaws_deg, yaws_deg))
     if first is None or second is None or not near.any():
