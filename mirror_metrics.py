@@ -260,11 +260,13 @@ def summarise(
     from mirror.faces.answers import conclude
     from mirror.faces.finding import DETECTION_THRESHOLD, RESCUE_PADDING
     from mirror.faces.identity_map import MAP_SEED
+    from mirror.faces.measurer import embeddings_of
     from mirror.faces.table import summarise_group
     from utils.files import readable
 
     root = folders.candidates
-    concluded = conclude(table, inputs.groups, dataset)
+    pictures = inputs.references + inputs.held_out + inputs.candidates
+    concluded = conclude(table, inputs.groups, embeddings_of(pictures), dataset)
     groups = [summarise_group(table, kind, name) for kind, name in inputs.groups]
     for group in groups:
         if group.type == CANDIDATE:

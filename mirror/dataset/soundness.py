@@ -21,9 +21,9 @@ from mirror.dataset.gaps import GAP_TYPES
 from mirror.dataset.limits import SECOND_FACE_SHARE
 from mirror.dataset.pixels import SHARPNESS_LIMIT
 from mirror.dataset.references import CUT, FACE_SIDE, MIRRORED, SAME, Photo, Repeat
+from mirror.faces.group import mad, outlier_limit
 from mirror.faces.metrics import IDENTITY_FLOOR, IDENTITY_SHARES, leave_one_out, pose_corrected
 from mirror.faces.pose import angle_bin
-from mirror.faces.verdicts import mad
 from utils.decoding import BLACK_AND_WHITE
 from utils.files import Status
 
@@ -35,9 +35,7 @@ class Limits(NamedTuple):
     """Thresholds that stand nowhere else."""
 
     fewest_faces: int = 5  # our choice: a spread needs some
-    outlier_mads: float = 3.5  # modified z-score (Iglewicz & Hoaglin 1993)
-    outlier_share: float = 0.9  # ... and below this share of the median, which photos of one shoot never are
-    # ... and left out only beyond doubt. On three rendered worlds with two strangers each, and two packs, 10 of the 12
+    # What is an outlier says mirror.faces.group.outlier_limit; it is left out only beyond doubt. On three rendered worlds with two strangers each, and two packs, 10 of the 12
     # strangers lie beyond 4, two within 3.5; of 160 good photos one reaches 3.5, none 4.
     dropped_mads: float = 4.0
     # Mean grey level of the face. On 30 photos it is 101 to 189, and 61 in one that is dark; 25 to 47 at a quarter of
@@ -207,7 +205,7 @@ def _outliers(photos: list[Photo]) -> Iterator[tuple[int, _Found]]:
     similarity = leave_one_out(np.stack([face.embedding for face in faces]))
     likeness = pose_corrected(similarity, np.array([face.yaw_deg for face in faces]))
     middle, spread = float(np.median(likeness)), mad(likeness)
-    limit = min(middle - LIMITS.outlier_mads * spread, LIMITS.outlier_share * middle)
+    limit = outlier_limit(likeness)
     other_people = max(IDENTITY_FLOOR, IDENTITY_SHARES[0] * middle)
     beyond_doubt = min(middle - LIMITS.dropped_mads * spread, other_people)
     for index, value in zip(rows, map(float, likeness), strict=True):

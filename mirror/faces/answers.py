@@ -22,7 +22,8 @@ from mirror.contracts.summary import (
     Verdict,
 )
 from mirror.faces import ranking, steps, verdicts
-from mirror.faces.verdicts import COPYING, GOOD, TOO_FEW, Faces
+from mirror.faces.group import LIMITS, Faces, lost_per_30_degrees, mad
+from mirror.faces.verdicts import COPYING, GOOD, TOO_FEW
 from utils.files import some_of
 
 
@@ -60,14 +61,24 @@ class _Run:
         return sound or [group for group in groups if group not in self.with_any(*COPYING)]
 
 
-def conclude(table: pd.DataFrame, groups: Iterable[tuple[str, str]], dataset: DatasetCheck) -> Conclusions:
-    """From the table of a run; `groups` are (type, name), empty ones included; `dataset` is the references' check."""
+def conclude(
+    table: pd.DataFrame, groups: Iterable[tuple[str, str]], embeddings: np.ndarray, dataset: DatasetCheck
+) -> Conclusions:
+    """From the table of a run; `groups` are (type, name), empty ones included.
+
+    `embeddings` are (rows, D), NaN without a face; `dataset` is the references' check.
+    """
     candidates = [name for kind, name in groups if kind == CANDIDATE and name != BASELINE]
-    rows = dict(iter(table[table[columns.TYPE] == CANDIDATE].groupby(columns.GROUP, sort=False)))
-    own = table[(table[columns.TYPE] == REFERENCE) & (table[columns.GROUP] == REFERENCE)]
-    references = Faces.of(own)
-    floor = Faces.of(rows[BASELINE]) if BASELINE in rows else None
-    faces = {name: Faces.of(rows.get(name, table.iloc[:0])) for name in candidates}
+    is_candidate = table[columns.TYPE] == CANDIDATE
+    rows = dict(iter(table[is_candidate].groupby(columns.GROUP, sort=False)))
+    is_own = (table[columns.TYPE] == REFERENCE) & (table[columns.GROUP] == REFERENCE)
+    references = Faces.of(table[is_own], embeddings[is_own])
+
+    def faces_of(name: str) -> Faces:
+        return Faces.of(rows.get(name, table.iloc[:0]), embeddings[is_candidate & (table[columns.GROUP] == name)])
+
+    floor = faces_of(BASELINE) if BASELINE in rows else None
+    faces = {name: faces_of(name) for name in candidates}
     found = {name: rows.get(name, table.iloc[:0]).dropna(subset=columns.SIMILARITY) for name in candidates}
     known = {name: ranking.known_keys(one[columns.PROMPT], one[columns.SEED]) for name, one in found.items()}
     by_prompt = all(map(ranking.are_known, known.values()))
@@ -103,16 +114,16 @@ def _line(run: _Run, ranked: ranking.Ranked) -> RankedGroup:
     """One group's line of the ranking, with what stands beside its similarity."""
     faces, references = run.faces[ranked.name], run.references
     ages = [one.age[~np.isnan(one.age)] for one in (faces, references)]
-    usual = verdicts.mad(references.yaw_deg) if len(references) else 0.0
+    usual = mad(references.yaw_deg) if len(references) else 0.0
     return RankedGroup(
         name=ranked.name,
         rank=ranked.rank,
         median=ranked.median,
         interval=ranked.interval,
         better=ranked.better,
-        spread=verdicts.mad(run.samples[ranked.name].scores) if ranked.faces else None,
-        lost_per_30_deg=verdicts.lost_per_30_degrees(faces),
-        pose_coverage=verdicts.mad(faces.yaw_deg) / usual if usual > 0 and len(faces) else None,
+        spread=mad(run.samples[ranked.name].scores) if ranked.faces else None,
+        lost_per_30_deg=lost_per_30_degrees(faces),
+        pose_coverage=mad(faces.yaw_deg) / usual if usual > 0 and len(faces) else None,
         age_shift_years=float(np.median(ages[0]) - np.median(ages[1])) if len(ages[0]) and len(ages[1]) else None,
         copies=verdicts.copies_of(faces, references),
     )
@@ -200,15 +211,15 @@ def _most_copies(run: _Run) -> str:
     counts = {
         name: verdicts.copies_of(one, run.references) for name, one in run.faces.items() if one.images > one.failed
     }
-    if not counts or len(run.references) < verdicts.LIMITS.fewest_references:
+    if not counts or len(run.references) < LIMITS.fewest_references:
         return ""
     name = max(counts, key=lambda key: counts[key] / len(run.faces[key].all_nearest))
     return f"; most near copies: {counts[name]} of {len(run.faces[name].all_nearest)} in {name}"
 
 
 def _rigid(run: _Run) -> Answer:
-    usual = verdicts.mad(run.references.yaw_deg) if len(run.references) else 0.0
-    if usual < verdicts.LIMITS.least_yaw_mad_deg:
+    usual = mad(run.references.yaw_deg) if len(run.references) else 0.0
+    if usual < LIMITS.least_yaw_mad_deg:
         sentence = f"The references themselves hardly turn their heads (yaw spread {usual:.0f} degrees)."
         return _unknown("rigid", sentence, "pose", references=usual)
     return _about(run, "rigid", ("rigid",), "pose", "Heads turn in every group")
@@ -242,7 +253,7 @@ def _unknown(question: str, why: str, panel: str, **numbers: float | str) -> Ans
 def _dataset(run: _Run, check: DatasetCheck) -> Answer:
     """The check of the references in a sentence."""
     references = run.references
-    if len(references) < verdicts.LIMITS.fewest_references:
+    if len(references) < LIMITS.fewest_references:
         sentence = f"{len(references)} clear faces in the references; at least 5 are needed."
         return _unknown("dataset", sentence, "dataset", faces=len(references))
     files: dict[str, list[str]] = {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from mirror.faces.group import COLLAPSED_FRAME
 from mirror.faces.measurer import Picture
-from mirror.faces.verdicts import COLLAPSED_FRAME
 from utils.files import Status
 
 # Our choice, in grey values of 255: of two photos without a face the emptier one, of a wall, has a deviation of 12.

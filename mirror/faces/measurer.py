@@ -61,6 +61,16 @@ class Beside:
     measure: Callable[[np.ndarray, FaceMeasurement], bytes]
 
 
+def embeddings_of(pictures: list[Picture]) -> np.ndarray:
+    """(len(pictures), D) float32, NaN without a face; D is 1 where there is none at all."""
+    length = next((len(picture.face.embedding) for picture in pictures if picture.measured), 1)
+    embeddings = np.full((len(pictures), length), np.nan, np.float32)
+    for row, picture in zip(embeddings, pictures, strict=True):
+        if picture.measured:
+            row[:] = picture.face.embedding
+    return embeddings
+
+
 class Measurer:
     """Measures pictures with one pack; the networks load when the first picture needs them.
 

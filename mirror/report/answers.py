@@ -204,7 +204,8 @@ def _strips(names: list[str], table: pd.DataFrame) -> list[dict]:
 def _keyed(name: str, rows: pd.DataFrame, known: list[str | None] | None) -> dict[str, int]:
     """The row of each picture of a checkpoint, by its prompt and seed, or by its name."""
     mark = steps.mark_of(name)
-    keys = picture_keys(name, rows[columns.FILENAME], (mark.token,) if mark else ())
+    files = map(steps.without_step, rows[columns.FILENAME])
+    keys = picture_keys(name, files, (mark.token,) if mark else ())
     if known is not None:
         keys = known_first(known, keys)
     return dict(zip(keys, map(int, rows.index), strict=True))
