@@ -34,7 +34,7 @@ _WINDOW, _STEPS = 48, ((0.95, 1.0, 1.05), (0.975, 1.0, 1.025))
 # pairs of different photos less.
 _FACE_FITS = 0.6
 _REACH = 3.0  # face sizes around its centre: what lies further out depends on the scale too much
-_HASHED = 96  # pixels: pHash itself shrinks them to four times HASH_SIDE
+_HASHED = 4 * HASH_SIDE  # pixels of a side of what is hashed, pHash's own size
 _LEAST = 4.0  # pixels of a side that both pictures must show
 
 
@@ -67,8 +67,8 @@ def look_of(thumbnail: bytes, box_xyxy: tuple[float, float, float, float], size_
     centre = np.array([(left + right) / 2, (top + bottom) / 2])
     side = max(float(np.sqrt(max(right - left, 0) * max(bottom - top, 0))), 1.0)
     fine = _cut(grey, centre - side * _TILE_FACES / 2, (3 * _TILE / (side * _TILE_FACES),) * 2, (3 * _TILE,) * 2)
-    tile = cv2.resize(fine, (_TILE, _TILE), interpolation=cv2.INTER_AREA)
-    return Look(grey, centre, side, np.stack([_unit(_way(tile, way)) for way in WAYS]))
+    tile = _unit(cv2.resize(fine, (_TILE, _TILE), interpolation=cv2.INTER_AREA))
+    return Look(grey, centre, side, np.stack([_way(tile, way).ravel() for way in WAYS]))
 
 
 def face_likeness(looks: list[Look]) -> np.ndarray:
@@ -93,18 +93,20 @@ def hash_distance(first: Look, second: Look) -> int:
     low, high = _shared(first, second, placement)
     if (high - low).min() < _LEAST:
         return HASH_BITS // 2
-    across = _HASHED / (high - low)
-    mine = _cut(first.grey, low, across, (_HASHED,) * 2)
-    other = _cut(second.grey, placement.of(low), across / placement.scale, (_HASHED,) * 2)
+    zoom = 2 * _HASHED / (high - low)
+    mine = _cut(first.grey, low, zoom, (2 * _HASHED,) * 2)
+    other = _cut(second.grey, placement.of(low), zoom / placement.scale, (2 * _HASHED,) * 2)
     return int(_hash(mine) - _hash(other))
 
 
 def _hash(grey: np.ndarray) -> object:
-    """imagehash's pHash; the difference of two is the number of bits."""
+    """imagehash's pHash of a square; the difference of two is the number of bits."""
     import imagehash
     from PIL import Image
 
-    return imagehash.phash(Image.fromarray(grey), HASH_SIDE)
+    # shrunk here, as Pillow's own filter would take as long as all the rest
+    small = cv2.resize(grey, (_HASHED, _HASHED), interpolation=cv2.INTER_AREA)
+    return imagehash.phash(Image.fromarray(small), HASH_SIDE)
 
 
 def _way(grey: np.ndarray, way: tuple[int, bool]) -> np.ndarray:
@@ -199,8 +201,7 @@ def _peak(values: np.ndarray, at: int) -> float:
 
 
 def _unit(tile: np.ndarray) -> np.ndarray:
-    """(256,) float32 of a tile, zero mean and unit norm; zeros where it is of one grey."""
-    flat = tile.astype(np.float32).ravel()
-    flat -= flat.mean()
-    norm = float(np.linalg.norm(flat))
-    return flat / norm if norm > 0 else flat
+    """A tile as float32 with zero mean and unit norm; zeros where it is of one grey."""
+    values = tile.astype(np.float32) - tile.mean(dtype=np.float32)
+    norm = float(np.linalg.norm(values))
+    return values / norm if norm > 0 else values
