@@ -40,7 +40,7 @@ KINDS = {
 }
 
 # Bits of 256 (benchmarks/copies_bench.py). Of 30 photos 18 copies each, saved anew, at 50 to 150 % of their size, cut
-# by 5 and 10 %, turned, mirrored, brighter and darker: 95 % up to 16, the worst 26 (clipped white). Pairs of different
+# by 5 and 10 %, turned, mirrored, brighter and darker: 95 % up to 14, the worst 26 (clipped white). Pairs of different
 # photos: 54 and more. In five rendered worlds 700 near copies and near duplicates: up to 18; 2,040 images that are
 # none, beside their nearest reference, some before the same background: 32 and more.
 SAME_BITS = 28
