@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from mirror.dataset.references import BESIDE, Photo, repeats_among
     from mirror.dataset.soundness import check
     from mirror.faces.cache import measurement_cache
+    from mirror.faces.copies import add_copies
     from mirror.faces.identity_map import identity_map, import_for_map
     from mirror.faces.inputs import collect, split_by_prompts
     from mirror.faces.measurer import Measurer
@@ -123,6 +124,8 @@ def run(args: argparse.Namespace) -> int:
             table = score_pictures(pictures, pack_info, args.face)
             face_map, map_note = identity_map(pictures, int(args.map[0]), cache)
             add_map(table, face_map)
+        with timed(seconds, "copies"):
+            add_copies(table, pictures, cache)
         seconds["networks"] = measurer.load_seconds
         seconds["measuring"] -= measurer.load_seconds
     if args.holdout is not None:

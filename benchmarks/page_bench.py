@@ -24,6 +24,7 @@ import pandas as pd
 from mirror.contracts import table as columns
 from mirror.contracts.summary import CANDIDATE, REFERENCE, DatasetCheck, PackInfo, Summary
 from mirror.faces.answers import conclude
+from mirror.faces.copies import LIKENESS
 from mirror.faces.table import make_table, summarise_group
 from mirror.report.copycat import build_copycat
 from mirror.report.dashboard import build_dashboard
@@ -115,6 +116,8 @@ def world(count: int) -> tuple[pd.DataFrame, Summary]:
         row |= {
             columns.NEAREST_REFERENCE: references[i % len(references)],
             columns.NEAREST_SIMILARITY: random.normal(0.65, 0.1),
+            columns.COPY: LIKENESS,
+            columns.HASH_DISTANCE: int(random.integers(30, 140)),
         }
         rows.append(row)
     table = make_table(rows).sort_values([columns.TYPE, columns.GROUP], ascending=[False, True], ignore_index=True)
@@ -161,7 +164,7 @@ def write_pages(folder: Path, count: int) -> Path:
     files = PageFiles(small, [], [f"../Lora_Candidates/{name}" for name in table[columns.FILENAME]])
     face_map = np.random.default_rng(2).normal(0, 20, (count, 2))
     dashboard = build_dashboard(table, summary, face_map, "", files)
-    copycat = build_copycat(table, summary, files.small())
+    copycat = build_copycat(table, summary, files.large(), files.links)
     print(
         f"pages built in {time.monotonic() - started:.1f} s; thumbnails of {sum(map(len, small)) / count:.0f} bytes, "
         f"in the pages {sum(map(len, files.small())) / count:.0f}"

@@ -161,5 +161,5 @@ class Summary(Contract):
     dataset: DatasetCheck | None = None
     ignored_files: dict[str, int]  # suffix -> number of files in the folders that are not images
     warnings: list[str]
-    seconds: dict[str, float]  # what the run spent on loading networks, measuring, prompts, the map and the pages
+    seconds: dict[str, float]  # spent on loading networks, measuring, prompts, the map, copies and the pages
     results: dict[str, str]  # kind -> file name

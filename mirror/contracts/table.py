@@ -24,6 +24,8 @@ TSNE = ("tsne_x", "tsne_y", "tsne_z")  # place on the identity map; the third on
 PROMPT = "Prompt"  # of a generated picture, where its file or generation_metadata.json says it
 SEED = "Seed"  # text: ComfyUI's seeds are wider than the integers of most programs
 GENERATOR = "Generator"  # the program that wrote prompt and seed down
+COPY = "Copy"  # what the picture and its nearest reference share, see mirror.faces.copies.KINDS
+HASH_DISTANCE = "HashDistance"  # bits that differ between the two, of 256
 
 # In the order of the file, with their pandas types; unmeasured cells are NaN / NA in the frame and blank in the file.
 COLUMNS = {
@@ -50,4 +52,6 @@ COLUMNS = {
     PROMPT: "object",
     SEED: "object",
     GENERATOR: "object",
+    COPY: "object",
+    HASH_DISTANCE: "Int64",
 }

@@ -35,8 +35,9 @@ class Limits(NamedTuple):
     """Thresholds that stand nowhere else."""
 
     fewest_faces: int = 5  # our choice: a spread needs some
-    # What is an outlier says mirror.faces.group.outlier_limit; it is left out only beyond doubt. On three rendered worlds with two strangers each, and two packs, 10 of the 12
-    # strangers lie beyond 4, two within 3.5; of 160 good photos one reaches 3.5, none 4.
+    # What is an outlier says mirror.faces.group.outlier_limit; it is left out only beyond doubt. On three rendered
+    # worlds with two strangers each, and two packs, 10 of the 12 strangers lie beyond 4, two within 3.5; of 160 good
+    # photos one reaches 3.5, none 4.
     dropped_mads: float = 4.0
     # Mean grey level of the face. On 30 photos it is 101 to 189, and 61 in one that is dark; 25 to 47 at a quarter of
     # their light, 214 to 243 once they are overexposed (2.2 times the grey level and 40 more).

@@ -128,18 +128,23 @@ class Faces:
 
     @property
     def copy_limit(self) -> float:
-        """Similarity to the nearest reference from which an image is a near copy, if these are the references.
-
-        Never inside the documented bands below the Danger Zone. Distances (1 - cosine) spread evenly as logarithms.
-        """
-        logs = np.log(np.maximum(1 - self.all_nearest, 1e-6))
-        limit = np.median(logs) - max(-np.log(LIMITS.copy_share), LIMITS.copy_mads * mad(logs))
-        return float(max(metrics.BANDS["Danger Zone"].low, 1 - np.exp(limit)))
+        """Similarity to the nearest reference from which an image is a near copy, if these are the references."""
+        return near_copy_limit(self.all_nearest)
 
     def alike(self, references: Faces, which: np.ndarray | slice = slice(None)) -> Alike | None:
         """How alike these faces, or some `which` of them, are to the references that are turned as they are."""
         vectors, yaw_deg = self.vectors[which], self.yaw_deg[which]
         return compare(vectors, yaw_deg, references.vectors[references.sound], references.yaw_deg[references.sound])
+
+
+def near_copy_limit(nearest: np.ndarray) -> float:
+    """Similarity from which a face is a near copy, from that of each reference to its nearest other one (N,).
+
+    Never inside the documented bands below the Danger Zone. Distances (1 - cosine) spread evenly as logarithms.
+    """
+    logs = np.log(np.maximum(1 - nearest, 1e-6))
+    limit = np.median(logs) - max(-np.log(LIMITS.copy_share), LIMITS.copy_mads * mad(logs))
+    return float(max(metrics.BANDS["Danger Zone"].low, 1 - np.exp(limit)))
 
 
 def outlier_limit(likeness: np.ndarray) -> float:

@@ -1,18 +1,23 @@
-"""`CopycatReport_<timestamp>.html`: each generated image beside its nearest reference, and who is copied most."""
+"""`CopycatReport_<timestamp>.html`: each generated image beside its nearest reference, copy or likeness, and who is
+copied most."""
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
-from markupsafe import Markup
 
 from mirror.contracts import table as columns
-from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE, Summary
+from mirror.contracts.summary import CANDIDATE, REFERENCE, Summary
+from mirror.faces.copies import KINDS, LIKENESS, SAME_PICTURE, SAME_POSE, copy_limit
 from mirror.faces.metrics import BANDS, copy_band
+from mirror.faces.picture_hash import HASH_BITS
 from mirror.report.colours import Group, group_index, page_groups
-from mirror.report.render import encoded, json_for_script, number, render, run_facts, shown, sibling_link
+from mirror.report.files import picture_blocks
+from mirror.report.render import json_for_script, number, render, run_facts, shown, sibling_link
+from mirror.report.viewing import viewer_data
 from utils.files import Status
 
 FAILED_TEXT = "\N{WARNING SIGN} Failed to recognize face"
@@ -35,36 +40,52 @@ _MEANINGS = {name: band.meaning for name, band in BANDS.items()} | {
     UNMATCHED: "no reference with a face to compare with",
     FAILED: "no face could be measured",
 }
+# Colour and mark of what a pair shares; the name always stands beside them.
+_KIND_LOOKS = {
+    SAME_PICTURE: ("#ff7eb6", "\N{BLACK SQUARE}"),
+    SAME_POSE: ("#ffb27a", "\N{CIRCLE WITH LEFT HALF BLACK}"),
+    LIKENESS: ("#6fd3ff", "\N{WHITE CIRCLE}"),
+}
 
 
-def build_copycat(table: pd.DataFrame, summary: Summary, thumbnails: Sequence[bytes | None]) -> str:
-    """The whole page. `thumbnails[i]` is the small JPEG of row i of `table`, None where the file could not be read."""
+def build_copycat(
+    table: pd.DataFrame,
+    summary: Summary,
+    thumbnails: Sequence[bytes | None],
+    links: Sequence[str | None] = (),
+) -> str:
+    """The whole page. `thumbnails[i]` is the small JPEG of row i of `table`, None where the file could not be read;
+    `links[i]` leads to the file itself."""
     if len(thumbnails) != len(table):
         raise ValueError(f"{len(thumbnails)} thumbnails for {len(table)} rows of the table")
     groups = page_groups(table, summary)
     rows = _rows(table, group_index(table, groups))
-    data = _page_data(rows, groups)
+    is_reference = (table[columns.TYPE] == REFERENCE) & (table[columns.GROUP] == REFERENCE)
+    limit = copy_limit(table[is_reference])
+    data = viewer_data(table, groups, links) | _page_data(rows, groups, limit)
     return render(
         "copycat",
         run_facts(summary),
         summary.warnings,
+        parts=("viewer",),
         dashboard_link=sibling_link(summary, "Dashboard_"),
         generated=data["compares"] == "generated",
         references=len(data["ranking"]),
+        kinds=_kind_counts(data, limit),
         bands=_band_counts(data),
         candidates=[group for group in groups if not group.is_reference],
         data=json_for_script(data),
-        thumbnails=_thumbnail_table(thumbnails),
+        pictures=picture_blocks(thumbnails),
     )
 
 
 def _rows(table: pd.DataFrame, groups: list[int]) -> list[dict]:
     """Every file as the page needs it; numbers not measured are None."""
     read = (columns.TYPE, columns.FILENAME, columns.STATUS, columns.SIMILARITY)
-    read += (columns.NEAREST_REFERENCE, columns.NEAREST_SIMILARITY, columns.REASON)
+    read += (columns.NEAREST_REFERENCE, columns.NEAREST_SIMILARITY, columns.REASON, columns.COPY, columns.HASH_DISTANCE)
     rows = []
     for index, cells in enumerate(table[list(read)].itertuples(index=False, name=None)):
-        kind, file, status, similarity, nearest, nearest_similarity, reason = cells
+        kind, file, status, similarity, nearest, nearest_similarity, reason, copy, bits = cells
         rows.append(
             {
                 "index": index,
@@ -76,35 +97,52 @@ def _rows(table: pd.DataFrame, groups: list[int]) -> list[dict]:
                 "nearest": nearest if isinstance(nearest, str) else None,
                 "nearest_similarity": _or_none(nearest_similarity),
                 "reason": reason if isinstance(reason, str) else "",
+                "copy": copy if copy in KINDS else None,
+                "bits": None if pd.isna(bits) else int(bits),
             }
         )
     return rows
 
 
-def _page_data(rows: list[dict], groups: list[Group]) -> dict:
+def _page_data(rows: list[dict], groups: list[Group], limit: float) -> dict:
     """What copycat.js draws from. References are named by their row everywhere, so each stands there once."""
     references = [row for row in rows if row["type"] == REFERENCE and groups[row["group"]].name == REFERENCE]
     candidates = [row for row in rows if row["type"] == CANDIDATE]
     row_of = {row["file"]: row["index"] for row in references}
     return {
         "compares": "generated" if candidates else "references",
-        "held_out": any(group.is_reference and group.name == HELD_OUT for group in groups),
-        "files": [shown(row["file"]) for row in rows],
-        "groups": [{"label": group.label, "colour": group.colour, "path": group.path} for group in groups],
         "bands": {name: {"colour": colour, "mark": mark} for name, (colour, mark) in _LOOKS.items()},
-        "cards": [_card(row, row_of) for row in candidates or references],
+        "kinds": {name: {"colour": colour, "mark": mark} for name, (colour, mark) in _KIND_LOOKS.items()},
+        "cards": [_card(row, row_of, limit) for row in candidates or references],
         "ranking": _ranking(references, candidates, row_of),
     }
 
 
-def _card(row: dict, row_of: dict[str, int]) -> dict:
+def _card(row: dict, row_of: dict[str, int], limit: float) -> dict:
     """One generated image (or, without any, one reference) and its nearest reference."""
     card = {"row": row["index"], "group": row["group"], "band": _band(row, row_of)}
     if not row["status"].measured:
         return card | {"failure": _failure(row)}
     card |= {"nearest": row_of.get(row["nearest"]), "nearest_similarity": row["nearest_similarity"]}
     card["similarity"] = row["similarity"]
+    if row["copy"] is not None:
+        card |= {"kind": row["copy"], "says": _says(row["copy"], row["bits"], row["nearest_similarity"], limit)}
     return card | {"note": shown(row["reason"])} if row["reason"] else card
+
+
+def _says(kind: str, bits: int | None, similarity: float, limit: float) -> str:
+    """One sentence with the numbers that make a pair what it is."""
+    differ = "" if bits is None else f"{bits} of {HASH_BITS} bits differ"
+    if kind == SAME_PICTURE:
+        return f"The whole picture again: {differ}."
+    near = f"{number(similarity, 3)} is above {number(limit, 3)}"
+    scene = f"; the picture is another ({differ})" if differ else ""
+    if kind == SAME_POSE:
+        return f"This face again, at this angle: {near}{scene}."
+    if similarity > limit:
+        return f"As like as a copy ({near}), but turned otherwise{scene}."
+    what = f"; {differ}" if differ else ""
+    return f"The person, not the photo: no nearer than {number(limit, 3)}{what}."
 
 
 def _band(row: dict, row_of: dict[str, int]) -> str:
@@ -154,6 +192,17 @@ def _band_counts(data: dict) -> list[dict]:
     ]
 
 
+def _kind_counts(data: dict, limit: float) -> list[dict]:
+    """Number of cards of each kind, copies first; nothing where no pair was compared."""
+    counts = Counter(card["kind"] for card in data["cards"] if "kind" in card)
+    meanings = KINDS | {SAME_POSE: f"{KINDS[SAME_POSE]}; similarity above {number(limit, 2)}"}
+    return [
+        {"name": name, "count": counts[name], "meaning": meanings[name], "colour": colour, "mark": mark}
+        for name, (colour, mark) in _KIND_LOOKS.items()
+        if counts
+    ]
+
+
 def _limits(name: str) -> str:
     if name not in BANDS:
         return ""
@@ -161,12 +210,6 @@ def _limits(name: str) -> str:
     if low is None:
         return f"below {number(high, 2)}"
     return f"above {number(low, 2)}" if high is None else f"{number(low, 2)}\N{EN DASH}{number(high, 2)}"
-
-
-def _thumbnail_table(thumbnails: Sequence[bytes | None]) -> Markup:
-    """JSON list of base64 texts, one a row of the table: each picture is on the page once. Base64 needs no escaping."""
-    texts = [encoded(picture) or "" for picture in thumbnails]
-    return Markup('["' + '",\n"'.join(texts) + '"]' if texts else "[]")
 
 
 def _or_none(value: float) -> float | None:

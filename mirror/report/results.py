@@ -43,7 +43,7 @@ def write_results(
         started = time.monotonic()
         texts = {
             "dashboard": build_dashboard(table, summary, face_map, map_note, files),
-            "copycat": build_copycat(table, summary, files.small()),
+            "copycat": build_copycat(table, summary, files.large(), files.links),
             "data": "\ufeff" + to_csv(table),  # the mark by which Excel knows UTF-8
         }
         summary.seconds["pages"] = round(time.monotonic() - started, 3)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, run_script
+from pages_fixture import pictures_in
 
 from mirror.contracts.contract import read_contract
 from mirror.contracts.summary import Summary
@@ -333,20 +334,21 @@ def test_pages_show_the_numbers_of_the_table(real_run, photos):
 
     page = real_run.file("CopycatReport").read_text(encoding="utf-8")
     copycat = json.loads(page_data(real_run.file("CopycatReport")))
-    thumbnails = json.loads(re.search(r'id="page-thumbnails">(.*?)</script>', page, re.DOTALL)[1])
+    thumbnails = pictures_in(page)
+    files = copycat["rows"]["file"]
     measured = [card for card in copycat["cards"] if card.get("nearest") is not None]
     assert len(measured) == 30 and len(copycat["cards"]) == 32
     for card in measured:
         row = table.loc[card["row"]]
-        assert copycat["files"][card["row"]] == row.Filename
-        assert copycat["files"][card["nearest"]] == row.NearestReference
+        assert files[card["row"]] == row.Filename
+        assert files[card["nearest"]] == row.NearestReference
         assert card["nearest_similarity"] == pytest.approx(row.NearestSimilarity, abs=1e-6)
         assert card["similarity"] == pytest.approx(row.Similarity, abs=1e-6)
         small = cv2.imdecode(np.frombuffer(base64.b64decode(thumbnails[card["row"]]), np.uint8), cv2.IMREAD_COLOR)
         photo = cv2.resize(cv2.imread(str(photos / row.Filename)), small.shape[1::-1], interpolation=cv2.INTER_AREA)
         assert np.abs(small.astype(int) - photo).mean() < 8, f"{row.Filename} shows another picture"
     hits = table[table.Type == "Candidate"].NearestReference.value_counts()
-    assert {copycat["files"][r["row"]]: r["hits"] for r in copycat["ranking"]} == {n: hits.get(n, 0) for n in SAME_MAN}
+    assert {files[r["row"]]: r["hits"] for r in copycat["ranking"]} == {n: hits.get(n, 0) for n in SAME_MAN}
 
 
 def test_too_few_faces_for_a_map_is_a_sentence(metrics, tiny_pack, tmp_path, make_picture):

@@ -7,12 +7,14 @@ import os
 import re
 from collections import Counter
 
+import numpy as np
 import pages_fixture as made
 import pandas as pd
 import pytest
-from pages_browser import Opened, assert_quiet, chromium, opened
+from pages_browser import Opened, assert_fits, assert_quiet, chromium, opened
 
 from mirror.contracts.summary import HELD_OUT
+from mirror.faces.copies import LIKENESS, SAME_PICTURE, SAME_POSE
 from mirror.faces.metrics import copy_band
 from mirror.faces.table import CANDIDATE, REFERENCE
 from mirror.report.colours import page_groups
@@ -37,7 +39,7 @@ def test_each_thumbnail_is_stored_once():
     table = made.make_run(["a"], each=40, references=3)
     thumbnails = [f"picture number {i:04d}".encode() for i in range(len(table))]
     page = build_copycat(table, made.summary_of(table), thumbnails)
-    stored = json.loads(re.search(r'id="page-thumbnails">(.*?)</script>', page, re.DOTALL)[1])
+    stored = made.pictures_in(page)
     assert len(stored) == len(set(stored)) == 43 and all(page.count(text) == 1 for text in stored)
     with pytest.raises(ValueError, match="thumbnails"):
         build_copycat(table, made.summary_of(table), thumbnails[:-1])
@@ -135,7 +137,7 @@ def test_black_hole_ranking_has_every_reference(copycat, hostile):
     references = table[table["Type"] == REFERENCE]
     hits = Counter(table.loc[table["Type"] == CANDIDATE, "NearestReference"].dropna())
     data = json.loads(re.search(r'id="page-data">(.*?)</script>', build_copycat(*hostile, [None] * len(table)))[1])
-    ranked = {data["files"][entry["row"]]: entry for entry in data["ranking"]}
+    ranked = {data["rows"]["file"][entry["row"]]: entry for entry in data["ranking"]}
     assert set(ranked) == {shown(name) for name in references["Filename"]}
     assert all(entry["hits"] == hits[name] for name, entry in ranked.items())
     order = [entry["hits"] for entry in data["ranking"]]
@@ -176,6 +178,97 @@ def test_each_card_says_what_its_similarity_is_to(browser, tmp_path, groups, hel
     assert hint.text_content().startswith(f"{label} 0.")
     assert hint.get_attribute("title") == f"Similarity to the centroid of {photos}"
     assert hint.evaluate("one => one.scrollWidth <= one.clientWidth"), "the number is not cut off"
+    result.page.close()
+
+
+def kinds_run() -> pd.DataFrame:
+    """Six references; one LoRA of two near copies as pictures, one as a pose, one turned away, two likenesses, and one
+    picture without a face."""
+    table = made.make_run(["alpha"], each=6, references=6)
+    rows = np.flatnonzero(table["Type"] == CANDIDATE)
+    table.loc[rows, "NearestSimilarity"] = [0.99, 0.98, 0.97, 0.96, 0.6, 0.4]
+    table.loc[rows, "Copy"] = [SAME_PICTURE, SAME_PICTURE, SAME_POSE, LIKENESS, LIKENESS, LIKENESS]
+    table.loc[rows, "HashDistance"] = [4, 26, 70, 90, 88, 120]
+    table.loc[table["Type"] == REFERENCE, "NearestSimilarity"] = 0.7
+    failed = made.failed_row(CANDIDATE, "alpha", "no face.png", Status.NO_FACE, "no face found")
+    return pd.concat([table, made.make_table([failed])], ignore_index=True)
+
+
+@pytest.fixture
+def kinds(browser, tmp_path):
+    table = kinds_run()
+    html = build_copycat(table, made.summary_of(table), made.thumbnails_of(table), [f"x/{i}" for i in table.index])
+    result = opened(browser, tmp_path, html)
+    yield result
+    assert_quiet(result)
+    result.page.close()
+
+
+def test_each_card_says_what_is_copied(kinds):
+    assert [text[2:] for text in kinds.texts("#kinds .what")] == [SAME_PICTURE, SAME_POSE, LIKENESS]
+    assert kinds.texts("#kinds .count") == ["2", "1", "3"]
+    says = {card["file"]: card["text"] for card in cards(kinds)}
+    assert "The whole picture again: 4 of 256 bits differ." in says["img_0000.png"]
+    limit = "0.880"  # of six references that are all 0.7 like their nearest
+    assert f"0.970 is above {limit}; the picture is another (70 of 256 bits differ)" in says["img_0002.png"]
+    assert f"As like as a copy (0.960 is above {limit}), but turned otherwise" in says["img_0003.png"]
+    assert f"no nearer than {limit}; 88 of 256 bits differ" in says["img_0004.png"]
+    assert "bits" not in says["no face.png"] and FAILED_TEXT in says["no face.png"]
+    assert [text[2:] for text in kinds.texts("#bands .what")][:2] == ["Danger Zone", "Watch Out"], "bands stay"
+
+
+def test_kinds_filter_and_sort(kinds):
+    kinds.page.click("#kinds button[data-kind='same picture']")
+    assert [card["file"] for card in cards(kinds)] == ["img_0000.png", "img_0001.png"]
+    kinds.page.click("#kinds button[data-kind='same pose']")
+    assert [card["file"] for card in cards(kinds)] == [f"img_000{i}.png" for i in range(3)]
+    kinds.page.click("#clear")
+    assert len(cards(kinds)) == 7
+    kinds.page.click("#bands button[data-band='Danger Zone']")
+    kinds.page.click("#kinds button[data-kind='likeness']")
+    assert [card["file"] for card in cards(kinds)] == ["img_0003.png"], "both filters hold"
+    kinds.page.click("#clear")
+    choose(kinds, "#sort", "Copies first")
+    assert [card["file"] for card in cards(kinds)][-1] == "no face.png"
+
+
+@pytest.mark.parametrize("key", [None, "Enter"])
+def test_a_pair_opens_large_and_arrows_walk(kinds, key):
+    choose(kinds, "#sort", "Similarity, lowest first")
+    card = kinds.page.locator("#pairs > li", has_text="img_0004.png")
+    if key is None:
+        card.locator("img").first.click()
+    else:
+        card.focus()
+        kinds.page.keyboard.press(key)
+    kinds.page.wait_for_selector("#viewer[open]")
+    assert kinds.page.locator("#viewer-pictures img").count() == 2
+    walked = [kinds.texts("#viewer-name")[0]]
+    assert "no nearer than" in kinds.texts("#viewer .told")[0] and kinds.texts("#viewer-place") == ["2 of 7"]
+    for arrow in ("ArrowRight", "ArrowRight", "ArrowLeft"):
+        kinds.page.keyboard.press(arrow)
+        walked += kinds.texts("#viewer-name")
+    assert walked == ["img_0004.png", "img_0003.png", "img_0002.png", "img_0003.png"]
+    assert kinds.page.locator("#viewer-file a").get_attribute("href") == "x/9"
+    kinds.page.keyboard.press("Escape")
+    assert kinds.page.locator("#viewer[open]").count() == 0
+
+
+def test_a_phone_shows_pairs_and_both_pictures(browser, tmp_path):
+    table = kinds_run()
+    result = opened(
+        browser, tmp_path, build_copycat(table, made.summary_of(table), made.thumbnails_of(table)), width=390
+    )
+    assert_fits(result)
+    result.ask("document.getElementById('pairs').scrollIntoView()")
+    result.page.wait_for_selector("#pairs > li .kind")
+    cut = "[...document.querySelectorAll('#pairs .kind')].filter(one => one.scrollHeight > one.clientHeight + 1)"
+    assert result.ask(f"{cut}.map(one => one.textContent)") == []
+    result.page.locator("#pairs > li").first.click()
+    assert_fits(result)
+    wide = result.ask("[...document.querySelectorAll('#viewer-pictures img')].map(one => one.getBoundingClientRect())")
+    assert len(wide) == 2 and all(one["left"] >= 0 and one["right"] <= 390 for one in wide)
+    assert_quiet(result)
     result.page.close()
 
 

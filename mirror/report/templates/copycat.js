@@ -4,11 +4,11 @@
   const taken = (id) => {
     const element = document.getElementById(id);
     const value = JSON.parse(element.textContent);
-    element.remove(); // the text of thousands of pictures need not stay in memory twice
+    element.remove();
     return value;
   };
   const data = taken("page-data");
-  const thumbnails = taken("page-thumbnails");
+  const files = data.rows.file;
   const generated = data.compares === "generated";
   const byId = (id) => document.getElementById(id);
 
@@ -86,11 +86,12 @@
   }
 
   function picture(row) {
-    if (!thumbnails[row]) return make("div", "picture empty", "No picture");
+    const source = viewer.sourceOf(row);
+    if (!source) return make("div", "picture empty", "No picture");
     const image = make("img", "picture");
     image.decoding = "async";
-    image.alt = data.files[row];
-    image.src = `data:image/jpeg;base64,${thumbnails[row]}`;
+    image.alt = files[row];
+    image.src = source;
     return image;
   }
 
@@ -114,6 +115,8 @@
     : generated
       ? { label: "to all", photos: "all references" }
       : { label: "to the others", photos: "the other references" };
+
+  const kindOf = (card) => [make("b", "", `${data.kinds[card.kind].mark} ${card.kind}`), ` \u2013 ${card.says}`];
 
   function drawPair(card) {
     const group = data.groups[card.group];
@@ -139,10 +142,24 @@
 
     const names = make("div", "names");
     if (generated) names.append(make("div", "", swatch(group), named("group", group.label)));
-    names.append(make("div", "", make("span", "role", generated ? "\u25a1" : "\u25cb"), named("file", data.files[card.row])));
-    if (compared) names.append(make("div", "", make("span", "role", "\u2192"), named("reference", data.files[card.nearest])));
+    names.append(make("div", "", make("span", "role", generated ? "\u25a1" : "\u25cb"), named("file", files[card.row])));
+    if (compared) names.append(make("div", "", make("span", "role", "\u2192"), named("reference", files[card.nearest])));
 
-    const item = make("li", "pair", make("div", "pictures", left, right), verdict, names);
+    const item = make("li", "pair", make("div", "pictures", left, right), verdict);
+    if (card.kind) {
+      const says = make("div", "kind", ...kindOf(card));
+      says.style.setProperty("--kind", data.kinds[card.kind].colour);
+      says.title = card.says;
+      item.append(says);
+    }
+    item.append(names);
+    item.tabIndex = 0;
+    item.addEventListener("click", () => viewer.open(card.row));
+    item.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.target !== item) return;
+      event.preventDefault();
+      viewer.open(card.row);
+    });
     item.style.setProperty("--band", generated || !compared ? band.colour : "#a855f7");
     item.dataset.band = card.band;
     return item;
@@ -151,7 +168,7 @@
   const most = Math.max(1, ...data.ranking.slice(0, 1).map((entry) => entry.hits));
 
   function drawRank(entry) {
-    const text = make("span", "", named("", data.files[entry.row]));
+    const text = make("span", "", named("", files[entry.row]));
     const place = make("span", "place", entry.failure ? "\u2013" : `${entry.rank}.`);
     if (entry.failure) {
       text.append(make("span", "failure", entry.failure));
@@ -172,28 +189,47 @@
     return make("li", "rank-row", button);
   }
 
+  const cardOf = new Map(data.cards.map((card) => [card.row, card]));
+  let shownRows = []; // in the order on the page, for the viewer's arrows
+  const told = make("p", "told");
+  byId("viewer-numbers").before(told);
+  data.told = (row) => {
+    const card = cardOf.get(row);
+    told.replaceChildren(...(card?.kind ? kindOf(card) : []));
+    if (card?.kind) told.style.setProperty("--kind", data.kinds[card.kind].colour);
+  };
+  const viewer = pictureViewer(data, () => shownRows);
+
   const search = byId("search");
   const groupFilter = byId("group");
   const sort = byId("sort");
   const bandButtons = [...document.querySelectorAll("#bands button")];
+  const kindButtons = [...document.querySelectorAll("#kinds button")];
+  const pressed = (buttons, name) =>
+    new Set(buttons.filter((button) => button.getAttribute("aria-pressed") === "true").map((button) => button.dataset[name]));
   const plain = (text) => text.normalize("NFC").toLowerCase();
-  const searchable = data.cards.map((card) => plain(data.files[card.row]));
+  const searchable = data.cards.map((card) => plain(files[card.row]));
   let only = null; // the reference whose copies alone are shown
 
-  const pairs = new Windowed(byId("pairs"), null, { leastWidth: 286, height: 292, gap: 14, draw: drawPair });
+  const pairs = new Windowed(byId("pairs"), null, { leastWidth: 286, height: 352, gap: 14, draw: drawPair });
   const ranks = byId("ranks")
     && new Windowed(byId("ranks"), byId("ranks-scroll"), { leastWidth: 10000, height: 64, gap: 2, draw: drawRank });
 
   function chosen() {
     const text = plain(search.value.trim());
     const group = groupFilter?.value ?? "";
-    const bands = new Set(bandButtons.filter((button) => button.getAttribute("aria-pressed") === "true").map((b) => b.dataset.band));
+    const bands = pressed(bandButtons, "band");
+    const kinds = pressed(kindButtons, "kind");
     return data.cards.filter((card, i) =>
       (!text || searchable[i].includes(text))
       && (group === "" || card.group === Number(group))
       && (!bands.size || bands.has(card.band))
+      && (!kinds.size || kinds.has(card.kind))
       && (only === null || card.nearest === only));
   }
+
+  const kindOrder = Object.keys(data.kinds);
+  const urgency = (card) => (card.kind ? kindOrder.indexOf(card.kind) : kindOrder.length);
 
   // What has no similarity comes last in both directions; equals keep the order of the files.
   function inOrder(cards) {
@@ -201,6 +237,7 @@
     const sign = sort.value === "lowest" ? 1 : -1;
     return cards.sort((a, b) =>
       (sort.value === "group" ? a.group - b.group : 0)
+      || (sort.value === "kind" ? urgency(a) - urgency(b) : 0)
       || unmeasured(a) - unmeasured(b)
       || (unmeasured(a) ? 0 : sign * (a.nearest_similarity - b.nearest_similarity))
       || a.row - b.row);
@@ -208,6 +245,7 @@
 
   function refresh() {
     const cards = inOrder(chosen());
+    shownRows = cards.map((card) => card.row);
     pairs.show(cards);
     const unit = generated ? "generated images" : "references";
     const shown = `${cards.length.toLocaleString("en")} of ${data.cards.length.toLocaleString("en")} ${unit}`;
@@ -215,7 +253,7 @@
     byId("nothing").hidden = cards.length > 0;
     byId("nothing").textContent = data.cards.length ? "Nothing fits these filters." : "There are no images in this run.";
     byId("only").hidden = only === null;
-    byId("only").textContent = only === null ? "" : `Nearest to ${data.files[only]} \u2715`;
+    byId("only").textContent = only === null ? "" : `Nearest to ${files[only]} \u2715`;
     for (const button of document.querySelectorAll("#ranks button")) {
       button.setAttribute("aria-pressed", String(button.dataset.row === String(only)));
     }
@@ -226,14 +264,14 @@
   byId("clear").addEventListener("click", () => {
     byId("tools").reset();
     only = null;
-    for (const button of bandButtons) button.setAttribute("aria-pressed", "false");
+    for (const button of [...kindButtons, ...bandButtons]) button.setAttribute("aria-pressed", "false");
     refresh();
   });
   byId("only").addEventListener("click", () => {
     only = null;
     refresh();
   });
-  for (const button of bandButtons) {
+  for (const button of [...kindButtons, ...bandButtons]) {
     button.addEventListener("click", () => {
       button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
       refresh();

@@ -151,6 +151,7 @@ function pictureViewer(data, walk) {
     drawPictures(row);
     drawNumbers(row);
     drawMade(row);
+    data.told?.(row); // a page's own words on it
     await viewer.querySelector("#viewer-pictures img")?.decode().catch(() => {});
     if (current === row) drawFile(row);
   }
@@ -185,5 +186,5 @@ function pictureViewer(data, walk) {
   }
   document.addEventListener("scroll", hide, { passive: true, capture: true });
 
-  return { show, hide, open, picture, isOpen: () => viewer.open };
+  return { show, hide, open, picture, sourceOf, isOpen: () => viewer.open };
 }
