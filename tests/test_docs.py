@@ -127,11 +127,12 @@ def test_verdicts_told_are_those_that_are_judged():
 
 def test_faults_of_references_told_are_those_that_are_looked_for():
     from mirror.dataset.soundness import FAULTS, LIMITS
+    from mirror.faces.group import OUTLIER_MADS
 
     text = page("gap-analysis")
     table = text[text.index("| fault | a photo has it where") :].split("\n\n")[0]
     assert re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)[1:] == list(FAULTS)
-    for told in (LIMITS.outlier_mads, LIMITS.darkest_face, LIMITS.brightest_face, LIMITS.smallest_face):
+    for told in (OUTLIER_MADS, LIMITS.darkest_face, LIMITS.brightest_face, LIMITS.smallest_face):
         assert f" {told:g}" in table
 
 

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import numpy as np
 import pandas as pd
 
 from mirror.contracts import table as columns
@@ -27,7 +26,7 @@ from mirror.faces.engine import FaceMeasurement
 from mirror.faces.group import LIMITS, near_copy_limit
 from mirror.faces.measurer import Picture
 from mirror.faces.metrics import BANDS
-from mirror.faces.picture_hash import HASH_SIDE, Look, face_likeness, hash_distance, look_of
+from mirror.faces.picture_hash import HASH_SIDE, Look, hash_distance, look_of
 from utils.cores import available_cores
 
 Item, Done = TypeVar("Item"), TypeVar("Done")
@@ -47,8 +46,6 @@ SAME_BITS = 28
 # Two measurements of one face in a picture and its copies differ by up to 8.5 degrees of yaw or pitch and by 7 % of the
 # face ratio (99 % and 95 % of the same 540 copies, pack_mini). Our choice, just above.
 ALIKE_DEG, ALIKE_RATIO = 10.0, 0.10
-# Of copies the faces' tiles correlate by 0.68 and more: what is far below needs no closer look.
-_WORTH_A_LOOK = 0.5
 
 
 def copy_kind(bits: int | None, similarity: float, limit: float, turned_alike: bool) -> str:
@@ -77,21 +74,6 @@ def copy_limit(references: pd.DataFrame) -> float:
     nearest = references.dropna(subset=[columns.YAW, columns.SIMILARITY])[columns.NEAREST_SIMILARITY].dropna()
     enough = len(nearest) >= LIMITS.fewest_references
     return near_copy_limit(nearest.to_numpy(dtype=float)) if enough else BANDS["Danger Zone"].low
-
-
-def same_picture_pairs(pictures: list[Picture]) -> list[tuple[int, int, int]]:
-    """(first, second, bits that differ) of every pair that is the same picture, by index, first < second.
-
-    Pictures without a face or a thumbnail are in no pair.
-    """
-    looks = {index: look for index, picture in enumerate(pictures) if (look := _look(picture)) is not None}
-    if len(looks) < 2:
-        return []
-    order = list(looks)
-    worth = np.argwhere(np.triu(face_likeness(list(looks.values())) >= _WORTH_A_LOOK, 1))
-    pairs = [(order[i], order[j]) for i, j in worth]
-    distances = _in_threads(lambda pair: hash_distance(looks[pair[0]], looks[pair[1]]), pairs)
-    return [(i, j, bits) for (i, j), bits in zip(pairs, distances, strict=True) if bits <= SAME_BITS]
 
 
 def add_copies(table: pd.DataFrame, pictures: list[Picture], cache: FaceCache) -> None:

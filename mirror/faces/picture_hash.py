@@ -71,18 +71,6 @@ def look_of(thumbnail: bytes, box_xyxy: tuple[float, float, float, float], size_
     return Look(grey, centre, side, np.stack([_way(tile, way).ravel() for way in WAYS]))
 
 
-def face_likeness(looks: list[Look]) -> np.ndarray:
-    """(N, N) correlation of the faces' tiles, in the way in which it is highest; cheap, for all pairs of many.
-
-    0.68 and more between a photo and its copies (540 of 30 photos), below 0.57 for three quarters of other pairs.
-    """
-    firsts = np.stack([look.tiles[0] for look in looks])
-    best = np.full((len(looks), len(looks)), -1.0, np.float32)
-    for way in range(len(WAYS)):
-        np.maximum(best, firsts @ np.stack([look.tiles[way] for look in looks]).T, out=best)
-    return best
-
-
 def hash_distance(first: Look, second: Look) -> int:
     """Bits of HASH_BITS that differ in what both pictures show, laid over each other as well as possible."""
     way = WAYS[int((second.tiles @ first.tiles[0]).argmax())]

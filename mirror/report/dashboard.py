@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mirror.contracts import table as columns
-from mirror.contracts.summary import HELD_OUT, REFERENCE, Summary
+from mirror.contracts.summary import Summary
 from mirror.report.answers import (
     answer_cards,
     curves_data,
@@ -16,18 +16,17 @@ from mirror.report.answers import (
     ranking_rows,
 )
 from mirror.report.colours import Group, group_index, page_groups
-from mirror.report.files import BLOCK, PageFiles, picture_blocks
+from mirror.report.files import PageFiles, picture_blocks
 from mirror.report.panels import Panel, Points, build_panels
-from mirror.report.prompts import prompts_of
 from mirror.report.render import (
     json_for_script,
     moment,
     plotly_text,
     render,
     run_facts,
-    shown,
     sibling_link,
 )
+from mirror.report.viewing import viewer_data
 from utils.files import Status
 
 
@@ -67,7 +66,9 @@ def build_dashboard(
         dataset=dataset_view(summary, table),
         failures=_failures(table, groups),
         panels=panels,
-        data=json_for_script(_page_data(points, panels) | _viewer_data(points, summary, files) | {"curves": curves}),
+        data=json_for_script(
+            _page_data(points, panels, summary) | viewer_data(table, groups, files.links) | {"curves": curves}
+        ),
         pictures=picture_blocks(files.large()),
     )
 
@@ -83,62 +84,14 @@ def _failures(table: pd.DataFrame, groups: list[Group]) -> list[dict]:
     ]
 
 
-def _page_data(points: Points, panels: list[Panel]) -> dict:
-    """What dashboard.js reads: the figures, and the table behind them (one list a column)."""
-    table = points.table
+def _page_data(points: Points, panels: list[Panel], summary: Summary) -> dict:
+    """What dashboard.js reads beside what the viewer shows: the figures, and what a saved chart says of the run."""
     return {
         "figures": {panel.key: panel.figure for panel in panels if panel.figure is not None},
         "panels": {panel.key: plotly_text(panel.title) for panel in panels},
-        "groups": [
-            {"label": group.label, "colour": group.colour, "reference": group.is_reference} for group in points.groups
-        ],
         "many": points.many,
-        "rows": {
-            "file": [shown(name) for name in table[columns.FILENAME]],
-            "group": group_index(table, points.groups),
-            "similarity": _numbers_or_null(points.column(columns.SIMILARITY)),
-            "age": _numbers_or_null(points.column(columns.AGE)),
-            "yaw": _numbers_or_null(points.column(columns.YAW)),
-            "pitch": _numbers_or_null(points.column(columns.PITCH)),
-            "roll": _numbers_or_null(points.column(columns.ROLL)),
-            "ratio": _numbers_or_null(points.column(columns.ASPECT_RATIO)),
-            "det_score": _numbers_or_null(points.column(columns.DET_SCORE)),
-            "nearest_similarity": _numbers_or_null(points.column(columns.NEAREST_SIMILARITY)),
-            "nearest": _nearest_rows(points),
-            "note": [shown(_text(reason)) for reason in table[columns.REASON]],
-        },
-    }
-
-
-def _viewer_data(points: Points, summary: Summary, files: PageFiles) -> dict:
-    """What viewer.js reads beside the rows: prompts, seeds, and where the pictures lie."""
-    prompts = prompts_of(points.table, points.groups)
-    return {
-        "block": BLOCK,
-        "links": list(files.links),
         "made": {"pack": plotly_text(summary.pack.identity), "created": moment(summary.created)},
-        "held_out": any(group.is_reference and group.name == HELD_OUT for group in points.groups),
-        "prompts": {
-            "texts": prompts.texts,
-            "of": prompts.text_of,
-            "seeds": [_text(seed) for seed in points.table[columns.SEED]],
-            "generators": [shown(_text(name)) for name in points.table[columns.GENERATOR]],
-            "kinds": prompts.kinds,
-            "kind_of": prompts.kind_of,
-        },
     }
-
-
-def _nearest_rows(points: Points) -> list[int | None]:
-    """For every row the row of its nearest reference."""
-    table = points.table
-    is_reference = (table[columns.TYPE] == REFERENCE) & (table[columns.GROUP] == REFERENCE)
-    row_of = {file: row for row, file in table.loc[is_reference, columns.FILENAME].items()}
-    return [row_of.get(name) for name in table[columns.NEAREST_REFERENCE]]
-
-
-def _numbers_or_null(values: np.ndarray) -> list[float | None]:
-    return [value if np.isfinite(value) else None for value in values.tolist()]
 
 
 def _text(value: object) -> str:

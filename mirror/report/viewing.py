@@ -24,7 +24,7 @@ _NUMBERS = {
     "det_score": columns.DET_SCORE,
     "nearest_similarity": columns.NEAREST_SIMILARITY,
 }
-_DIGITS = 5  # more than the viewer shows: thousands of rows are megabytes with all sixteen
+_DIGITS = 7  # the viewer shows four; thousands of rows are megabytes with all sixteen
 
 
 def viewer_data(table: pd.DataFrame, groups: list[Group], links: Sequence[str | None]) -> dict:
@@ -52,6 +52,8 @@ def viewer_data(table: pd.DataFrame, groups: list[Group], links: Sequence[str | 
             "of": prompts.text_of,
             "seeds": [_text(seed) for seed in table[columns.SEED]],
             "generators": [shown(_text(name)) for name in table[columns.GENERATOR]],
+            "kinds": prompts.kinds,
+            "kind_of": prompts.kind_of,
         },
     }
 
