@@ -171,24 +171,21 @@ def _checkpoint(run: _Run, number: int, name: str) -> Checkpoint:
 
 
 def _best(run: _Run, ranked: list[ranking.Ranked], curves: list[Curve]) -> Answer:
-    fit = run.fit(run.samples)
+    enough = [name for name, sample in run.samples.items() if len(sample.scores) >= ranking.FEWEST_TO_COMPARE]
+    fit = run.fit(enough)
     if not fit:
-        why = "there are no generated images" if not run.samples else "no group was measured that copies nothing"
-        return _unknown("best checkpoint", f"{why[0].upper()}{why[1:]}.", "similarity")
+        return _unknown("best checkpoint", _why_none_is_best(run, enough), "similarity")
     best = max(fit, key=lambda name: run.samples[name].median)
+    worse: set[str] = set()  # earlier checkpoints of the same training, compared among themselves alone
     for curve in curves:
         if curve.highest == best and curve.best is not None:
             best = curve.best
+            names = [point.group for point in curve.checkpoints]
+            worse = set(names[: names.index(best)])
     by_name = {one.name: one for one in ranked}
     one = by_name[best]
-    like = [name for name in fit if name != best and best not in by_name[name].better and name not in one.better]
-    interval = f" ({one.interval[0]:.3f} - {one.interval[1]:.3f})" if one.interval else ""
-    parts = [f"Median similarity {one.median:.3f}{interval}"]
-    parts += [f"not distinguishable from {some_of(like)}"] if like else []
-    faults = [name for name in run.names(best) if name not in (GOOD, TOO_FEW)]
-    parts += [f"not good yet: {', '.join(faults)}"] if faults else []
-    copying = [name for name in run.with_any(*COPYING) if name != best]
-    parts += [f"{some_of(copying)} {'copies' if len(copying) == 1 else 'copy'} references"] if copying else []
+    apart = {name for name in fit if best in by_name[name].better or name in one.better} | worse | {best}
+    like = [name for name in fit if name not in apart]
     numbers = {"group": best, "median": one.median, "not_distinguishable": len(like)}
     if one.interval:
         numbers |= {"low": one.interval[0], "high": one.interval[1]}
@@ -196,10 +193,30 @@ def _best(run: _Run, ranked: list[ranking.Ranked], curves: list[Curve]) -> Answe
         question="best checkpoint",
         headline=best,
         tone="good" if GOOD in run.names(best) else "unknown",
-        sentence="; ".join(parts) + ".",
+        sentence="; ".join(_about_best(run, one, like)) + ".",
         numbers=numbers,
         panel="similarity",
     )
+
+
+def _why_none_is_best(run: _Run, enough: list[str]) -> str:
+    if not run.samples:
+        return "There are no generated images."
+    if not enough:
+        most = max(len(sample.scores) for sample in run.samples.values())
+        return f"No group has more than {most} measured face(s); at least {ranking.FEWEST_TO_COMPARE} are needed."
+    return "Every group with enough faces copies references."
+
+
+def _about_best(run: _Run, best: ranking.Ranked, like: list[str]) -> list[str]:
+    interval = f" ({best.interval[0]:.3f} - {best.interval[1]:.3f})" if best.interval else ""
+    parts = [f"Median similarity {best.median:.3f}{interval}"]
+    parts += [f"not distinguishable from {some_of(like)}"] if like else []
+    faults = [name for name in run.names(best.name) if name != GOOD]
+    parts += [f"not sure to be good: {', '.join(faults)}"] if faults else []
+    copying = [name for name in run.with_any(*COPYING) if name != best.name]
+    parts += [f"{some_of(copying)} {'copies' if len(copying) == 1 else 'copy'} references"] if copying else []
+    return parts
 
 
 def _overtrained(run: _Run) -> Answer:

@@ -71,11 +71,11 @@ def drift(group: Faces, references: Faces, floor: Faces | None) -> Finding | Non
 
 
 def _near_floor(group: Faces, floor: Faces | None) -> Finding | None:
-    """No more like the person than images made without the LoRA."""
+    """As like the person as images made without the LoRA. What lies below them is somebody else, another verdict."""
     if floor is None or len(floor) < LIMITS.fewest_faces:
         return None
-    low, top = metrics.median_interval(group.likeness)[0], metrics.median_interval(floor.likeness)[1]
-    if low > top:
+    (low, high), (bottom, top) = (metrics.median_interval(one.likeness) for one in (group, floor))
+    if low > top or high < bottom:
         return None
     sentence = f"Likeness {group.level:.2f} cannot be told from images without the LoRA ({floor.level:.2f})."
     return sentence, {"likeness": group.level, "floor": floor.level}
