@@ -200,14 +200,14 @@ RULES: dict[str, Rule] = {
         f"{_README}: similarity extremely high on all images and a Face Ratio variance near zero",
         "Take an earlier checkpoint, lower the steps or the learning rate, or use fewer repeats.",
         _overtrained,
-        hides=("copycat", "rigid", "mixed", "identity drift", "undertrained"),
+        hides=("copycat", "rigid", "wrong person", "mixed", "identity drift", "undertrained"),
     ),
     "copycat": Rule(
         "more faces than chance gives are near copies of a reference",
         f"{_README}: the Copycat report; the limit from the references' leave-one-out nearest neighbours",
         "Look at the pairs in the Copycat report. Use fewer repeats, vary the captions, or take an earlier checkpoint.",
         _copycat,
-        hides=("mixed", "undertrained"),
+        hides=("wrong person", "mixed", "undertrained"),
     ),
     "black hole": Rule(
         "one reference attracts far more images than it attracts references, and they are unusually near to it",

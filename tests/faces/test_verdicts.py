@@ -104,6 +104,14 @@ def test_planted_faults_are_named(expected, make, count):
     assert np.mean([expected in names(make(count, seed)) for seed in range(20)]) >= 0.95
 
 
+def test_copies_of_one_photo_say_nothing_of_who_is_in_them():
+    """One picture again and again is alike itself, and as little like the average as any single picture."""
+    one = copies(30, 0.9)
+    odd = pictures_of(blend(0.6, STRANGER)[None], 7)
+    vectors = np.where(one.all_nearest[:, None] == 0.97, odd, one.vectors)
+    assert names(replace(one, vectors=vectors)) == ["overtrained", "black hole"]
+
+
 @pytest.mark.parametrize("count", [12, 30])
 def test_half_of_the_pictures_of_somebody_else(count):
     half = np.where(np.arange(count)[:, None] % 2, PERSON, STRANGER)
