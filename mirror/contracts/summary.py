@@ -48,6 +48,7 @@ class RankedGroup(Contract):
     rank: int | None  # from 1; null without faces
     median: float | None  # similarity
     interval: tuple[float, float] | None  # 95 %, of the median; null for too few faces
+    to_references: float | None = None  # with held-out photos: the median similarity to the references' centre
     better: list[str]  # the groups proven better
     spread: float | None = None  # of similarity: MAD, scaled to a standard deviation
     lost_per_30_deg: float | None = None  # similarity lost for each 30 degrees of yaw

@@ -21,6 +21,8 @@ def demand_list_file(path: Path) -> None:
         raise UserError(f"{path} is a folder. {takes}")
     if path.suffix.lower().lstrip(".") in IMAGE_EXTENSIONS or _is_picture(path):
         raise UserError(f"{path} is a picture. {takes}")
+    if path.exists() and not _is_list(path):
+        raise UserError(f"{path} exists and is no list of file names, so it is not overwritten. {takes}")
     if not path.parent.is_dir():
         raise UserError(f"The folder {path.parent} does not exist. {takes}")
 
@@ -35,6 +37,15 @@ def _is_picture(path: Path) -> bool:
     except (OSError, ImageError):
         return False
     return True
+
+
+def _is_list(path: Path) -> bool:
+    """Whether an earlier list stands there: names of pictures alone, or nothing."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return False
+    return all(Path(line).suffix.lower().lstrip(".") in IMAGE_EXTENSIONS for line in lines)
 
 
 def write_keep(path: Path, check: DatasetCheck) -> None:

@@ -21,10 +21,12 @@ from mirror.contracts.summary import (
     RankedGroup,
     Verdict,
 )
-from mirror.faces import ranking, steps, verdicts
+from mirror.faces import metrics, ranking, steps, verdicts
 from mirror.faces.group import LIMITS, Faces, lost_per_30_degrees, mad
 from mirror.faces.verdicts import COPYING, GOOD, TOO_FEW
 from utils.files import some_of
+
+_FEW_PHOTOS = f"Too few reference photos with a clear face; at least {LIMITS.fewest_references} are needed."
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class _Run:
     samples: dict[str, ranking.Sample]
     verdicts: dict[str, list[Verdict]]
     by_prompt: bool  # whether pictures are compared by prompt and seed, else by name
+    has_holdout: bool  # similarity is then to the held-out photos
 
     def names(self, group: str) -> list[str]:
         return [verdict.name for verdict in self.verdicts[group]]
@@ -88,16 +91,16 @@ def conclude(
         {name: _sample(name, one, known[name] if by_prompt else None) for name, one in found.items()},
         {name: verdicts.judge(one, references, floor) for name, one in faces.items()},
         by_prompt,
+        bool(((table[columns.TYPE] == REFERENCE) & (table[columns.GROUP] == HELD_OUT)).any()),
     )
     ranked = ranking.rank(list(run.samples.values()))
     curves = _curves(run)
-    has_holdout = bool(((table[columns.TYPE] == REFERENCE) & (table[columns.GROUP] == HELD_OUT)).any())
     return Conclusions(
         run.verdicts,
         [_line(run, one) for one in ranked],
         curves,
         [_best(run, ranked, curves), _overtrained(run), _rigid(run), _dataset(run, dataset)],
-        _compared(run, has_holdout),
+        _compared(run),
     )
 
 
@@ -120,6 +123,7 @@ def _line(run: _Run, ranked: ranking.Ranked) -> RankedGroup:
         rank=ranked.rank,
         median=ranked.median,
         interval=ranked.interval,
+        to_references=_to_references(faces, references) if run.has_holdout else None,
         better=ranked.better,
         spread=mad(run.samples[ranked.name].scores) if ranked.faces else None,
         lost_per_30_deg=lost_per_30_degrees(faces),
@@ -129,8 +133,14 @@ def _line(run: _Run, ranked: ranking.Ranked) -> RankedGroup:
     )
 
 
-def _compared(run: _Run, has_holdout: bool) -> str:
-    against = "the held-out photos, which no LoRA was trained on" if has_holdout else "the references"
+def _to_references(faces: Faces, references: Faces) -> float | None:
+    if not len(faces) or not len(references):
+        return None
+    return float(np.median(metrics.similarity_to_centroid(faces.vectors, references.vectors)))
+
+
+def _compared(run: _Run) -> str:
+    against = "the held-out photos, which no LoRA was trained on" if run.has_holdout else "the references"
     shared = ranking.shared_pictures(list(run.samples.values()))
     if shared is None:
         return f"Similarity is to the centre of {against}."
@@ -235,7 +245,9 @@ def _most_copies(run: _Run) -> str:
 
 
 def _rigid(run: _Run) -> Answer:
-    usual = mad(run.references.yaw_deg) if len(run.references) else 0.0
+    if len(run.references) < LIMITS.fewest_references:
+        return _unknown("rigid", _FEW_PHOTOS, "pose", faces=len(run.references))
+    usual = mad(run.references.yaw_deg)
     if usual < LIMITS.least_yaw_mad_deg:
         sentence = f"The references themselves hardly turn their heads (yaw spread {usual:.0f} degrees)."
         return _unknown("rigid", sentence, "pose", references=usual)
@@ -271,16 +283,15 @@ def _dataset(run: _Run, check: DatasetCheck) -> Answer:
     """The check of the references in a sentence."""
     references = run.references
     if len(references) < LIMITS.fewest_references:
-        sentence = f"{len(references)} clear faces in the references; at least 5 are needed."
-        return _unknown("dataset", sentence, "dataset", faces=len(references))
+        return _unknown("dataset", _FEW_PHOTOS, "dataset", faces=len(references))
     files: dict[str, list[str]] = {}
     for fault in check.faults:
         files.setdefault(fault.fault, []).append(fault.file)
     parts = [f"{len(names)} {_counted(fault, len(names))} ({some_of(names)})" for fault, names in files.items()]
     absent = [name.replace("_", "-") for name, count in check.coverage["angles"].items() if not count]
     parts += [f"no {' and no '.join(absent)} view"] if absent else []
-    begin = f"{check.photos} photos, like each other at {references.level:.2f}, {len(check.keep)} to keep"
-    numbers = {"photos": check.photos, "level": references.level, "failed": references.failed}
+    begin = f"{check.photos} photos, {len(check.keep)} to keep"
+    numbers = {"photos": check.photos, "failed": references.failed}
     numbers |= {"outliers": len(files.get("outlier", [])), "near_duplicates": len(files.get("near duplicate", []))}
     things = "thing" if len(parts) == 1 else "things"
     return Answer(

@@ -7,7 +7,7 @@ them apart: the pictures laid over each other and hashed (mirror.faces.picture_h
                   so alike in scene, light and pose that a trainer has no use for both
     same pose     the face again, in another picture: nearer to the photo than two photos of the person are to each
                   other (`near_copy_limit`, from the leave-one-out nearest neighbours), and turned alike
-    likeness      neither: the person, not the photo
+    likeness      neither: another picture, be it of the person or of somebody else
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mirror.contracts import table as columns
 from mirror.contracts.summary import REFERENCE
 from mirror.faces.cache import FaceCache
 from mirror.faces.engine import FaceMeasurement
-from mirror.faces.group import LIMITS, near_copy_limit
+from mirror.faces.group import LIMITS, SAME_PICTURE, near_copy_limit
 from mirror.faces.measurer import Picture
 from mirror.faces.metrics import BANDS
 from mirror.faces.picture_hash import HASH_SIDE, Look, hash_distance, look_of
@@ -31,11 +31,11 @@ from utils.cores import available_cores
 
 Item, Done = TypeVar("Item"), TypeVar("Done")
 
-SAME_PICTURE, SAME_POSE, LIKENESS = "same picture", "same pose", "likeness"
+SAME_POSE, LIKENESS = "same pose", "likeness"
 KINDS = {
     SAME_PICTURE: "the whole picture again, perhaps resized, cropped, turned or mirrored",
     SAME_POSE: "the face of the reference again, at its angle, in another picture",
-    LIKENESS: "the person, not the photo",
+    LIKENESS: "another picture; the bands below say how like the person it is",
 }
 
 # Bits of 256 (benchmarks/copies_bench.py). Of 30 photos 18 copies each, saved anew, at 50 to 150 % of their size, cut

@@ -16,6 +16,7 @@ from mirror.faces.alike import Alike, compare
 from utils.files import Status
 
 COLLAPSED_FRAME = "a black or uniform frame"  # in the reason of such rows, see mirror.faces.frames
+SAME_PICTURE = "same picture"  # in the column COPY, see mirror.faces.copies
 OUTLIER_MADS = 3.5  # modified z-score from which a photo is an outlier (Iglewicz & Hoaglin 1993)
 OUTLIER_SHARE = 0.9  # ... and below this share of the median, which photos of one shoot never are
 _SCORES = (columns.SIMILARITY, columns.YAW, columns.ASPECT_RATIO, columns.AGE)
@@ -82,6 +83,7 @@ class Faces:
     all_yaw_deg: np.ndarray
     all_ratio: np.ndarray
     all_nearest: np.ndarray  # similarity to the nearest reference
+    all_repeated: np.ndarray  # bool: as a picture too that reference again, see mirror.faces.copies
     all_nearest_name: tuple[str, ...]
 
     @classmethod
@@ -107,6 +109,7 @@ class Faces:
             all_yaw_deg=all_yaw,
             all_ratio=all_ratio,
             all_nearest=nearest,
+            all_repeated=(measured[columns.COPY] == SAME_PICTURE).to_numpy(dtype=bool),
             all_nearest_name=tuple(measured[columns.NEAREST_REFERENCE]),
         )
 

@@ -21,6 +21,9 @@ from mirror.faces.ranking import Ranked, Sample, rank
 
 Unit = Literal["step", "epoch"]
 
+# Sides of pictures that people train and generate at, and years: numbers at the end of a name that are no steps.
+_NO_STEPS = "1024|1152|1216|1280|1344|1408|1536|1664|1792|1920|2048|4096|20[12][0-9]"
+
 # The first that fits counts; the number is the group "number".
 _HABITS: tuple[tuple[Unit, re.Pattern[str]], ...] = tuple(
     (unit, re.compile(pattern, re.IGNORECASE))
@@ -32,7 +35,7 @@ _HABITS: tuple[tuple[Unit, re.Pattern[str]], ...] = tuple(
         ("epoch", r"(?<![a-z\d])(?:(?:epochs?|ep)[-_ =]?|e)(?P<number>\d+)(?![a-z\d])"),
         ("step", r"_(?P<number>\d{9})(?!\d)"),  # ai-toolkit
         ("epoch", r"-(?P<number>\d{6})(?!\d)"),  # kohya
-        ("step", r"[-_](?P<number>\d{4,9})$"),
+        ("step", rf"[-_](?!(?:{_NO_STEPS})$)(?P<number>\d{{4,9}})$"),
         ("step", r"^(?P<number>\d+)$"),
     )
 )

@@ -57,14 +57,15 @@ def judge(group: Faces, references: Faces, floor: Faces | None = None) -> list[V
 
 
 def _too_few(group: Faces, references: Faces) -> Verdict:
-    few_photos = len(references) < LIMITS.fewest_references
-    what, count, least = (
-        ("reference photos", len(references), LIMITS.fewest_references)
-        if few_photos
-        else ("clear faces", len(group), LIMITS.fewest_faces)
-    )
-    advice = "Add reference photos." if few_photos else "Generate more images with it: 10 prompts, 3 seeds each."
-    sentence = f"{count} {what}; at least {least} are needed for a verdict."
+    if len(references) < LIMITS.fewest_references:
+        count, least, advice = len(references), LIMITS.fewest_references, "Add reference photos."
+        sentence = (
+            f"Too few reference photos with a clear face that can be compared ({count}); at least {least} are needed."
+        )
+    else:
+        count, least = len(group), LIMITS.fewest_faces
+        advice = "Generate more images with it: 10 prompts, 3 seeds each."
+        sentence = f"{count} clear faces; at least {least} are needed for a verdict."
     return Verdict(name=TOO_FEW, sentence=sentence, numbers={"count": count, "needed": least}, advice=advice)
 
 
@@ -110,7 +111,7 @@ def copies_of(group: Faces, references: Faces) -> int:
     """How many faces are near copies of a reference; 0 where there are too few references to say what is near."""
     if len(references) < LIMITS.fewest_references:
         return 0
-    return int(np.sum(group.all_nearest > references.copy_limit))
+    return int(np.sum((group.all_nearest > references.copy_limit) | group.all_repeated))
 
 
 def _overtrained(group: Faces, references: Faces, floor: Faces | None) -> Finding | None:
@@ -120,8 +121,8 @@ def _overtrained(group: Faces, references: Faces, floor: Faces | None) -> Findin
     if copies < LIMITS.copies_most * faces or narrow > LIMITS.narrow:
         return None
     sentence = (
-        f"{copies} of {faces} faces are near copies of a reference (above {limit:.2f}), and face "
-        f"ratio or yaw vary only {narrow:.0%} as much as in the references."
+        f"{copies} of {faces} faces are near copies of a reference (above {limit:.2f}, or the "
+        f"same picture), and face ratio or yaw vary only {narrow:.0%} as much as in the references."
     )
     return sentence, {"copies": copies, "faces": faces, "copy_limit": limit, "spread": narrow}
 
@@ -130,7 +131,7 @@ def _copycat(group: Faces, references: Faces, floor: Faces | None) -> Finding | 
     copies, faces, limit = copies_of(group, references), len(group.all_nearest), references.copy_limit
     if metrics.wilson(copies, faces)[0] <= LIMITS.copies_wilson:
         return None
-    sentence = f"{copies} of {faces} faces are near copies of a reference (above {limit:.2f})."
+    sentence = f"{copies} of {faces} faces are near copies of a reference (above {limit:.2f}, or the same picture)."
     return sentence, {"copies": copies, "faces": faces, "copy_limit": limit}
 
 

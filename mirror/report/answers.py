@@ -147,6 +147,7 @@ def curves_data(summary: Summary, table: pd.DataFrame, groups: list[Group]) -> l
 
 def _curve(curve: Curve, ranked: dict, styles: dict[str, Group], table: pd.DataFrame, summary: Summary) -> dict:
     points = curve.checkpoints
+    strip_of, strips = _strips([point.group for point in points], table)
     photos, floor = (_median_of(summary, kind, name) for kind, name in ((REFERENCE, REFERENCE), (CANDIDATE, BASELINE)))
     return {
         "name": shown(curve.series),
@@ -169,7 +170,8 @@ def _curve(curve: Curve, ranked: dict, styles: dict[str, Group], table: pd.DataF
             }
             for point in points
         ],
-        "strips": _strips([point.group for point in points], table),
+        "strip_of": strip_of,
+        "strips": strips,
     }
 
 
@@ -177,10 +179,10 @@ def _median_of(summary: Summary, kind: str, name: str) -> float | None:
     return next((one.similarity.median for one in summary.groups if (one.type, one.name) == (kind, name)), None)
 
 
-def _strips(names: list[str], table: pd.DataFrame) -> list[dict]:
-    """For each prompt and seed that most checkpoints share, the row of its picture in each; None where one lacks it.
+def _strips(names: list[str], table: pd.DataFrame) -> tuple[str, list[dict]]:
+    """What the pictures of one strip share, and the strips: the row of a picture in each checkpoint, None without.
 
-    Without any that is shared: the first, second ... picture of each checkpoint.
+    That is prompt and seed or the name, which most checkpoints must have; else the first, second ... of each.
     """
     of_group = {
         name: table.index[(table[columns.TYPE] == CANDIDATE) & (table[columns.GROUP] == name)] for name in names
@@ -195,10 +197,14 @@ def _strips(names: list[str], table: pd.DataFrame) -> list[dict]:
     shared = [key for key, count in counts.items() if count > len(names) / 2]
     best = sorted(shared, key=lambda key: -counts[key])[:MOST_KEYS]
     if best:
-        return [{"label": shown(shortened(key, 60)), "rows": [keyed[name].get(key) for name in names]} for key in best]
+        strips = [
+            {"label": shown(shortened(key, 60)), "rows": [keyed[name].get(key) for name in names]} for key in best
+        ]
+        return "Same prompt and seed" if by_prompt else "Same file name", strips
     most = min(MOST_KEYS, max((len(rows) for rows in of_group.values()), default=0))
     numbered = [[int(rows[i]) if i < len(rows) else None for rows in of_group.values()] for i in range(most)]
-    return [{"label": f"picture {i + 1}", "rows": rows} for i, rows in enumerate(numbered)]
+    strips = [{"label": str(i + 1), "rows": rows} for i, rows in enumerate(numbered)]
+    return "Pictures of different prompts, by order", strips
 
 
 def _keyed(name: str, rows: pd.DataFrame, known: list[str | None] | None) -> dict[str, int]:

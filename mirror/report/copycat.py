@@ -142,7 +142,7 @@ def _says(kind: str, bits: int | None, similarity: float, limit: float) -> str:
     if similarity > limit:
         return f"As like as a copy ({near}), but turned otherwise{scene}."
     what = f"; {differ}" if differ else ""
-    return f"The person, not the photo: no nearer than {number(limit, 3)}{what}."
+    return f"Another picture, not a copy: no nearer than {number(limit, 3)}{what}."
 
 
 def _band(row: dict, row_of: dict[str, int]) -> str:

@@ -61,6 +61,7 @@ def build_dashboard(
         compared=summary.compared,
         ranking=ranking_rows(summary, groups),
         ranking_columns=ranking_columns(summary),
+        held_out=summary.settings.get("holdout") is not None,
         scale=interval_scale(summary),
         curves=curves,
         dataset=dataset_view(summary, table),

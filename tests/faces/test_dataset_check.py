@@ -123,26 +123,30 @@ def test_another_person_is_an_outlier_and_is_not_kept(metrics, mini_pack, photos
     assert "Outliers cannot be told: 4 face(s)" in few["missing"][1] and len(few["keep"]) == 4
 
 
-@pytest.mark.parametrize("name", ["folder", "mine.JPG", "photo", "nowhere/keep.txt"])
+@pytest.mark.parametrize(
+    "name", ["folder", "mine.JPG", "photo", "nowhere/keep.txt", "caption.txt", "model.safetensors"]
+)
 def test_a_picture_or_a_folder_is_never_overwritten(tmp_path, make_picture, tiny_pack, name):
     make_picture(tmp_path / "ref" / "1.png")
     (tmp_path / "folder").mkdir()
     make_picture(tmp_path / "photo.png").rename(tmp_path / "photo")
-    before = (tmp_path / "photo").read_bytes()
+    (tmp_path / "caption.txt").write_text("ohwx man, portrait\n")
+    (tmp_path / "model.safetensors").write_bytes(b"\x80\x00\xff")
     asked = tmp_path / name
+    before = asked.read_bytes() if asked.is_file() else None
     done = run_script(
         "mirror_metrics.py", "--reference", tmp_path / "ref", "--pack", tiny_pack, "--output", tmp_path / "out",
         "--export-keep", asked,
     )  # fmt: skip
     assert done.returncode == 2 and done.stderr.count("Error:") == 1 and "--export-keep takes" in done.stderr
-    assert (tmp_path / "photo").read_bytes() == before and not (tmp_path / "mine.JPG").exists()
+    assert asked.read_bytes() == before if before else not asked.is_file()
     assert not list((tmp_path / "out").glob("Summary*"))
 
 
 def test_names_in_the_list_are_utf8_and_relative(metrics, make_picture, tiny_pack, tmp_path):
     make_picture(tmp_path / "ref" / "tief" / "Jürgen 人.png", 1)
     make_picture(tmp_path / "ref" / "b.png", 2)
-    (tmp_path / "keep").write_text("older list")
+    (tmp_path / "keep").write_text("older.png\nlist.jpg\n")
     run = metrics("--pack", tiny_pack, "--recursive", "--export-keep", tmp_path / "keep")
     assert run.code == 0, run.stderr
     assert (tmp_path / "keep").read_bytes().decode("utf-8") == "".join(f"{n}\n" for n in run.summary["dataset"]["keep"])

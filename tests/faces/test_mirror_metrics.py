@@ -157,7 +157,7 @@ def test_nothing_is_copied_on_real_photos_but_crops_and_rotations(metrics, mini_
 
 def test_four_references_are_too_few_for_a_verdict(real_run):
     (verdict,) = real_run.summary["groups"][1]["verdicts"]
-    assert verdict["name"] == "too few images to tell" and "4 reference photos" in verdict["sentence"]
+    assert verdict["name"] == "too few images to tell" and "Too few reference photos" in verdict["sentence"]
     assert [answer["question"] for answer in real_run.summary["answers"]] == [
         "best checkpoint",
         "overtrained",

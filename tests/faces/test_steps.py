@@ -40,7 +40,21 @@ def test_habits_of_trainers(name, series, unit, number):
     assert (mark.series, mark.unit, mark.number) == (series, unit, number)
 
 
-@pytest.mark.parametrize("name", ["balanced", "my_lora_v2", "v1.5", "the10", "lr1e-4", "2024-05-01", "", "(no folder)"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "balanced",
+        "my_lora_v2",
+        "v1.5",
+        "the10",
+        "lr1e-4",
+        "2024-05-01",
+        "",
+        "(no folder)",
+        "portrait_1024",
+        "flux_2024",
+    ],
+)
 def test_names_that_say_neither(name):
     assert mark_of(name) is None
 

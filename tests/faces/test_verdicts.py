@@ -49,6 +49,7 @@ def faces(count, seed, who=PERSON, near=0.72, yaw_deg=30.0, **changes):
         all_yaw_deg=yaw,
         all_ratio=rng.normal(0.75, 0.04, count),
         all_nearest=1 - (1 - near) * np.exp(rng.normal(0, 0.3, count)),
+        all_repeated=np.zeros(count, bool),
         all_nearest_name=tuple(f"{i:03d}.jpg" for i in rng.integers(0, 25, count)),
     )
     return replace(made, **changes)
@@ -143,6 +144,8 @@ def test_no_more_like_the_person_than_without_the_lora():
     floor = faces(30, 5, who=blend(0.55, people(30, 5)))
     assert "identity drift" not in names(faces(30, 6), floor=floor)
     assert "identity drift" in names(faces(30, 6, who=blend(0.55, people(30, 6))), floor=floor)
+    below = replace(faces(30, 7), likeness=floor.likeness - 0.5)
+    assert "identity drift" not in names(below, floor=floor), "what lies below the floor is another fault"
 
 
 def test_faces_turned_as_no_reference_is_cannot_be_judged():
@@ -156,6 +159,12 @@ def test_what_can_be_said_though_hardly_a_face_was_measured():
     assert names(replace(faces(20, 1), images=30, failed=2, rescued=8)) == ["many failures"]
     assert names(replace(faces(29, 1), images=30, failed=1)) == [GOOD]
     assert names(faces(0, 1)) == [TOO_FEW]
+
+
+def test_the_same_picture_is_a_copy_however_the_face_scores():
+    narrow = {"all_yaw_deg": np.full(30, 5.0), "all_repeated": np.arange(30) < 15}
+    assert names(replace(faces(30, 1), **narrow)) == ["overtrained"]
+    assert names(replace(faces(30, 1), all_repeated=np.arange(30) < 15)) == ["copycat"], "no other fault"
 
 
 def test_copies_that_only_a_second_look_found_are_copies():
