@@ -58,6 +58,8 @@ PATH_REFERENCE = PROJECT / "Reference_Images"
 PATH_CANDIDATES_ROOT = PROJECT / "Lora_Candidates"
 EXTENSIONS = IMAGE_EXTENSIONS  # of pictures, upper or lower case; utils/defaults.py lists them
 
+FEWEST_HELD_OUT = 5  # as the loop holds out at least
+
 NOT_FOR_PEOPLE = "The demo pack was trained on rendered heads: its scores say nothing about photos of people."
 
 
@@ -130,6 +132,10 @@ def run(args: argparse.Namespace) -> int:
         seconds["measuring"] -= measurer.load_seconds
     if args.holdout is not None:
         inputs.warnings.append("Similarity is to the centroid of the held-out photos, not of the references.")
+        if sum(photo.measured for photo in inputs.held_out) < FEWEST_HELD_OUT:
+            inputs.warnings.append(
+                f"Fewer than {FEWEST_HELD_OUT} held-out photos: one odd photo moves every similarity."
+            )
     for warning in warnings_about(table, args.device):
         say(f"Warning: {warning}")
         inputs.warnings.append(warning)
@@ -361,7 +367,8 @@ def tell_verdicts(summary: Summary) -> None:
         for one in summary.ranking
     ]
     if rows:
-        print_table("Groups of one rank cannot be told apart", ["Group", "Rank", "Verdict"], rows, numbers=False)
+        title = "Groups of one rank cannot be told apart" if len(rows) > 1 else "Verdict"
+        print_table(title, ["Group", "Rank", "Verdict"], rows, numbers=False)
     for answer in summary.answers:
         show(f"{answer.question.capitalize()}? {answer.text}")
 

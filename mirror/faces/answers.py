@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -214,6 +215,8 @@ def _why_none_is_best(run: _Run, enough: list[str]) -> str:
         return "There are no generated images."
     if not enough:
         most = max(len(sample.scores) for sample in run.samples.values())
+        if not most:
+            return "No face was measured in any generated image."
         return f"No group has more than {most} measured face(s); at least {ranking.FEWEST_TO_COMPARE} are needed."
     return "Every group with enough faces copies references."
 
@@ -230,17 +233,17 @@ def _about_best(run: _Run, best: ranking.Ranked, like: list[str]) -> list[str]:
 
 
 def _overtrained(run: _Run) -> Answer:
-    most = _most_copies(run)
-    return _about(run, "overtrained", COPYING, "copycat", f"No group copies references{most}")
+    copying = "copycat" if run.with_any("copycat") and not run.with_any("overtrained") else "overtrained"
+    question = _Question("overtrained", copying, "copycat", f"No group copies references{_most_copies(run)}")
+    few = [name for name, one in run.faces.items() if len(one.all_nearest) < LIMITS.fewest_faces]
+    return _about(run, question, "Not sure, but copies references:" if copying == "copycat" else "Yes,", few)
 
 
 def _most_copies(run: _Run) -> str:
-    counts = {
-        name: verdicts.copies_of(one, run.references) for name, one in run.faces.items() if one.images > one.failed
-    }
-    if not counts or len(run.references) < LIMITS.fewest_references:
+    counts = {name: verdicts.copies_of(one, run.references) for name, one in run.faces.items()}
+    if len(run.references) < LIMITS.fewest_references or not any(counts.values()):
         return ""
-    name = max(counts, key=lambda key: counts[key] / len(run.faces[key].all_nearest))
+    name = max(counts, key=lambda key: counts[key] / max(1, len(run.faces[key].all_nearest)))
     return f"; most near copies: {counts[name]} of {len(run.faces[name].all_nearest)} in {name}"
 
 
@@ -251,27 +254,42 @@ def _rigid(run: _Run) -> Answer:
     if usual < LIMITS.least_yaw_mad_deg:
         sentence = f"The references themselves hardly turn their heads (yaw spread {usual:.0f} degrees)."
         return _unknown("rigid", sentence, "pose", references=usual)
-    return _about(run, "rigid", ("rigid",), "pose", "Heads turn in every group")
+    few = [name for name, one in run.faces.items() if len(one) < LIMITS.fewest_faces]
+    otherwise = f"Heads turn in every group{' with enough clear faces' if few else ''}"
+    return _about(run, _Question("rigid", "rigid", "pose", otherwise), "Yes,", few)
 
 
-def _about(run: _Run, question: str, names: tuple[str, ...], panel: str, otherwise: str) -> Answer:
-    """Which groups have one of these verdicts, with the first one's own sentence."""
-    found = run.with_any(*names)
-    unsure = [name for name in run.verdicts if TOO_FEW in run.names(name)]
-    numbers: dict[str, int | float | str] = {"groups": len(found), "too_few": len(unsure)}
+class _Question(NamedTuple):
+    """What is asked, the verdict that says yes, where it shows, and what is said where no group has it."""
+
+    name: str
+    verdict: str
+    panel: str
+    otherwise: str
+
+
+def _about(run: _Run, question: _Question, yes: str, few: list[str]) -> Answer:
+    """Which groups have the verdict, with the first one's own sentence; `few` have too few faces to tell."""
+    found = run.with_any(question.verdict)
+    numbers: dict[str, int | float | str] = {"groups": len(found), "too_few": len(few)}
     if not run.verdicts:
-        return _unknown(question, "There are no generated images.", panel, **numbers)
-    if not found and len(unsure) == len(run.verdicts):
-        return _unknown(question, run.verdicts[unsure[0]][-1].sentence, panel, **numbers)
+        return _unknown(question.name, "There are no generated images.", question.panel, **numbers)
+    if len(run.references) < LIMITS.fewest_references:
+        return _unknown(question.name, _FEW_PHOTOS, question.panel, **numbers)
+    if not found and len(few) == len(run.verdicts):
+        sentence = f"No group has enough clear faces; at least {LIMITS.fewest_faces} are needed."
+        return _unknown(question.name, sentence, question.panel, **numbers)
     if not found:
         headline, tone = "No", "good"
-        sentence = otherwise + (f"; too few images to tell of {some_of(unsure)}" if unsure else "") + "."
+        sentence = question.otherwise + (f"; too few to tell of {some_of(few)}" if few else "") + "."
     else:
-        first = next(verdict for verdict in run.verdicts[found[0]] if verdict.name in names)
+        first = next(one for one in run.verdicts[found[0]] if one.name == question.verdict)
         numbers |= first.numbers
-        headline, tone = f"Yes, {some_of(found, 1)}", "bad"
-        sentence = f"{found[0]}: {first.sentence}" + (f" Also: {some_of(found[1:])}." if found[1:] else "")
-    return Answer(question=question, headline=headline, tone=tone, sentence=sentence, numbers=numbers, panel=panel)
+        headline, tone = f"{yes} {some_of(found, 1)}", "bad"
+        sentence = f"{found[0]}: {first.sentence} Also: {some_of(found[1:])}." if found[1:] else first.sentence
+    return Answer(
+        question=question.name, headline=headline, tone=tone, sentence=sentence, numbers=numbers, panel=question.panel
+    )
 
 
 def _unknown(question: str, why: str, panel: str, **numbers: float | str) -> Answer:
@@ -290,6 +308,7 @@ def _dataset(run: _Run, check: DatasetCheck) -> Answer:
     parts = [f"{len(names)} {_counted(fault, len(names))} ({some_of(names)})" for fault, names in files.items()]
     absent = [name.replace("_", "-") for name, count in check.coverage["angles"].items() if not count]
     parts += [f"no {' and no '.join(absent)} view"] if absent else []
+    parts += [f"{len(check.missing)} gap(s) in what they cover"] if check.missing and not absent else []
     begin = f"{check.photos} photos, {len(check.keep)} to keep"
     numbers = {"photos": check.photos, "failed": references.failed}
     numbers |= {"outliers": len(files.get("outlier", [])), "near_duplicates": len(files.get("near duplicate", []))}

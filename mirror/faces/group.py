@@ -28,6 +28,7 @@ class Limits(NamedTuple):
     the comment says. What is alike is told as mirror.faces.alike tells it: 1 is another picture of the person."""
 
     fewest_faces: int = 8  # our choice: the interval of a median of fewer reaches from end to end
+    fewest_for_copies: int = 3  # our choice: a near copy is one by itself, and Wilson's interval minds the number
     fewest_references: int = 5  # our choice: a spread needs some
     errors: float = 1.645  # standard errors by which a resemblance is surely low: 95 %, one-sided
     unlike: float = 0.93  # undertrained: resemblance below this

@@ -108,6 +108,11 @@ def shared_pictures(samples: list[Sample]) -> float | None:
     return min(len(a & b) / min(len(a), len(b)) for a, b in pairs) if pairs else None
 
 
+def true_interval(scores: np.ndarray) -> tuple[float, float] | None:
+    """`metrics.median_interval` where it covers 95 %: below FEWEST_TO_COMPARE even the whole range does not."""
+    return metrics.median_interval(scores) if np.sum(~np.isnan(scores)) >= FEWEST_TO_COMPARE else None
+
+
 def rank(samples: list[Sample]) -> list[Ranked]:
     """All groups, the best median first; those without faces last."""
     better = proven_better(samples)
@@ -118,7 +123,7 @@ def rank(samples: list[Sample]) -> list[Ranked]:
             one.name,
             ranks.get(one.name),
             one.median if len(one.scores) else None,
-            metrics.median_interval(one.scores),
+            true_interval(one.scores),
             len(one.scores),
             tuple(better[one.name]),
         )

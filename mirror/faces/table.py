@@ -17,6 +17,7 @@ from mirror.faces.engine import TURN_THE_FILE
 from mirror.faces.frames import say_collapsed
 from mirror.faces.measurer import CUDA, GPU_ADVICE, Picture
 from mirror.faces.pose import BIN_LIMITS_DEG, angle_bin
+from mirror.faces.ranking import true_interval
 from utils.decoding import BLACK_AND_WHITE, TRANSPARENT
 from utils.files import Status, some_of
 
@@ -156,7 +157,7 @@ def summarise_group(table: pd.DataFrame, kind: str, name: str) -> GroupSummary:
         failed=len(rows) - faces,
         statuses=dict(statuses),
         similarity=_spread(rows[columns.SIMILARITY]),
-        similarity_interval=metrics.median_interval(rows[columns.SIMILARITY].to_numpy()),
+        similarity_interval=true_interval(rows[columns.SIMILARITY].to_numpy()),
         identity=float(np.median(identity)) if len(identity) else None,
         identity_interval=metrics.median_interval(identity),
         nearest_similarity=_spread(rows[columns.NEAREST_SIMILARITY]),

@@ -39,8 +39,8 @@ def judge(group: Faces, references: Faces, floor: Faces | None = None) -> list[V
     """All verdicts of a group, the gravest first; never none. `floor` are images that were made without the LoRA."""
     names = list(WITHOUT_FACES)
     enough = len(references) >= LIMITS.fewest_references
-    if enough and len(group.all_nearest) >= LIMITS.fewest_faces:
-        names += OF_COPIES
+    if enough and len(group.all_nearest) >= LIMITS.fewest_for_copies:
+        names += OF_COPIES if len(group.all_nearest) >= LIMITS.fewest_faces else ("copycat",)
     clear = enough and len(group) >= LIMITS.fewest_faces
     if clear:
         names = list(RULES)
@@ -51,7 +51,8 @@ def judge(group: Faces, references: Faces, floor: Faces | None = None) -> list[V
         for name, (sentence, numbers) in findings.items()
         if name not in hidden
     ]
-    if not clear:
+    explained = enough and any(verdict.name in WITHOUT_FACES for verdict in found)  # why there are few faces
+    if not clear and not explained:
         return [*found, _too_few(group, references)]
     return found or [_good_or_unsure(group, references)]
 
@@ -65,7 +66,7 @@ def _too_few(group: Faces, references: Faces) -> Verdict:
     else:
         count, least = len(group), LIMITS.fewest_faces
         advice = "Generate more images with it: 10 prompts, 3 seeds each."
-        sentence = f"{count} clear faces; at least {least} are needed for a verdict."
+        sentence = f"{count} clear face{'' if count == 1 else 's'}; at least {least} are needed for a verdict."
     return Verdict(name=TOO_FEW, sentence=sentence, numbers={"count": count, "needed": least}, advice=advice)
 
 
@@ -101,8 +102,10 @@ def _many_failures(group: Faces, references: Faces, floor: Faces | None) -> Find
         return None
     if metrics.wilson(unclear, group.images)[0] < LIMITS.failed_wilson:
         return None
+    second = f"{group.rescued} of {group.images} images show a face that only a second look found"
+    sentence = f"{group.failed} of {group.images} images show no face"
     sentence = (
-        f"{group.failed} of {group.images} images show no face, {group.rescued} one that only a second look found."
+        f"{sentence}; {second}." if group.failed and group.rescued else f"{sentence if group.failed else second}."
     )
     return sentence, {"failed": group.failed, "rescued": group.rescued, "images": group.images}
 
@@ -188,6 +191,7 @@ RULES: dict[str, Rule] = {
         "late checkpoints of Flux.2 give such frames (atomantic/PortOS#1241)",
         "Take an earlier checkpoint; lower the learning rate.",
         _collapsed,
+        hides=("many failures",),
     ),
     "many failures": Rule(
         "many images show no face, or one that the detector found only at a second look",

@@ -155,10 +155,15 @@ def test_faces_turned_as_no_reference_is_cannot_be_judged():
 
 def test_what_can_be_said_though_hardly_a_face_was_measured():
     none = replace(faces(3, 1), images=30, failed=27, collapsed=27)
-    assert names(none) == ["collapsed", "many failures", TOO_FEW]
+    assert names(none) == ["collapsed"]
     assert names(replace(faces(20, 1), images=30, failed=2, rescued=8)) == ["many failures"]
     assert names(replace(faces(29, 1), images=30, failed=1)) == [GOOD]
     assert names(faces(0, 1)) == [TOO_FEW]
+
+
+def test_three_copies_of_three_are_copies_already():
+    few = replace(faces(3, 1), all_repeated=np.ones(3, bool))
+    assert names(few) == ["copycat", TOO_FEW] and names(replace(few, all_repeated=np.arange(3) < 1)) == [TOO_FEW]
 
 
 def test_the_same_picture_is_a_copy_however_the_face_scores():
@@ -170,7 +175,7 @@ def test_the_same_picture_is_a_copy_however_the_face_scores():
 def test_copies_that_only_a_second_look_found_are_copies():
     cropped = replace(copies(30, 0.8), images=30, rescued=30, likeness=np.array([]), yaw_deg=np.array([]))
     cropped = replace(cropped, vectors=np.zeros((0, LENGTH)))
-    assert names(cropped) == ["many failures", "overtrained", "black hole", TOO_FEW]
+    assert names(cropped) == ["many failures", "overtrained", "black hole"]
 
 
 def test_too_few_images_or_references_are_said():

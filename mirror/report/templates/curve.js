@@ -8,12 +8,14 @@ function checkpointCurves(data, alone, viewer) {
   const LINES = [
     { key: "faces", name: "share with a face", colour: "#0eb0a9", dash: "dot" },
     { key: "copies", name: "share of near copies", colour: "#ff8a7a", dash: "dash" },
-    { key: "poses", name: "yaw spread by the references'", colour: "#f4f27e", dash: "dashdot" },
+    { key: "poses", name: "yaw spread (references: 100%)", colour: "#f4f27e", dash: "dashdot" },
   ];
 
   function similarity(curve) {
     const { points } = curve;
     const measured = points.filter((point) => point.median !== null);
+    const copies = (point) => point.verdicts.some((name) => name === "overtrained" || name === "copycat");
+    const look = (point) => (points[curve.best] === point ? ["star", "#4fd1a5", 15] : copies(point) ? ["x", "#ff8a7a", 10] : ["circle", "#a855f7", 9]);
     const whisker = (point, end) => (point[end] === null ? 0 : Math.abs(point[end] - point.median));
     return {
       type: "scatter", mode: "lines+markers", name: "median similarity",
@@ -23,7 +25,7 @@ function checkpointCurves(data, alone, viewer) {
       text: measured.map((point) => point.verdicts.join(", ")),
       error_y: { type: "data", symmetric: false, array: measured.map((point) => whisker(point, "high")), arrayminus: measured.map((point) => whisker(point, "low")), color: "#d9b8ff", thickness: 1.5, width: 5 },
       line: { color: "#a855f7", width: 2.5 },
-      marker: { size: measured.map((point) => (points[curve.best] === point ? 15 : 9)), symbol: measured.map((point) => (points[curve.best] === point ? "star" : "circle")), color: measured.map((point) => (points[curve.best] === point ? "#4fd1a5" : "#a855f7")), line: { width: 0 } },
+      marker: { symbol: measured.map((point) => look(point)[0]), color: measured.map((point) => look(point)[1]), size: measured.map((point) => look(point)[2]), line: { width: 0 } },
       hovertemplate: `${curve.unit} %{x}: %{y:.3f}<br>%{text}<extra></extra>`,
     };
   }
@@ -40,7 +42,7 @@ function checkpointCurves(data, alone, viewer) {
   function level(value, text) {
     if (value === null) return { shapes: [], annotations: [] };
     const line = { type: "line", xref: "paper", yref: "y", x0: 0, x1: 1, y0: value, y1: value, line: { color: MUTED, width: 1, dash: "dot" }, layer: "below" };
-    const label = { xref: "paper", yref: "y", x: 1, xanchor: "right", y: value, yanchor: "bottom", text, showarrow: false, font: { size: 11, color: MUTED } };
+    const label = { xref: "paper", yref: "y", x: 0, xanchor: "left", y: value, yanchor: "bottom", text, showarrow: false, font: { size: 11, color: MUTED } };
     return { shapes: [line], annotations: [label] };
   }
 
@@ -79,7 +81,7 @@ function checkpointCurves(data, alone, viewer) {
       const line = document.createElement("li");
       const best = i === curve.best;
       if (best) line.className = "best";
-      const median = point.median === null ? "" : ` \u00b7 ${point.median.toFixed(3)}`;
+      const median = point.median === null ? "" : ` \u00b7 median ${point.median.toFixed(3)}`;
       line.append(thumb(curve.strips[at].rows[i], point.label), `${curve.unit} ${point.number}${median}${best ? " \u00b7 best" : ""}`);
       return line;
     }));
