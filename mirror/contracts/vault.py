@@ -1,0 +1,47 @@
+"""The JSON files of FaceVault: `scan_report.json`, `duplicates.json`, `labels.json`, and the names people write."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, RootModel
+
+from mirror.contracts.contract import Contract
+from mirror.contracts.summary import PackInfo
+
+
+class ScannedFile(Contract):
+    """One file of the scanned folder."""
+
+    file: str  # relative to the folder, forward slashes; bytes that are no UTF-8 are written as \xNN
+    status: str  # ok, rescued, rotated, no_face, unreadable, too_large, error
+    reason: str
+    faces: int  # that are in the store
+    content: str | None  # SHA-256; null where the file could not be read
+    measured_now: bool  # False: it was known, or could not be read
+
+
+class MovedFile(Contract):
+    """A file that was found again by its content."""
+
+    file: str
+    was: str
+
+
+class ScanReport(Contract):
+    """`scan_report.json`: what became of every file of the folder."""
+
+    schema_version: Literal[1] = 1
+    script: Literal["facevault.py"] = "facevault.py"
+    created: str
+    photos: str  # the folder
+    pack: PackInfo
+    settings: dict[str, str | int | float | bool | None]
+    versions: dict[str, str]
+    measured_now: int  # pictures
+    faces: int  # of all files of this folder
+    moved: list[MovedFile]
+    vanished: list[str]
+    ignored_files: dict[str, int]
+    warnings: list[str]
+    files: list[ScannedFile]
