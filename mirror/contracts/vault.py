@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
-from pydantic import Field, RootModel
+from typing import Literal
 
 from mirror.contracts.contract import Contract
 from mirror.contracts.summary import PackInfo

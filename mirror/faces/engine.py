@@ -165,8 +165,10 @@ def _words_for(faces: Faces) -> str:
 
 
 def _faces_apart(faces: Faces, smallest_face: float | None = None) -> list[int]:
-    """Indices of the largest face, then of others that are worth measuring, by area: all from `smallest_face` pixels on,
-    else few of them, by their share."""
+    """Indices of the largest face, then of others that are worth measuring, by area.
+
+    All from `smallest_face` pixels on, else the largest few.
+    """
     boxes = faces.boxes[:, :4]
     sizes = boxes[:, 2:] - boxes[:, :2]
     areas, centres = sizes.prod(axis=1), boxes[:, :2] + sizes / 2

@@ -205,8 +205,9 @@ class VaultStore:
             )
         else:
             db.execute(
-                "UPDATE faces SET content = ?, left = ?, top = ?, right = ?, bottom = ?, score = ?, yaw = ?, pitch = ?, "
-                "roll = ?, age = ?, sharpness = ?, brightness = ?, turned = ?, embedding = ?, thumbnail = ? WHERE id = ?",
+                "UPDATE faces SET content = ?, left = ?, top = ?, right = ?, bottom = ?, score = ?, yaw = ?, "
+                "pitch = ?, roll = ?, age = ?, sharpness = ?, brightness = ?, turned = ?, embedding = ?, "
+                "thumbnail = ? WHERE id = ?",
                 (*values, known),
             )
 
@@ -307,7 +308,7 @@ def path_key(path: Path) -> bytes:
 
 @contextlib.contextmanager
 def open_store(folder: Path, make: bool = False) -> Iterator[VaultStore]:
-    """The store of `folder`, closed at the end. Raises UserError where there is none (unless `make`) or it is no good."""
+    """The store of `folder`, closed at the end. Raises UserError where there is none (unless `make`), or no good one."""
     path = folder / STORE
     if not make and not path.is_file():
         raise UserError(f"There is no {path}: run facevault.py scan PHOTOS first, or name its folder with --output.")
