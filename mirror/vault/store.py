@@ -308,7 +308,7 @@ def path_key(path: Path) -> bytes:
 
 @contextlib.contextmanager
 def open_store(folder: Path, make: bool = False) -> Iterator[VaultStore]:
-    """The store of `folder`, closed at the end. Raises UserError where there is none (unless `make`), or no good one."""
+    """The store of `folder`, closed at the end. Raises UserError where it is no good, or missing (unless `make`)."""
     path = folder / STORE
     if not make and not path.is_file():
         raise UserError(f"There is no {path}: run facevault.py scan PHOTOS first, or name its folder with --output.")
