@@ -135,7 +135,7 @@ def gate(summary: Summary, limit: float) -> int:
     median = best.numbers.get("median")
     if median is not None and median >= limit:
         return EXIT_OK
-    say(f"--fail-below {limit:g}: {best.sentence}")
+    say(f"--fail-below {limit:g}: {best.text}")
     return EXIT_BELOW
 
 
@@ -338,7 +338,7 @@ def tell_verdicts(summary: Summary) -> None:
     if rows:
         print_table("Groups of one rank cannot be told apart", ["Group", "Rank", "Verdict"], rows, numbers=False)
     for answer in summary.answers:
-        show(f"{answer.question.capitalize()}? {answer.sentence}")
+        show(f"{answer.question.capitalize()}? {answer.text}")
 
 
 def _similarity_of(group: GroupSummary) -> list[str]:

@@ -23,6 +23,7 @@ import pandas as pd
 
 from mirror.contracts import table as columns
 from mirror.contracts.summary import CANDIDATE, REFERENCE, PackInfo, Summary
+from mirror.faces.answers import conclude
 from mirror.faces.table import make_table, summarise_group
 from mirror.report.copycat import build_copycat
 from mirror.report.dashboard import build_dashboard
@@ -125,6 +126,10 @@ def _summary(table: pd.DataFrame) -> Summary:
     pack = PackInfo(
         name="random", identity="random@0", tasks=["detection"], licence="none", pose_source="keypoints", has_age=True
     )
+    concluded = conclude(table, keys)
+    groups = [summarise_group(table, *key) for key in keys]
+    for group in groups:
+        group.verdicts = concluded.verdicts.get(group.name, [])
     return Summary(
         created="2026-01-01T00:00:00+00:00",
         pack=pack,
@@ -133,7 +138,11 @@ def _summary(table: pd.DataFrame) -> Summary:
         settings={},
         reference_folder="Reference_Images",
         candidates_folder="Lora_Candidates",
-        groups=[summarise_group(table, *key) for key in keys],
+        groups=groups,
+        compared=concluded.compared,
+        ranking=concluded.ranking,
+        curves=concluded.curves,
+        answers=concluded.answers,
         ignored_files={},
         warnings=[],
         seconds={},

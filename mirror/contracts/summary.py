@@ -83,9 +83,16 @@ class Answer(Contract):
     """One sentence that answers one of the questions that the README begins with."""
 
     question: Literal["best checkpoint", "overtrained", "rigid", "dataset"]
-    sentence: str
+    headline: str  # in a few words
+    tone: Literal["good", "bad", "unknown"]
+    sentence: str  # what it rests on
     numbers: dict[str, int | float | str]
     panel: str  # where to look
+
+    @property
+    def text(self) -> str:
+        """All of it, for a console."""
+        return f"{self.headline}. {self.sentence}"
 
 
 class DatasetFault(Contract):

@@ -83,7 +83,7 @@ def conclude(table: pd.DataFrame, groups: Iterable[tuple[str, str]]) -> Conclusi
     has_holdout = bool(((table[columns.TYPE] == REFERENCE) & (table[columns.GROUP] == HELD_OUT)).any())
     return Conclusions(
         run.verdicts,
-        [RankedGroup(name=r.name, rank=r.rank, median=r.median, interval=r.interval, better=r.better) for r in ranked],
+        [_line(run, one) for one in ranked],
         curves,
         [_best(run, ranked, curves), _overtrained(run), _rigid(run), _dataset(run)],
         _compared(run, has_holdout),
@@ -95,6 +95,25 @@ def _sample(name: str, rows: pd.DataFrame) -> ranking.Sample:
     mark = steps.mark_of(name)
     keys = ranking.picture_keys(name, found[columns.FILENAME], (mark.token,) if mark else ())
     return ranking.Sample(name, keys, found[columns.SIMILARITY].to_numpy(dtype=float))
+
+
+def _line(run: _Run, ranked: ranking.Ranked) -> RankedGroup:
+    """One group's line of the ranking, with what stands beside its similarity."""
+    faces, references = run.faces[ranked.name], run.references
+    ages = [one.age[~np.isnan(one.age)] for one in (faces, references)]
+    usual = verdicts.mad(references.yaw_deg) if len(references) else 0.0
+    return RankedGroup(
+        name=ranked.name,
+        rank=ranked.rank,
+        median=ranked.median,
+        interval=ranked.interval,
+        better=ranked.better,
+        spread=verdicts.mad(run.samples[ranked.name].scores) if ranked.faces else None,
+        lost_per_30_deg=verdicts.lost_per_30_degrees(faces),
+        pose_coverage=verdicts.mad(faces.yaw_deg) / usual if usual > 0 and len(faces) else None,
+        age_shift_years=float(np.median(ages[0]) - np.median(ages[1])) if len(ages[0]) and len(ages[1]) else None,
+        copies=verdicts.copies_of(faces, references),
+    )
 
 
 def _compared(run: _Run, has_holdout: bool) -> str:
@@ -141,7 +160,7 @@ def _best(run: _Run, ranked: list[ranking.Ranked], curves: list[Curve]) -> Answe
     fit = run.fit(run.samples)
     if not fit:
         why = "there are no generated images" if not run.samples else "no group was measured that copies nothing"
-        return Answer(question="best checkpoint", sentence=f"Cannot tell: {why}.", numbers={}, panel="similarity")
+        return _unknown("best checkpoint", f"{why[0].upper()}{why[1:]}.", "similarity")
     best = max(fit, key=lambda name: run.samples[name].median)
     for curve in curves:
         if curve.highest == best and curve.best is not None:
@@ -150,19 +169,28 @@ def _best(run: _Run, ranked: list[ranking.Ranked], curves: list[Curve]) -> Answe
     one = by_name[best]
     like = [name for name in fit if name != best and best not in by_name[name].better and name not in one.better]
     interval = f" ({one.interval[0]:.3f} - {one.interval[1]:.3f})" if one.interval else ""
-    parts = [f"{best}: median similarity {one.median:.3f}{interval}"]
+    parts = [f"Median similarity {one.median:.3f}{interval}"]
     parts += [f"not distinguishable from {some_of(like)}"] if like else []
+    faults = [name for name in run.names(best) if name not in (GOOD, TOO_FEW)]
+    parts += [f"not good yet: {', '.join(faults)}"] if faults else []
     copying = [name for name in run.with_any(*COPYING) if name != best]
     parts += [f"{some_of(copying)} {'copies' if len(copying) == 1 else 'copy'} references"] if copying else []
     numbers = {"group": best, "median": one.median, "not_distinguishable": len(like)}
     if one.interval:
         numbers |= {"low": one.interval[0], "high": one.interval[1]}
-    return Answer(question="best checkpoint", sentence="; ".join(parts) + ".", numbers=numbers, panel="similarity")
+    return Answer(
+        question="best checkpoint",
+        headline=best,
+        tone="good" if GOOD in run.names(best) else "unknown",
+        sentence="; ".join(parts) + ".",
+        numbers=numbers,
+        panel="similarity",
+    )
 
 
 def _overtrained(run: _Run) -> Answer:
     most = _most_copies(run)
-    return _about(run, "overtrained", COPYING, "copycat", f"no group copies references{most}")
+    return _about(run, "overtrained", COPYING, "copycat", f"No group copies references{most}")
 
 
 def _most_copies(run: _Run) -> str:
@@ -178,9 +206,9 @@ def _most_copies(run: _Run) -> str:
 def _rigid(run: _Run) -> Answer:
     usual = verdicts.mad(run.references.yaw_deg) if len(run.references) else 0.0
     if usual < verdicts.LIMITS.least_yaw_mad_deg:
-        sentence = f"Cannot tell: the references themselves hardly turn their heads (yaw spread {usual:.0f} degrees)."
-        return Answer(question="rigid", sentence=sentence, numbers={"references": usual}, panel="pose")
-    return _about(run, "rigid", ("rigid",), "pose", "heads turn in every group")
+        sentence = f"The references themselves hardly turn their heads (yaw spread {usual:.0f} degrees)."
+        return _unknown("rigid", sentence, "pose", references=usual)
+    return _about(run, "rigid", ("rigid",), "pose", "Heads turn in every group")
 
 
 def _about(run: _Run, question: str, names: tuple[str, ...], panel: str, otherwise: str) -> Answer:
@@ -189,17 +217,23 @@ def _about(run: _Run, question: str, names: tuple[str, ...], panel: str, otherwi
     unsure = [name for name in run.verdicts if TOO_FEW in run.names(name)]
     numbers: dict[str, int | float | str] = {"groups": len(found), "too_few": len(unsure)}
     if not run.verdicts:
-        sentence = "Cannot tell: there are no generated images."
-    elif found:
+        return _unknown(question, "There are no generated images.", panel, **numbers)
+    if not found and len(unsure) == len(run.verdicts):
+        return _unknown(question, run.verdicts[unsure[0]][-1].sentence, panel, **numbers)
+    if not found:
+        headline, tone = "No", "good"
+        sentence = otherwise + (f"; too few images to tell of {some_of(unsure)}" if unsure else "") + "."
+    else:
         first = next(verdict for verdict in run.verdicts[found[0]] if verdict.name in names)
         numbers |= first.numbers
-        more = f" Also: {some_of(found[1:])}." if found[1:] else ""
-        sentence = f"Yes, {found[0]}: {first.sentence}{more}"
-    elif len(unsure) == len(run.verdicts):
-        sentence = f"Cannot tell: {run.verdicts[unsure[0]][-1].sentence}"
-    else:
-        sentence = f"No: {otherwise}" + (f"; too few images to tell of {some_of(unsure)}" if unsure else "") + "."
-    return Answer(question=question, sentence=sentence, numbers=numbers, panel=panel)
+        headline, tone = f"Yes, {some_of(found, 1)}", "bad"
+        sentence = f"{found[0]}: {first.sentence}" + (f" Also: {some_of(found[1:])}." if found[1:] else "")
+    return Answer(question=question, headline=headline, tone=tone, sentence=sentence, numbers=numbers, panel=panel)
+
+
+def _unknown(question: str, why: str, panel: str, **numbers: float | str) -> Answer:
+    """What the pictures cannot answer; `why` is a sentence."""
+    return Answer(question=question, headline="Cannot tell", tone="unknown", sentence=why, numbers=numbers, panel=panel)
 
 
 def outliers(rows: pd.DataFrame) -> list[str]:
@@ -217,8 +251,8 @@ def outliers(rows: pd.DataFrame) -> list[str]:
 def _dataset(run: _Run) -> Answer:
     rows, references = run.reference_rows, run.references
     if len(references) < verdicts.LIMITS.fewest_references:
-        sentence = f"Cannot tell: {len(references)} clear faces in the references; at least 5 are needed."
-        return Answer(question="dataset", sentence=sentence, numbers={"faces": len(references)}, panel="similarity")
+        sentence = f"{len(references)} clear faces in the references; at least 5 are needed."
+        return _unknown("dataset", sentence, "dataset", faces=len(references))
     strange = outliers(rows)
     near = rows[columns.NEAREST_SIMILARITY] > references.copy_limit
     doubles = list(rows.loc[near, columns.FILENAME])
@@ -229,7 +263,16 @@ def _dataset(run: _Run) -> Answer:
     parts += [f"{len(doubles)} near duplicates ({some_of(doubles)})"] if doubles else []
     parts += [f"no {' and no '.join(missing)} view"] if missing else []
     begin = f"{references.images} photos, like each other at {references.level:.2f}"
-    sentence = f"{begin}; {', '.join(parts) if parts else 'nothing wrong seen'}."
+    sentence = f"{begin}{'; ' + ', '.join(parts) if parts else ''}."
     numbers = {"photos": references.images, "level": references.level, "failed": references.failed}
     numbers |= {"outliers": len(strange), "near_duplicates": len(doubles)}
-    return Answer(question="dataset", sentence=sentence, numbers=numbers, panel="similarity")
+    things = "thing" if len(parts) == 1 else "things"
+    headline = f"{len(parts)} {things} to look at" if parts else "Nothing wrong seen"
+    return Answer(
+        question="dataset",
+        headline=headline,
+        tone="bad" if parts else "good",
+        sentence=sentence,
+        numbers=numbers,
+        panel="dataset",
+    )

@@ -7,6 +7,14 @@ import pandas as pd
 
 from mirror.contracts import table as columns
 from mirror.contracts.summary import HELD_OUT, REFERENCE, Summary
+from mirror.report.answers import (
+    answer_cards,
+    curves_data,
+    dataset_view,
+    interval_scale,
+    ranking_columns,
+    ranking_rows,
+)
 from mirror.report.colours import Group, group_index, page_groups
 from mirror.report.files import BLOCK, PageFiles, picture_blocks
 from mirror.report.panels import Panel, Points, build_panels
@@ -40,27 +48,28 @@ def build_dashboard(
     groups = page_groups(table, summary)
     points = Points.of(table, groups, summary)
     panels = build_panels(points, summary.pack.has_age, face_map, map_note)
+    copycat_link = sibling_link(summary, "CopycatReport_")
+    curves = curves_data(summary, table, groups)
     return render(
         "dashboard",
         run_facts(summary),
         summary.warnings,
         plotly=True,
-        parts=("viewer",),
-        copycat_link=sibling_link(summary, "CopycatReport_"),
+        parts=("viewer", "answers", "ranking", "curve"),
+        copycat_link=copycat_link,
         groups=groups,
-        numbers=_numbers(summary, groups),
+        answers=answer_cards(summary, copycat_link),
+        compared=summary.compared,
+        ranking=ranking_rows(summary, groups),
+        ranking_columns=ranking_columns(summary),
+        scale=interval_scale(summary),
+        curves=curves,
+        dataset=dataset_view(summary, table),
         failures=_failures(table, groups),
         panels=panels,
-        data=json_for_script(_page_data(points, panels) | _viewer_data(points, summary, files)),
+        data=json_for_script(_page_data(points, panels) | _viewer_data(points, summary, files) | {"curves": curves}),
         pictures=picture_blocks(files.large()),
     )
-
-
-def _numbers(summary: Summary, groups: list[Group]) -> list[dict]:
-    """One row of the table of groups each, in the order of the page."""
-    styles = {(group.type, group.name): group for group in groups}
-    rows = [{"group": styles[group.type, group.name], "numbers": group} for group in summary.groups]
-    return sorted(rows, key=lambda row: row["group"].index)
 
 
 def _failures(table: pd.DataFrame, groups: list[Group]) -> list[dict]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mirror.contracts import table as columns
 from mirror.contracts.contract import Spread
-from mirror.contracts.summary import GroupSummary, Summary
+from mirror.contracts.summary import BASELINE, CANDIDATE, GroupSummary, Summary
 from mirror.faces.pose import BIN_LIMITS_DEG
 from mirror.report.colours import PANEL, SYMBOLS_3D, Group, group_index
 from mirror.report.render import plotly_text
@@ -82,7 +82,7 @@ def build_panels(points: Points, has_age: bool, face_map: np.ndarray | None, map
 
 
 def _similarity(points: Points) -> Panel:
-    return _boxes(
+    panel = _boxes(
         points,
         "similarity",
         "Face Similarity",
@@ -92,6 +92,19 @@ def _similarity(points: Points) -> Panel:
         "cosine similarity",
         "No similarity to show: at least two references with a face are needed (or one, and a generated image).",
     )
+    floor = points.summaries.get((CANDIDATE, BASELINE))
+    if panel.figure is not None and floor is not None and floor.similarity.median is not None:
+        _mark_floor(panel.figure["layout"], floor.similarity.median)
+    return panel
+
+
+def _mark_floor(layout: dict, median: float) -> None:
+    """Where images without the LoRA lie: a LoRA that is no better has learned nothing of the person."""
+    line = {"color": "#f5b942", "width": 1, "dash": "dash"}
+    layout["shapes"] = [{"type": "line", "x0": median, "x1": median, "yref": "paper", "y0": 0, "y1": 1, "line": line}]
+    name = {"x": median, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False, "text": "no LoRA"}
+    layout["annotations"] = [name | {"font": {"color": "#f5b942", "size": 11}}]
+    layout["margin"]["t"] = 30
 
 
 def _age(points: Points, has_age: bool) -> Panel:

@@ -91,10 +91,10 @@ def render(
 ) -> str:
     """The page of the template `name`, with its style sheet and, where it has one, its script inside.
 
-    `facts` are the label and text pairs of its head. `parts` are further style sheets and scripts, before its own.
+    `facts` are the label and text pairs of its head. `parts` name further style sheets and scripts, before its own.
     `plotly`: with that library, whose WebGL drawing compiles functions from text, which a policy must allow explicitly.
     """
-    styles = [asset(f"{one}.css") for one in ("base", *parts, name)]
+    styles = [asset(f"{one}.css") for one in ("base", *parts, name) if (TEMPLATES / f"{one}.css").is_file()]
     scripts = [plotly_javascript()] if plotly else []
     scripts += [asset(f"{one}.js") for one in (*parts, name) if (TEMPLATES / f"{one}.js").is_file()]
     for text in (*styles, *scripts):

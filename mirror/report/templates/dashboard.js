@@ -18,6 +18,9 @@
   const pointer = { x: innerWidth / 2, y: innerHeight / 2 };
   document.addEventListener("pointermove", (event) => Object.assign(pointer, { x: event.clientX, y: event.clientY }), { passive: true });
   const viewer = pictureViewer(data, () => rows.file.map((_, row) => row).filter(isShown));
+  const alone = (group) => (solo === group ? show(() => true) : show((i) => i === group, group));
+  const ranking = rankingTable(alone);
+  const curves = checkpointCurves(data, alone, viewer);
 
   // The row behind a point; boxes with given quartiles hold their points as one list per box.
   function rowOf({ points: [point] }) {
@@ -217,6 +220,7 @@
   function tell() {
     const count = boxes.filter((box) => box.checked).length;
     soloButton.setAttribute("aria-pressed", String(solo >= 0));
+    ranking.mark(solo);
     status.textContent = solo >= 0 ? `Only: ${nameOf(boxes[solo])}` : `${count} of ${boxes.length} shown in all charts`;
   }
 
@@ -280,6 +284,24 @@
     });
   }
 
+  // A picture stands on the page once, behind the scripts; it is drawn where it comes near the window.
+  function showThumbs() {
+    const observer = new IntersectionObserver((entries) => {
+      for (const { target, isIntersecting } of entries) {
+        if (!isIntersecting) continue;
+        observer.unobserve(target);
+        target.replaceChildren(viewer.picture(Number(target.dataset.thumb)) ?? "no picture");
+      }
+    }, { rootMargin: "300px" });
+    for (const target of document.querySelectorAll("[data-thumb]")) observer.observe(target);
+  }
+
+  document.addEventListener("DOMContentLoaded", () => {
+    curves.showStrips();
+    showThumbs();
+  });
+
   tell();
+  curves.draw();
   (many ? drawNear() : drawAll()).then(() => { document.documentElement.dataset.ready = "yes"; });
 })();

@@ -185,5 +185,5 @@ function pictureViewer(data, walk) {
   }
   document.addEventListener("scroll", hide, { passive: true, capture: true });
 
-  return { show, hide, open, isOpen: () => viewer.open };
+  return { show, hide, open, picture, isOpen: () => viewer.open };
 }
