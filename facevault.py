@@ -21,6 +21,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mirror.vault import dataset_steps
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say, show
 from utils.defaults import DEMO_PACK, IMAGE_EXTENSIONS, PACK
@@ -169,6 +170,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         return sub
 
     _scan_options(command("scan", run_scan, "find every face of every picture of a folder"))
+    dataset_steps.register(command)
     for sub in commands.choices.values():
         sub.add_argument("--output", type=options.path, default=OUTPUT, metavar="DIR", help="folder of the vault")
         options.add_debug_and_version(sub)
