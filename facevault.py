@@ -18,6 +18,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,12 +33,14 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.vault import ScanReport
     from mirror.faces.packs import Pack
     from mirror.vault.scanning import Scan, ScannedPicture
+    from mirror.vault.store import VaultStore
     from utils.images import Listing
 
 # Settings. Each is also an option of the command line, which wins.
 OUTPUT = Path("outputs") / "facevault"
 MIN_SCORE = 0.5  # of the detector; the engine itself finds nothing below
 MIN_SIZE = 50  # pixels, longer side of a face's box
+MIN_CLUSTER = 3  # faces: whoever appears once or twice is no person to train on
 _NOT_FOR_PEOPLE = "The demo pack was trained on rendered heads: its scores say nothing about photos of people."
 
 
@@ -155,6 +159,125 @@ def tell_scan(report: ScanReport, path: Path) -> None:
     show(f"report: {path}")
 
 
+def run_cluster(args: argparse.Namespace) -> int:
+    """Faces into persons; names and corrections stay."""
+    from mirror.vault.people import all_persons, recluster
+    from mirror.vault.thresholds import default_threshold
+
+    with opened(args) as store:
+        pack = store.fact("pack") or ""
+        threshold, is_measured = default_threshold(pack)
+        if args.threshold is not None:
+            threshold = args.threshold
+        elif not is_measured:
+            say(f"Note: no threshold was measured for the pack {pack}: {threshold:g} is a guess. Look at the page.")
+        found = recluster(store, threshold, args.min_cluster, args.preview)
+        people = all_persons(store)
+        rows = []
+        for number, size in sorted(found.sizes.items(), key=lambda one: -one[1]):
+            person = people.get(number)
+            rows.append([str(number) if person else "new", (person.name if person else None) or "-", str(size)])
+        print_table("Persons", ["Cluster", "Name", "Faces"], rows)
+        alone = sum(person is None for person in found.person_of.values())
+        show(f"{len(rows)} persons, {found.new} of them new; {alone} of {len(found.person_of)} faces in no cluster.")
+        show(f"Threshold {threshold:g} (mean cosine), at least {args.min_cluster} faces, pack {pack}")
+        if args.preview:
+            show("Preview: nothing was written.")
+        else:
+            write_labels(args, store)
+    return EXIT_OK
+
+
+def run_label(args: argparse.Namespace) -> int:
+    """Names and corrections; without any, the clusters there are."""
+    from mirror.vault import people
+    from mirror.vault.labels import read_names
+
+    asked = [args.cluster is not None, args.names, args.merge, args.split, args.take_out, args.not_a_person, args.undo]
+    if sum(bool(one) for one in asked) > 1:
+        raise UserError(
+            "One act at a time: CLUSTER NAME, --names, --merge, --split, --take-out, --not-a-person or --undo."
+        )
+    if args.cluster is not None and args.name is None:
+        raise UserError(f"Which name is cluster {args.cluster} to have? facevault.py label {args.cluster} NAME")
+    if args.faces and not args.split:
+        raise UserError("--faces says which faces --split makes a new cluster of.")
+    with opened(args) as store:
+        if args.cluster is not None:
+            said = [people.name(store, args.cluster, args.name)]
+        elif args.names:
+            names = read_names(args.names)
+            with store.change():  # all of the file or nothing
+                said = [
+                    people.not_a_person(store, one) if new is None else people.name(store, one, new)
+                    for one, new in names.items()
+                ]
+        elif args.merge:
+            said = [people.merge(store, *args.merge)]
+        elif args.split:
+            said = [people.split(store, args.split, args.faces or [])]
+        elif args.take_out:
+            said = [people.take_out(store, args.take_out)]
+        elif args.not_a_person:
+            said = [people.not_a_person(store, args.not_a_person)]
+        elif args.undo:
+            said = [people.undo(store)]
+        else:
+            said = []
+            show_clusters(store)
+        show(*(f"{one}." for one in said))
+        write_labels(args, store)
+    return EXIT_OK
+
+
+def show_clusters(store: VaultStore) -> None:
+    """A table of clusters, each with a picture to know it by."""
+    from mirror.vault.labels import labels_of
+
+    rows = [
+        [str(one.cluster), one.name or "-", str(len(one.faces)), one.faces[0].file if one.faces else "-"]
+        for one in labels_of(store).persons
+        if one.kept
+    ]
+    print_table("Clusters, each with its clearest face", ["Cluster", "Name", "Faces", "Picture"], rows, numbers=False)
+    show("Name one: facevault.py label CLUSTER NAME. To see them: facevault.py page")
+
+
+def run_stats(args: argparse.Namespace) -> int:
+    """What the vault holds, as a table."""
+    from mirror.vault.labels import stats_of
+
+    with opened(args, writes=False) as store:
+        print_table(f"The vault in {args.output}", ["What", "Number"], stats_of(store))
+        show(f"Pack {store.fact('pack')}")
+    return EXIT_OK
+
+
+def write_labels(args: argparse.Namespace, store: VaultStore) -> None:
+    """labels.json, anew after every change."""
+    from mirror.contracts.contract import write_contract
+    from mirror.vault.labels import labels_of
+
+    path = args.output / "labels.json"
+    with disk_errors_as(f"{path} cannot be written"):
+        write_contract(path, labels_of(store))
+    show(f"labels: {path}")
+
+
+@contextmanager
+def opened(args: argparse.Namespace, writes: bool = True) -> Iterator[VaultStore]:
+    """The store, for this run alone where it writes."""
+    from mirror.vault.store import LOCK, STORE, open_store
+    from utils.folder_lock import only_one
+
+    if not (args.output / STORE).is_file() or not writes:
+        with open_store(args.output) as store:
+            yield store
+        return
+    with only_one(args.output, LOCK), open_store(args.output) as store:
+        yield store
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default."""
     parser = options.script_parser(
@@ -170,6 +293,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         return sub
 
     _scan_options(command("scan", run_scan, "find every face of every picture of a folder"))
+    _cluster_options(command("cluster", run_cluster, "group faces into persons; names and corrections stay"))
+    _label_options(command("label", run_label, "name clusters and correct them; every act can be undone"))
+    command("stats", run_stats, "what the vault holds, as a table")
     dataset_steps.register(command)
     for sub in commands.choices.values():
         sub.add_argument("--output", type=options.path, default=OUTPUT, metavar="DIR", help="folder of the vault")
@@ -192,6 +318,33 @@ def _scan_options(parser: argparse.ArgumentParser) -> None:
     add("--pack", default=PACK, metavar="NAME|DIR", help="InsightFace model pack; a vault belongs to one pack")
     options.add_device(parser)
     options.add_max_megapixels(parser)
+
+
+def _cluster_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--threshold",
+        type=options.between(-1, 1),
+        metavar="T",
+        help="mean cosine from which two groups of faces are one person (default: that of the pack)",
+    )
+    add("--min-cluster", type=options.count, default=MIN_CLUSTER, metavar="N", help="fewest faces of a person")
+    add("--preview", action="store_true", help="show what would come out, and write nothing")
+
+
+def _label_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("cluster", nargs="?", metavar="CLUSTER", help="number or name of a cluster; without one all are shown")
+    add("name", nargs="?", metavar="NAME", help="its name; one that another cluster has merges the two")
+    add(
+        "--names", type=options.path, metavar="FILE", help='JSON file such as {"1": "alice", "2": null}; or labels.json'
+    )
+    add("--merge", nargs=2, metavar="CLUSTER", help="make the second cluster part of the first")
+    add("--split", metavar="CLUSTER", help="make a new cluster of --faces, or of the half that is least like the rest")
+    add("--faces", type=options.count, nargs="+", metavar="FACE", help="numbers of faces, for --split")
+    add("--take-out", type=options.count, nargs="+", metavar="FACE", help="faces that are not of their cluster")
+    add("--not-a-person", metavar="CLUSTER", help="not a person to keep: stays visible, left out of exports")
+    add("--undo", action="store_true", help="take the last act back")
 
 
 def main() -> int:

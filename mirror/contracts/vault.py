@@ -43,3 +43,34 @@ class ScanReport(Contract):
     ignored_files: dict[str, int]
     warnings: list[str]
     files: list[ScannedFile]
+
+
+class LabelledFace(Contract):
+    """One face of a cluster."""
+
+    face: int  # its number in the vault, which --take-out and --split take
+    file: str
+    box_xyxy: tuple[float, float, float, float]  # pixels
+    score: float
+    sharpness: float
+    yaw_deg: float
+
+
+class LabelledPerson(Contract):
+    """One cluster."""
+
+    cluster: int
+    name: str | None
+    kept: bool  # False: "not a person to keep"
+    faces: list[LabelledFace]
+
+
+class Labels(Contract):
+    """`labels.json`: who is in which picture."""
+
+    schema_version: Literal[1] = 1
+    script: Literal["facevault.py"] = "facevault.py"
+    created: str
+    pack: str
+    persons: list[LabelledPerson]
+    unclustered: list[LabelledFace]  # faces in no cluster
