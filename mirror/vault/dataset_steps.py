@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mirror.vault.choices import BATCH, FORMATS, MIN_FACE, ORGANIZED, REAL_MIN, REPEATS, SIZE, STYLES
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, say, show
 from utils.files import demand_writable, some_of
@@ -19,10 +20,6 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.vault.preparation import Settings
     from mirror.vault.shots import Shot
     from mirror.vault.store import VaultStore
-
-ORGANIZED, LORA_READY, MANIFEST = "organized", "lora_ready", "manifest.json"
-SIZE, REAL_MIN, MIN_FACE, REPEATS, BATCH = 1024, 15, 64, 10, 4  # see mirror.vault.preparation
-STYLES, FORMATS = ("tags", "sentence"), (ORGANIZED, "lora", "json")
 
 
 def register(command) -> None:
@@ -94,10 +91,10 @@ def refresh_dataset(store: VaultStore, output: Path, name: str, trigger: str) ->
 
 def run_prep(args: argparse.Namespace) -> int:
     """The dataset of one person."""
-    from mirror.vault.preparation import Settings, folder_of
+    from mirror.vault.preparation import Settings, folder_of, with_trigger
 
-    settings = Settings(
-        trigger="",
+    making = Settings(
+        trigger=args.trigger or "",
         size=args.size,
         crop=not args.no_crop,
         min_face=args.min_face,
@@ -108,46 +105,26 @@ def run_prep(args: argparse.Namespace) -> int:
         links=args.symlink,
     )
     with the_only_run(args.output) as store:
-        settings = with_trigger(store, args, settings)
+        settings = with_trigger(store, args.name, making)
         folder = args.output / ORGANIZED / folder_of(args.name)
         tell_prepared(prepare(store, args.output, folder, args.name, settings), folder)
     return EXIT_OK
 
 
-def with_trigger(store: VaultStore, args: argparse.Namespace, settings: Settings, name: str | None = None) -> Settings:
-    """The trigger that was given, or that of the captions, or the usual one."""
-    from dataclasses import replace
-
-    from mirror.vault.captions import Captions
-    from mirror.vault.shots import person_named, shots_of
-
-    name = name or args.name
-    stored = Captions(store).all()
-    used = [
-        stored[shot.face.id].trigger for shot in shots_of(store, person_named(store, name)) if shot.face.id in stored
-    ]
-    common = Counter(used).most_common(1)
-    return replace(settings, trigger=args.trigger or (common[0][0] if common else f"ohwx {name}"))
-
-
 def prepare(store: VaultStore, output: Path, folder: Path, name: str, settings: Settings) -> PreparedSet:
     """Write one dataset."""
-    from mirror.vault.preparation import Preparation
+    from mirror.vault.preparation import Preparation, duplicates_of
     from mirror.vault.shots import person_named
 
     return Preparation(store, name, person_named(store, name), folder, settings).run(duplicates_of(output))
-
-
-def duplicates_of(output: Path) -> dict[str, str]:
-    """Photos that `dedup` found to be worse copies of others: content -> reason."""
-    return {}
 
 
 def earlier_settings(organized: Path, name: str) -> Settings | None:
     """How the dataset of a person was prepared; None where there is none."""
     from mirror.contracts.contract import read_contract
     from mirror.contracts.prepared import PreparedSet
-    from mirror.vault.preparation import METADATA, Settings, folder_of
+    from mirror.vault.choices import METADATA
+    from mirror.vault.preparation import Settings, folder_of
 
     path = organized / folder_of(name) / METADATA
     if not path.is_file():

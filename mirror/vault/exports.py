@@ -8,9 +8,9 @@ from pathlib import Path
 from mirror.contracts.contract import demand_own, write_contract
 from mirror.contracts.prepared import ExportedPerson, ExportedPhoto, Manifest
 from mirror.vault.captions import Captions, measured, words_for
+from mirror.vault.choices import LORA_READY, MANIFEST, METADATA, ORGANIZED, REPEATS
 from mirror.vault.crops import Window
-from mirror.vault.dataset_steps import LORA_READY, MANIFEST, ORGANIZED, duplicates_of, with_trigger
-from mirror.vault.preparation import METADATA, REPEATS, Preparation, Settings, folder_of
+from mirror.vault.preparation import Preparation, Settings, duplicates_of, folder_of, with_trigger
 from mirror.vault.shots import Shot, named_persons, person_named, shots_by_person
 from mirror.vault.store import VaultStore
 from utils.console import UserError, print_table, show
@@ -59,15 +59,14 @@ def _write(store: VaultStore, args: argparse.Namespace, name: str, person: int) 
     if not is_lora and _is_dataset(folder):
         return folder, f"prepared already by prep, left as it is: {folder}"
     settings = Settings(
-        trigger="",
+        trigger=args.trigger or "",
         size=args.size,
         crop=is_lora,
         min_face=args.min_face if is_lora else 1,
         repeats=REPEATS if is_lora else None,
         links=args.symlink,
     )
-    settings = with_trigger(store, args, settings, name)
-    job = Preparation(store, name, person, folder, settings)
+    job = Preparation(store, name, person, folder, with_trigger(store, name, settings))
     prepared = job.run(duplicates_of(args.output))
     left = f", {len(prepared.left_out)} left out" if prepared.left_out else ""
     how = f" ({job.linked})" if job.linked else ""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -29,9 +30,10 @@ from mirror.vault.captions import (
     measured,
     words_for,
 )
+from mirror.vault.choices import METADATA, MIN_FACE, REAL_MIN, SIZE
 from mirror.vault.crops import Window, choose_window, cut, in_window, upright
 from mirror.vault.folders import Folder
-from mirror.vault.shots import Shot, shots_of
+from mirror.vault.shots import Shot, person_named, shots_of
 from mirror.vault.store import VaultStore
 from mirror.vault.wording import Measured, constant_phrases
 from utils.captions import METADATA_LINES, caption_of
@@ -42,10 +44,6 @@ from utils.files import Status, disk_errors_as, file_word, readable, timestamp, 
 from utils.images import read_file
 from utils.progress import GroupProgress
 
-METADATA = "metadata.json"
-SIZE, REAL_MIN = 1024, 15  # as documented: SDXL's own size, and the fewest photos
-MIN_FACE = 64  # pixels, longer side of the box: smaller faces are mush once a trainer enlarges them. Our choice
-REPEATS = 10  # as in kohya's usual folder names, 10_name
 _COPIED = (".jpg", ".jpeg", ".png", ".webp")  # read by every trainer as they are
 _VERSION = 1  # of how pictures are made: part of each recipe
 
@@ -149,6 +147,21 @@ def qualities(shots: list[Shot]) -> list[float]:
     )
     ranks = [[float(np.mean(np.array(column) <= value)) for value in column] for column in columns]
     return [round(sum(one) / len(columns), 4) for one in zip(*ranks, strict=True)]
+
+
+def with_trigger(store: VaultStore, name: str, settings: Settings) -> Settings:
+    """The trigger that was given, or else that of the person's captions, or else the usual one."""
+    if settings.trigger:
+        return settings
+    stored = Captions(store).all()
+    faces = [shot.face.id for shot in shots_of(store, person_named(store, name))]
+    used = Counter(stored[face].trigger for face in faces if face in stored).most_common(1)
+    return replace(settings, trigger=used[0][0] if used else f"ohwx {name}")
+
+
+def duplicates_of(output: Path) -> dict[str, str]:
+    """Photos that `dedup` found to be worse copies of others: content -> reason."""
+    return {}
 
 
 class Preparation:

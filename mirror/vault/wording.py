@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from mirror.dataset import pixels
 from mirror.faces.pose import angle_bin
 
-STYLES = ("tags", "sentence")
 TILTED_FROM_DEG = 15.0  # our choice: from here on people say that a head is lowered, raised or tilted
 CONSTANT_SHARE, FEWEST_CAPTIONS = 0.8, 5  # our choice: share of the captions from which a phrase is constant
 
