@@ -27,7 +27,7 @@ from mirror.vault import dataset_steps
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say, show
 from utils.defaults import DEMO_PACK, IMAGE_EXTENSIONS, PACK
-from utils.files import demand_writable, disk_errors_as, some_of, tell_ignored, timestamp, versions_of
+from utils.files import demand_writable, disk_errors_as, first_of, some_of, tell_ignored, timestamp, versions_of
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.vault import ScanReport
@@ -41,6 +41,8 @@ OUTPUT = Path("outputs") / "facevault"
 MIN_SCORE = 0.5  # of the detector; the engine itself finds nothing below
 MIN_SIZE = 50  # pixels, longer side of a face's box
 MIN_CLUSTER = 3  # faces: whoever appears once or twice is no person to train on
+PHASH_BITS = 18  # bits of 64, see mirror/vault/duplicates.py
+DUPLICATES = "duplicates.json"
 _NOT_FOR_PEOPLE = "The demo pack was trained on rendered heads: its scores say nothing about photos of people."
 
 
@@ -185,6 +187,36 @@ def run_cluster(args: argparse.Namespace) -> int:
             show("Preview: nothing was written.")
         else:
             write_labels(args, store)
+            write_page(args, store)
+    return EXIT_OK
+
+
+def run_dedup(args: argparse.Namespace) -> int:
+    """Pictures that show the same; the best of each set is kept, and nothing is deleted."""
+    from mirror.contracts.contract import write_contract
+    from mirror.vault.labels import duplicates_of
+
+    with opened(args) as store:
+        found = duplicates_of(store, args.phash_threshold)
+        kinds = Counter(one.kind for group in found.groups for one in group.duplicates)
+        rows = [[kind, str(kinds[kind])] for kind in ("exact", "near", "burst")]
+        print_table("Duplicates", ["Kind", "Files"], rows)
+        for line in first_of(
+            [
+                f"keep {group.keep}; {one.kind}: {one.file} ({one.why})"
+                for group in found.groups
+                for one in group.duplicates
+            ]
+        ):
+            show(line)
+        show(f"{kinds.total()} duplicates in {len(found.groups)} sets. Nothing is deleted.")
+        if args.dry_run:
+            show("Dry run: nothing was written.")
+            return EXIT_OK
+        path = args.output / DUPLICATES
+        with disk_errors_as(f"{path} cannot be written"):
+            write_contract(path, found)
+        show(f"duplicates: {path}")
     return EXIT_OK
 
 
@@ -253,6 +285,30 @@ def run_stats(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def run_page(args: argparse.Namespace) -> int:
+    """faces.html, of what the vault holds now."""
+    with opened(args, writes=False) as store:
+        write_page(args, store)
+    return EXIT_OK
+
+
+def write_page(args: argparse.Namespace, store: VaultStore) -> None:
+    """The page, which works offline."""
+    from mirror.contracts.contract import read_contract
+    from mirror.contracts.vault import Duplicates
+    from mirror.report.faces import build_faces
+    from mirror.vault.labels import labels_of, thumbnails_of
+    from utils.files import write_text_atomic
+
+    found, path = args.output / DUPLICATES, args.output / "faces.html"
+    duplicates = read_contract(found, Duplicates, "facevault.py dedup") if found.is_file() else None
+    faces, pictures = thumbnails_of(store, duplicates)
+    page = build_faces(labels_of(store), duplicates, faces, pictures, args.output)
+    with disk_errors_as(f"{path} cannot be written"):
+        write_text_atomic(path, page)
+    show(f"page: {path}")
+
+
 def write_labels(args: argparse.Namespace, store: VaultStore) -> None:
     """labels.json, anew after every change."""
     from mirror.contracts.contract import write_contract
@@ -294,8 +350,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     _scan_options(command("scan", run_scan, "find every face of every picture of a folder"))
     _cluster_options(command("cluster", run_cluster, "group faces into persons; names and corrections stay"))
+    _dedup_options(command("dedup", run_dedup, "find pictures that show the same; nothing is deleted"))
     _label_options(command("label", run_label, "name clusters and correct them; every act can be undone"))
     command("stats", run_stats, "what the vault holds, as a table")
+    command("page", run_page, "write faces.html: persons, faces and duplicates to look at")
     dataset_steps.register(command)
     for sub in commands.choices.values():
         sub.add_argument("--output", type=options.path, default=OUTPUT, metavar="DIR", help="folder of the vault")
@@ -330,6 +388,18 @@ def _cluster_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--min-cluster", type=options.count, default=MIN_CLUSTER, metavar="N", help="fewest faces of a person")
     add("--preview", action="store_true", help="show what would come out, and write nothing")
+
+
+def _dedup_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--phash-threshold",
+        type=options.between(0, 32, whole=True),
+        default=PHASH_BITS,
+        metavar="N",
+        help="bits of 64 that may differ in the perceptual hashes of pictures that are compared more closely",
+    )
+    add("--dry-run", action="store_true", help="show what would come out, and write nothing")
 
 
 def _label_options(parser: argparse.ArgumentParser) -> None:

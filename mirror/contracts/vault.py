@@ -74,3 +74,32 @@ class Labels(Contract):
     pack: str
     persons: list[LabelledPerson]
     unclustered: list[LabelledFace]  # faces in no cluster
+
+
+class DuplicateFile(Contract):
+    """One file that shows the same as the one that is kept."""
+
+    file: str
+    kind: Literal["exact", "near", "burst"]
+    bits: int  # of the perceptual hash that differ, of 64
+    likeness: float  # correlation of the pictures laid over each other, at most 1
+    mirrored: bool
+    why: str  # the other one is kept
+
+
+class DuplicateGroup(Contract):
+    """Files that show the same."""
+
+    keep: str
+    duplicates: list[DuplicateFile]
+
+
+class Duplicates(Contract):
+    """`duplicates.json`: nothing is deleted; `prep` and `export` leave the duplicates out."""
+
+    schema_version: Literal[1] = 1
+    script: Literal["facevault.py"] = "facevault.py"
+    created: str
+    pictures: int  # that were compared
+    settings: dict[str, int | float]
+    groups: list[DuplicateGroup]

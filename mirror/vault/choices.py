@@ -1,6 +1,7 @@
 """Names and defaults that options of facevault.py show. Nothing heavy is imported, so that --help is instant."""
 
 ORGANIZED, LORA_READY, MANIFEST, METADATA = "organized", "lora_ready", "manifest.json", "metadata.json"
+DUPLICATES = "duplicates.json"
 FORMATS = (ORGANIZED, "lora", "json")
 STYLES = ("tags", "sentence")
 

@@ -113,10 +113,10 @@ def run_prep(args: argparse.Namespace) -> int:
 
 def prepare(store: VaultStore, output: Path, folder: Path, name: str, settings: Settings) -> PreparedSet:
     """Write one dataset."""
-    from mirror.vault.preparation import Preparation, duplicates_of
+    from mirror.vault.preparation import Preparation, duplicates_in
     from mirror.vault.shots import person_named
 
-    return Preparation(store, name, person_named(store, name), folder, settings).run(duplicates_of(output))
+    return Preparation(store, name, person_named(store, name), folder, settings).run(duplicates_in(store, output))
 
 
 def earlier_settings(organized: Path, name: str) -> Settings | None:

@@ -10,7 +10,7 @@ from mirror.contracts.prepared import ExportedPerson, ExportedPhoto, Manifest
 from mirror.vault.captions import Captions, measured, words_for
 from mirror.vault.choices import LORA_READY, MANIFEST, METADATA, ORGANIZED, REPEATS
 from mirror.vault.crops import Window
-from mirror.vault.preparation import Preparation, Settings, duplicates_of, folder_of, with_trigger
+from mirror.vault.preparation import Preparation, Settings, duplicates_in, folder_of, with_trigger
 from mirror.vault.shots import Shot, named_persons, person_named, shots_by_person
 from mirror.vault.store import VaultStore
 from utils.console import UserError, print_table, show
@@ -67,7 +67,7 @@ def _write(store: VaultStore, args: argparse.Namespace, name: str, person: int) 
         links=args.symlink,
     )
     job = Preparation(store, name, person, folder, with_trigger(store, name, settings))
-    prepared = job.run(duplicates_of(args.output))
+    prepared = job.run(duplicates_in(store, args.output))
     left = f", {len(prepared.left_out)} left out" if prepared.left_out else ""
     how = f" ({job.linked})" if job.linked else ""
     return folder, f"{len(prepared.pictures)} pictures{how}{left}: {folder}"

@@ -1,11 +1,12 @@
-"""What a vault says of its persons: `labels.json`, the names that people write, and the table of `stats`."""
+"""What a vault says in files: `labels.json`, `duplicates.json`, the names that people write, the table of `stats`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from mirror.contracts.vault import LabelledFace, LabelledPerson, Labels
+from mirror.contracts.vault import DuplicateFile, DuplicateGroup, Duplicates, LabelledFace, LabelledPerson, Labels
+from mirror.vault import duplicates
 from mirror.vault.people import all_persons
 from mirror.vault.store import Face, StoredPicture, VaultStore
 from utils.console import UserError
@@ -44,7 +45,7 @@ def by_clearness(face: Face) -> tuple[float, int]:
 def _labelled(face: Face, pictures: dict[str, StoredPicture]) -> LabelledFace:
     return LabelledFace(
         face=face.id,
-        file=readable(str(pictures[face.content].paths[0])),
+        file=_file(pictures[face.content].paths[0]),
         box_xyxy=face.box_xyxy,
         score=face.score,
         sharpness=face.sharpness,
@@ -100,3 +101,55 @@ def stats_of(store: VaultStore) -> list[list[str]]:
         *((f"faces of {one.name}", sizes[one.id]) for one in named),
     ]
     return [[what, f"{number:,}"] for what, number in rows]
+
+
+def duplicates_of(store: VaultStore, most_bits: int) -> Duplicates:
+    """All files that show the same as a better one."""
+    pictures = store.pictures()
+    found = {one.keep: one for one in duplicates.find_duplicates(store, most_bits)}
+    dropped = {one.content: (keep, one) for keep, group in found.items() for one in group.duplicates}
+    groups: dict[str, list[DuplicateFile]] = {}
+    for content, picture in pictures.items():
+        keep, one = dropped.get(content, (content, None))
+        copies = [
+            _duplicate(path, "exact", 0, 1.0, False, "the same bytes")
+            if one is None
+            else _duplicate(path, one.kind, one.bits, one.likeness, one.mirrored, one.why)
+            for path in (picture.paths[1:] if one is None else picture.paths)
+        ]
+        if copies:
+            groups.setdefault(keep, []).extend(copies)
+    return Duplicates(
+        created=timestamp(),
+        pictures=len(pictures),
+        settings={
+            "phash_threshold": most_bits,
+            "likeness": duplicates.SAME_PICTURE,
+            "burst_cosine": duplicates.BURST_COSINE,
+            "burst_degrees": duplicates.BURST_DEG,
+        },
+        groups=sorted(
+            (DuplicateGroup(keep=_file(pictures[keep].paths[0]), duplicates=files) for keep, files in groups.items()),
+            key=lambda group: group.keep,
+        ),
+    )
+
+
+def _duplicate(path: Path, kind: str, bits: int, likeness: float, mirrored: bool, why: str) -> DuplicateFile:
+    return DuplicateFile(file=_file(path), kind=kind, bits=bits, likeness=likeness, mirrored=mirrored, why=why)
+
+
+def _file(path: Path) -> str:
+    return readable(str(path))
+
+
+def thumbnails_of(store: VaultStore, found: Duplicates | None) -> tuple[dict[int, bytes], dict[str, bytes]]:
+    """Small JPEGs for the page: of all faces by number, and of the files that duplicates.json names."""
+    faces = dict(store.ask("SELECT id, thumbnail FROM faces"))
+    named = (
+        {file for group in found.groups for file in (group.keep, *(one.file for one in group.duplicates))}
+        if found
+        else ()
+    )
+    files = {_file(path): picture.content for picture in store.pictures().values() for path in picture.paths}
+    return faces, {file: store.thumbnail_of(files[file]) for file in named if file in files}

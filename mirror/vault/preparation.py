@@ -10,9 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mirror.contracts.contract import demand_own, write_contract
+from mirror.contracts.contract import demand_own, read_contract, write_contract
 from mirror.contracts.gaps import Distribution, Recommendation
 from mirror.contracts.prepared import CaptionBy, LeftOut, PreparedPicture, PreparedSet
+from mirror.contracts.vault import Duplicates
 from mirror.dataset.gaps import (
     FEWEST_IMAGES,
     GAP_TYPES,
@@ -30,7 +31,7 @@ from mirror.vault.captions import (
     measured,
     words_for,
 )
-from mirror.vault.choices import METADATA, MIN_FACE, REAL_MIN, SIZE
+from mirror.vault.choices import DUPLICATES, METADATA, MIN_FACE, REAL_MIN, SIZE
 from mirror.vault.crops import Window, choose_window, cut, in_window, upright
 from mirror.vault.folders import Folder
 from mirror.vault.shots import Shot, person_named, shots_of
@@ -159,9 +160,20 @@ def with_trigger(store: VaultStore, name: str, settings: Settings) -> Settings:
     return replace(settings, trigger=used[0][0] if used else f"ohwx {name}")
 
 
-def duplicates_of(output: Path) -> dict[str, str]:
-    """Photos that `dedup` found to be worse copies of others: content -> reason."""
-    return {}
+def duplicates_in(store: VaultStore, output: Path) -> dict[str, str]:
+    """Photos of which dedup keeps another one that is still there: content -> reason."""
+    path = output / DUPLICATES
+    if not path.is_file():
+        return {}
+    content_of = {readable(str(file)): one.content for one in store.pictures().values() for file in one.paths}
+    reasons: dict[str, str] = {}
+    for group in read_contract(path, Duplicates, "facevault.py dedup").groups:
+        kept = content_of.get(group.keep)
+        for one in group.duplicates:
+            content = content_of.get(one.file)
+            if None not in (kept, content) and content != kept:
+                reasons[content] = f"{one.kind} duplicate of {group.keep}, which is kept: {one.why}"
+    return reasons
 
 
 class Preparation:

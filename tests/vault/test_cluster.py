@@ -117,6 +117,7 @@ def test_numbers_names_and_corrections_survive_a_new_clustering(vault):
     vault("label", "--take-out", face)
     vault("cluster", "--threshold", "0.6")
     assert vault.names == {one: "alice"} and first[one] <= vault.clusters[one]
+    assert ">alice</b>" in (vault.output / "faces.html").read_text(encoding="utf-8")
     vault("cluster")
     assert face not in vault.clusters[two] and first[two] - {face} <= vault.clusters[two]
     assert first[one] <= vault.clusters[one]

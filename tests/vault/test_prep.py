@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -188,6 +190,25 @@ def metadata_after(vault: VaultRun) -> dict:
 
 def cluster_of(vault: VaultRun, face: int) -> int:
     return vault.ask(f"SELECT person FROM faces WHERE id = {face}")[0][0]
+
+
+def test_duplicates_are_left_out_as_long_as_the_better_one_is_there(vault, tmp_path):
+    source = Path(metadata_after(vault)["pictures"][0]["source"])
+    library = tmp_path / "library"
+    library.mkdir()
+    photo = cv2.imread(str(source))
+    cv2.imwrite(str(library / "smaller.jpg"), cv2.resize(photo, None, fx=0.8, fy=0.8), [cv2.IMWRITE_JPEG_QUALITY, 60])
+    vault("scan", library, "--pack", "demo")
+    vault("cluster")
+    vault("dedup")
+    prep(vault)
+    (left,) = [one for one in metadata(vault)["left_out"] if one["source"].endswith("smaller.jpg")]
+    assert "near duplicate of" in left["reason"] and source.name in left["reason"]
+    row = f"UPDATE files SET vanished = 1 WHERE path = CAST('{source}' AS BLOB)"
+    with closing(sqlite3.connect(vault.output / "vault.sqlite")) as db, db:
+        db.execute(row)
+    prep(vault)
+    assert any(one["source"].endswith("smaller.jpg") for one in metadata(vault)["pictures"])
 
 
 def test_a_photo_that_changed_or_went_is_left_out(vault, tmp_path):
