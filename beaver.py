@@ -199,9 +199,6 @@ def show_commands(args: argparse.Namespace) -> int:
         if question.at and not run.answers.get(question.name):
             run.answers[question.name] = question.default(run.answers) or question.name.upper()
     for step in run.workflow.steps:
-        if step.name == "loop":  # it writes its configuration first
-            show(f"# {step.title}")
-            continue
         show(f"# {step.title}", *(as_typed(one) for one in commands_of(run, step)))
     return EXIT_OK
 

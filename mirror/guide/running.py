@@ -66,6 +66,7 @@ def run_steps(run: Run) -> int:
         say("", said)
         run.session.running = step.name
         run.save()
+        step.before(run.answers)
         for command in commands:
             code = run_command(command)
             if code != EXIT_OK:

@@ -41,6 +41,7 @@ class Step:
     title: str
     commands: Callable[[Answers], Commands]
     leaves: Callable[[Answers], list[Path]] = lambda answers: []
+    before: Callable[[Answers], None] = lambda answers: None  # what the commands read
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,6 @@ def write_loop_config(answers: Answers) -> None:
 
 
 def _loop(answers: Answers) -> Commands:
-    write_loop_config(answers)
     command = ["bootstrap_loop.py", "--config", str(loop_config(answers))]
     return [[*command, "--dry-run"], [*command, "--yes"]]
 
@@ -289,7 +289,7 @@ WORKFLOWS = {
             Question("iterations", "Iterations at most", lambda answers: "5"),
             _PACK,
         ),
-        (Step("loop", "Improve dataset and LoRA, iteration by iteration", _loop),),
+        (Step("loop", "Improve dataset and LoRA, iteration by iteration", _loop, before=write_loop_config),),
         lambda answers: [
             f"Report: {Path(answers['output']) / 'bootstrap' / answers['person'] / 'bootstrap_report.html'}"
         ],
