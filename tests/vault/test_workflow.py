@@ -13,7 +13,7 @@ from loop_fixture import make_loop
 
 from demo.album import make_album, write_album
 
-PERSONS, PHOTOS, PIXELS, SEED = 3, (6, 8), 256, 3
+PERSONS, PHOTOS, PIXELS, SEED = 3, (6, 8), 256, 7
 SMALL = "train --epochs 1 --resolution 64 --rank 4 --repeats 1 --no-cache"
 
 
