@@ -61,7 +61,7 @@ def run_caption(args: argparse.Namespace) -> int:
 def tell_captions(store: VaultStore, shots: list[tuple[Shot, Window]], name: str, trigger: str) -> None:
     """How many captions there are, by who wrote them, with one example and what is in nearly all of them."""
     from mirror.vault.captions import Captions, measured, words_for
-    from mirror.vault.wording import constant_phrases
+    from mirror.vault.wording import told_constant_phrases
 
     stored = Captions(store).all()
     found = [words_for(shot, measured(store, shot, window), stored.get(shot.face.id)) for shot, window in shots]
@@ -69,8 +69,8 @@ def tell_captions(store: VaultStore, shots: list[tuple[Shot, Window]], name: str
     who = {"person": "written by a person", "measured": "from what was measured", "model": "by the captioner"}
     show(f"{name}: " + ", ".join(f"{counts[by]} captions {words}" for by, words in who.items() if counts[by]))
     show(f"for example: {found[0][0]}")
-    for phrase, count in constant_phrases([words for words, _ in found], trigger).items():
-        say(f'Warning: "{phrase}" stands in {count} of {len(found)} captions: the LoRA ties it to these words.')
+    for warning in told_constant_phrases([words for words, _ in found], trigger):
+        say(f"Warning: {warning}")
 
 
 def refresh_dataset(store: VaultStore, output: Path, name: str, trigger: str) -> None:

@@ -36,7 +36,7 @@ from mirror.vault.crops import Window, choose_window, cut, in_window, upright
 from mirror.vault.folders import Folder
 from mirror.vault.shots import Shot, person_named, shots_of
 from mirror.vault.store import VaultStore
-from mirror.vault.wording import Measured, constant_phrases
+from mirror.vault.wording import Measured, told_constant_phrases
 from utils.captions import METADATA_LINES, caption_of
 from utils.console import UserError
 from utils.decoding import ImageError, decode, is_opaque
@@ -334,8 +334,7 @@ class Preparation:
         if enlarged:
             yield f"{enlarged} pictures have fewer pixels than {self.settings.size}²: a trainer enlarges them."
         captions = [one.caption for one in pictures if one.caption]
-        for phrase, times in constant_phrases(captions, self.settings.trigger).items():
-            yield f'"{phrase}" stands in {times} of {len(captions)} captions: the LoRA ties it to these words.'
+        yield from told_constant_phrases(captions, self.settings.trigger)
 
     def _regions(self, one: Chosen) -> dict[str, np.ndarray | None]:
         jpeg = self.store.thumbnail_of(one.shot.picture.content)

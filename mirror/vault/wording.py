@@ -19,6 +19,13 @@ CONSTANT_SHARE, FEWEST_CAPTIONS = 0.8, 5  # our choice: share of the captions fr
 
 _SHOTS = {"close_up": "close-up portrait", "medium": "medium shot", "full": "full shot"}  # mirror.dataset.gaps
 _LIGHTS = {pixels.LOW_KEY: "low-key lighting", pixels.HIGH_KEY: "high-key lighting"}
+_ANGLES = {"front": ("front view",), "three_quarter": ("three-quarter view", "head turned to the {side}")}
+_ANGLES |= {"profile": ("profile view", "facing {side}")}
+_TILTS = ("head raised", "head lowered", "head tilted")
+_GREY, _OTHERS = "black-and-white photo", "with other people"
+_MEASURED = {*_SHOTS.values(), *_LIGHTS.values(), *_TILTS, _GREY, _OTHERS} | {
+    phrase.format(side=side) for phrases in _ANGLES.values() for phrase in phrases for side in ("left", "right")
+}
 _SUBJECT = (
     r"(?:(?:an?|the|this|one)\s+(?:[\w-]+\s+){0,3}?|(?:arafed|araffe)\s+)"  # BLIP's own word for nothing
     r"(?:wom[ae]n|m[ae]n|girl|boy|person|lady|guy|gentleman|child|kid|female|male|teenager|individual)\b"
@@ -117,19 +124,14 @@ class Measured:
 def measured_tags(seen: Measured) -> list[str]:
     """Angle, shot size, light: phrases that a tagger would write."""
     side = "right" if seen.yaw_deg > 0 else "left"  # of the picture
-    angles = {
-        "front": ["front view"],
-        "three_quarter": ["three-quarter view", f"head turned to the {side}"],
-        "profile": ["profile view", f"facing {side}"],
-    }
-    tags = [_SHOTS[seen.shot_size], *angles[angle_bin(seen.yaw_deg)]]
+    tags = [_SHOTS[seen.shot_size], *(phrase.format(side=side) for phrase in _ANGLES[angle_bin(seen.yaw_deg)])]
     if abs(seen.pitch_deg) >= TILTED_FROM_DEG:
-        tags.append("head raised" if seen.pitch_deg > 0 else "head lowered")
+        tags.append(_TILTS[0 if seen.pitch_deg > 0 else 1])
     if abs(seen.roll_deg) >= TILTED_FROM_DEG:
-        tags.append("head tilted")
+        tags.append(_TILTS[2])
     if seen.lighting in _LIGHTS:
         tags.append(_LIGHTS[seen.lighting])
-    return tags + ["black-and-white photo"] * seen.is_grey + ["with other people"] * seen.has_others
+    return tags + [_GREY] * seen.is_grey + [_OTHERS] * seen.has_others
 
 
 def caption(trigger: str, style: str, seen: Measured, said: str = "") -> str:
@@ -206,13 +208,22 @@ def _without_looks(sentence: str) -> str:
     return "" if is_bare or about_looks else shorter
 
 
+def told_constant_phrases(captions: Sequence[str], trigger: str) -> list[str]:
+    """A sentence for each phrase that stands in nearly all captions."""
+    return [
+        f'"{phrase}" stands in {count} of {len(captions)} captions: the LoRA learns it with these words and not with '
+        "the trigger. Take it out of the captions if it is always the person's."
+        for phrase, count in constant_phrases(captions, trigger).items()
+    ]
+
+
 def constant_phrases(captions: Sequence[str], trigger: str) -> dict[str, int]:
-    """Phrases that stand in nearly all captions, with how many: a LoRA ties such things to those words."""
+    """Phrases that stand in nearly all captions, with how many; measured ones are the coverage's to tell of."""
     if len(captions) < FEWEST_CAPTIONS:
         return {}
     counts: Counter[str] = Counter()
     for one in captions:
         phrases = {part.strip().casefold() for part in re.split(r"[,;.]+", one)}
-        counts.update(phrase for phrase in phrases if phrase and phrase != trigger.casefold())
+        counts.update(phrase for phrase in phrases - _MEASURED if phrase and phrase != trigger.casefold())
     least = CONSTANT_SHARE * len(captions)
     return {phrase: count for phrase, count in counts.most_common() if count >= least}
