@@ -166,9 +166,9 @@ def prepared_run(args: argparse.Namespace, number: str) -> Run:
             answers[question.name] = answer(question, answers, is_asked)
         else:
             answers[question.name] = ""
-    done = before.done if goes_on else {}
-    session = BeaverSession(workflow=number, answers=answers, done=done)
-    return Run(session, args.session or args.output / SESSION, more_of(args), asks)
+    done, more = (before.done, before.more) if goes_on else ({}, {})
+    session = BeaverSession(workflow=number, answers=answers, more=more | more_of(args), done=done)
+    return Run(session, args.session or args.output / SESSION, asks)
 
 
 def more_of(args: argparse.Namespace) -> dict[str, list[str]]:

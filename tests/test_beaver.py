@@ -89,7 +89,7 @@ def test_the_pipeline_runs_without_a_question(project):
 
 @pytest.mark.parametrize("failing", ["dedup", "train_lora.py"])
 def test_it_goes_on_at_the_step_that_failed(project, failing):
-    done = project.run(*ALICE, code=2, STANDIN_FAILS=failing)
+    done = project.run(*ALICE, "--more", "prep --size 512", code=2, STANDIN_FAILS=failing)
     assert "ended with exit code 2" in done.stderr and project.session["running"] == failing.removesuffix("_lora.py")
     before = len(project.steps)
     project.run("--workflow", "1", "--yes")  # the answers are remembered

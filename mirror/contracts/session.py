@@ -14,6 +14,7 @@ class BeaverSession(Contract):
     script: Literal["beaver.py"] = "beaver.py"
     workflow: str
     answers: dict[str, str]  # as the options of beaver.py take them
+    more: dict[str, list[str]] = {}  # step -> options that the user adds
     done: dict[str, list[str]] = {}  # step -> its commands, each as it can be typed
     running: str | None = None  # the step that was begun and has not ended well
     finished: bool = False

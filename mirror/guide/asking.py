@@ -47,7 +47,7 @@ def answer(question: Question, answers: Answers, asks: bool) -> str:
         say(*(f"  {name}: {PRESETS[name].title}" for name in question.choices))
     while True:
         try:
-            return checked(question, ask(question.words, given, question.choices))
+            return checked(question, ask(question.words, given, question.choices, lists=question.name != "preset"))
         except UserError as problem:
             say(*problem.lines)
 

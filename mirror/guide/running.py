@@ -14,7 +14,7 @@ from pathlib import Path
 from mirror.contracts.contract import read_contract, write_contract
 from mirror.contracts.session import BeaverSession
 from mirror.guide.asking import answer
-from mirror.guide.workflows import WORKFLOWS, Answers, Step, Workflow, told_clusters
+from mirror.guide.workflows import WORKFLOWS, Answers, Step, Workflow, faces_page, told_clusters
 from utils.console import EXIT_OK, say, shell_line
 from utils.defaults import PROJECT
 from utils.files import disk_errors_as
@@ -24,11 +24,10 @@ ENDS_SECONDS = 30  # what a step gets to save its work after it was told to stop
 
 @dataclass
 class Run:
-    """A workflow under way. `more`: step -> arguments that the user adds."""
+    """A workflow under way."""
 
     session: BeaverSession
     path: Path  # of the session file
-    more: dict[str, list[str]]
     asks: bool
 
     @property
@@ -81,7 +80,7 @@ def run_steps(run: Run) -> int:
 
 def commands_of(run: Run, step: Step) -> list[list[str]]:
     """The commands of a step with what the user adds."""
-    return [[*command, *run.more.get(step.name, [])] for command in step.commands(run.answers)]
+    return [[*command, *run.session.more.get(step.name, [])] for command in step.commands(run.answers)]
 
 
 def is_done(run: Run, step: Step, commands: list[list[str]]) -> bool:
@@ -98,7 +97,7 @@ def _answer_for(run: Run, step: Step) -> None:
         if question.at == step.name and not run.answers.get(question.name):
             lines = told_clusters(run.answers)
             if run.asks:
-                say("", "Persons that were found:", *lines)
+                say("", f"Persons that were found (to look at: {faces_page(run.answers)}):", *lines)
             run.answers[question.name] = answer(question, run.answers, run.asks)
             if not run.asks:
                 chosen = [line for line in lines if line.split(":")[0] in run.answers[question.name].split()]

@@ -75,6 +75,10 @@ def vault(answers: Answers) -> Path:
     return Path(answers["output"]) / "facevault"
 
 
+def faces_page(answers: Answers) -> Path:
+    return vault(answers) / "faces.html"
+
+
 def dataset(answers: Answers) -> Path:
     return vault(answers) / "organized" / answers["person"]
 
@@ -263,7 +267,7 @@ WORKFLOWS = {
                 "page",
                 "Make the page to look at and to name persons by",
                 lambda answers: [_in_vault(answers, "page")],
-                lambda answers: [vault(answers) / "faces.html"],
+                lambda answers: [faces_page(answers)],
             ),
             Step(
                 "export",
@@ -275,7 +279,7 @@ WORKFLOWS = {
             ),
         ),
         lambda answers: [
-            f"Look at {vault(answers) / 'faces.html'}, name persons with facevault.py label, and run this again: "
+            f"Look at {faces_page(answers)}, name persons with facevault.py label, and run this again: "
             f"the photos of all who have a name are sorted into {vault(answers) / 'organized'}."
         ],
     ),
