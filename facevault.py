@@ -25,22 +25,16 @@ from typing import TYPE_CHECKING
 
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say, show
-from utils.defaults import DEMO_PACK, IMAGE_EXTENSIONS, PACK
-from utils.files import demand_writable, disk_errors_as, first_of, some_of, tell_ignored, timestamp, versions_of
+from utils.defaults import DEMO_PACK
+from utils.files import demand_writable, disk_errors_as, first_of, some_of, tell_ignored
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
-    from mirror.contracts.vault import ScanReport
+    from mirror.contracts.vault import Prepared, ScanReport
     from mirror.faces.packs import Pack
-    from mirror.vault.scanning import Scan, ScannedPicture
     from mirror.vault.store import VaultStore
-    from utils.images import Listing
 
 # Settings. Each is also an option of the command line, which wins.
 OUTPUT = Path("outputs") / "facevault"
-MIN_SCORE = 0.5  # of the detector; the engine itself finds nothing below
-MIN_SIZE = 50  # pixels, longer side of a face's box
-MIN_CLUSTER = 3  # faces: whoever appears once or twice is no person to train on
-PHASH_BITS = 18  # bits of 64, see mirror/vault/duplicates.py
 DUPLICATES = "duplicates.json"
 _NOT_FOR_PEOPLE = "The demo pack was trained on rendered heads: its scores say nothing about photos of people."
 
@@ -49,7 +43,7 @@ def run_scan(args: argparse.Namespace) -> int:
     """Every face of every picture of a folder into the store."""
     from mirror.contracts.contract import write_contract
     from mirror.faces.measurer import Measurer
-    from mirror.vault.scanning import VaultLooker, scan
+    from mirror.vault.scanning import VaultLooker, collect, scan, scan_report
     from mirror.vault.store import LOCK, open_store
     from utils.folder_lock import only_one
 
@@ -76,26 +70,6 @@ def run_scan(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def collect(photos: Path, recursive: bool) -> tuple[list[ScannedPicture], Listing]:
-    """List the pictures. Raises UserError where there are none."""
-    from mirror.vault.scanning import ScannedPicture
-    from utils.files import readable
-    from utils.images import demand_folder, holds_pictures, list_images
-
-    folder = demand_folder(photos, "facevault.py scan takes the folder that holds your photos.")
-    listing = list_images(folder, recursive)
-    listing.problems = [readable(problem) for problem in listing.problems]
-    left_out = [] if recursive else [sub for sub in listing.subfolders if holds_pictures(sub)]
-    hint = f"{len(left_out)} sub-folder(s) with pictures were left out; --recursive takes them in."
-    if not listing.images:
-        raise UserError(
-            f"{folder} holds no pictures ({', '.join(IMAGE_EXTENSIONS)})." + (f" {hint}" if left_out else "")
-        )
-    listing.problems += [readable(f"{folder}: {hint}")] if left_out else []
-    names = [readable(path.relative_to(folder).as_posix()) for path in listing.images]
-    return [ScannedPicture(name, path) for name, path in zip(names, listing.images, strict=True)], listing
-
-
 def find_or_download(name: str) -> Pack:
     """The pack that was asked for, fetched once if need be. Raises UserError: no other pack ever takes its place."""
     from mirror.faces.packs import DOWNLOAD_URL, download_pack, find_pack, missing_demo_pack
@@ -108,39 +82,6 @@ def find_or_download(name: str) -> Pack:
     url = DOWNLOAD_URL.format(name=name)
     say(f"The model pack {name} is not here yet; downloading it once from {url}")
     return download_pack(name, url, lambda done, total: None)
-
-
-def scan_report(
-    args: argparse.Namespace, result: Scan, measurer: object, listing: Listing, warnings: list[str]
-) -> ScanReport:
-    """What became of every file."""
-    from importlib.metadata import version
-
-    import cv2
-
-    from mirror.contracts.vault import ScanReport
-    from utils.files import readable
-
-    rows = result.rows()
-    return ScanReport(
-        created=timestamp(),
-        photos=readable(str(args.photos.resolve())),
-        pack=measurer.pack_info(),
-        settings={
-            "recursive": args.recursive,
-            "min_score": args.min_score,
-            "min_size": args.min_size,
-            "max_megapixels": args.max_megapixels,
-        },
-        versions=versions_of("facevault", insightface=version("insightface"), opencv=cv2.__version__),
-        measured_now=sum(row.measured_now for row in rows),
-        faces=sum(row.faces for row in rows),
-        moved=result.moved,
-        vanished=result.vanished,
-        ignored_files=dict(listing.ignored.most_common()),
-        warnings=warnings,
-        files=rows,
-    )
 
 
 def tell_scan(report: ScanReport, path: Path) -> None:
@@ -284,6 +225,77 @@ def run_stats(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def run_prep(args: argparse.Namespace) -> int:
+    """One person's dataset folder."""
+    with opened(args) as store:
+        tell_prepared(prepared(args, store, args.name), args.output)
+    return EXIT_OK
+
+
+def prepared(args: argparse.Namespace, store: VaultStore, name: str) -> Prepared:
+    """Write a named person's folder. Raises UserError."""
+    from mirror.contracts.contract import read_contract
+    from mirror.contracts.vault import Duplicates
+    from mirror.vault.people import find
+    from mirror.vault.preparing import Wanted, prepare
+
+    person = find(store, name)
+    if person.name is None:
+        raise UserError(f"{person.called} has no name yet: facevault.py label {person.id} NAME")
+    if not person.kept:
+        raise UserError(f"{person.called} is marked as not a person to keep. Name it anew to change that.")
+    found = args.output / DUPLICATES
+    duplicates = read_contract(found, Duplicates, "facevault.py dedup") if found.is_file() else None
+    if duplicates is None:
+        say("Note: duplicates were not looked for: facevault.py dedup")
+    wanted = Wanted(args.size if args.crop else None, args.real_min)
+    with disk_errors_as(f"{args.output} cannot be written"):
+        return prepare(store, person, args.output, wanted, duplicates)
+
+
+def tell_prepared(made: Prepared, output: Path) -> None:
+    """The end of a preparation."""
+    from mirror.vault.preparing import ORGANIZED, folder_name
+
+    rows = [
+        [f"{one.title}: {share.target}", str(share.count), _percent(share.share_percent), _percent(share.goal_percent)]
+        for one in made.coverage
+        for share in one.targets
+    ]
+    print_table(f"{made.person}: {len(made.images)} pictures", ["What", "Pictures", "Share", "Goal"], rows)
+    for gap in made.gaps:
+        show(f"Gap: {gap.type} {gap.target}, {gap.count} to add. {gap.reason}.")
+    for line in first_of([f"left out {one.file}: {one.why}" for one in made.left_out], 5):
+        show(line)
+    for warning in made.warnings:
+        say(f"Warning: {warning}")
+    show(f"dataset: {output / ORGANIZED / folder_name(made.person)}")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}%"
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Folders of one person or of all named ones."""
+    from mirror.vault.exporting import export
+    from mirror.vault.people import all_persons
+
+    if args.all == bool(args.person):
+        raise UserError("Name one of --all and --person NAME.")
+    with opened(args) as store:
+        names = args.person or [one.name for one in all_persons(store).values() if one.name and one.kept]
+        if not names:
+            raise UserError("No person has a name yet: facevault.py label CLUSTER NAME")
+        made = [prepared(args, store, name) for name in names]
+        with disk_errors_as(f"{args.output} cannot be written"):
+            path = export(made, args.output, args.format, args.symlink, args.repeats, store.fact("pack") or "")
+    for one in made:
+        show(f"{one.person}: {len(one.images)} pictures, {len(one.left_out)} left out")
+    show(f"manifest: {path}")
+    return EXIT_OK
+
+
 def run_page(args: argparse.Namespace) -> int:
     """faces.html, of what the vault holds now."""
     with opened(args, writes=False) as store:
@@ -335,6 +347,8 @@ def opened(args: argparse.Namespace, writes: bool = True) -> Iterator[VaultStore
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default."""
+    from mirror.vault import arguments
+
     parser = options.script_parser(
         "facevault.py",
         __doc__,
@@ -347,72 +361,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         sub.set_defaults(run=run)
         return sub
 
-    _scan_options(command("scan", run_scan, "find every face of every picture of a folder"))
-    _cluster_options(command("cluster", run_cluster, "group faces into persons; names and corrections stay"))
-    _dedup_options(command("dedup", run_dedup, "find pictures that show the same; nothing is deleted"))
-    _label_options(command("label", run_label, "name clusters and correct them; every act can be undone"))
+    arguments.scan_options(command("scan", run_scan, "find every face of every picture of a folder"))
+    arguments.cluster_options(command("cluster", run_cluster, "group faces into persons; names and corrections stay"))
+    arguments.dedup_options(command("dedup", run_dedup, "find pictures that show the same; nothing is deleted"))
+    arguments.label_options(command("label", run_label, "name clusters and correct them; every act can be undone"))
+    prep = command("prep", run_prep, "write one person's pictures as a dataset for training")
+    prep.add_argument("name", metavar="NAME", help="name of the person")
+    arguments.prep_options(prep)
+    arguments.export_options(
+        command("export", run_export, "write the folders of one person or of all, as trainers take them")
+    )
     command("stats", run_stats, "what the vault holds, as a table")
     command("page", run_page, "write faces.html: persons, faces and duplicates to look at")
     for sub in commands.choices.values():
         sub.add_argument("--output", type=options.path, default=OUTPUT, metavar="DIR", help="folder of the vault")
         options.add_debug_and_version(sub)
     return parser.parse_args(argv)
-
-
-def _scan_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("photos", type=options.path, metavar="PHOTOS", help="folder with photos; nothing in it is ever changed")
-    add("--recursive", action="store_true", help="take in pictures of sub-folders too")
-    add(
-        "--min-score",
-        type=options.between(MIN_SCORE, 1),
-        default=MIN_SCORE,
-        metavar="SCORE",
-        help="leave out faces that the detector is less sure of",
-    )
-    add("--min-size", type=options.count, default=MIN_SIZE, metavar="PIXELS", help="leave out smaller faces")
-    add("--pack", default=PACK, metavar="NAME|DIR", help="InsightFace model pack; a vault belongs to one pack")
-    options.add_device(parser)
-    options.add_max_megapixels(parser)
-
-
-def _cluster_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--threshold",
-        type=options.between(-1, 1),
-        metavar="T",
-        help="mean cosine from which two groups of faces are one person (default: that of the pack)",
-    )
-    add("--min-cluster", type=options.count, default=MIN_CLUSTER, metavar="N", help="fewest faces of a person")
-    add("--preview", action="store_true", help="show what would come out, and write nothing")
-
-
-def _dedup_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--phash-threshold",
-        type=options.between(0, 32, whole=True),
-        default=PHASH_BITS,
-        metavar="N",
-        help="bits of 64 that may differ in the perceptual hashes of pictures that are compared more closely",
-    )
-    add("--dry-run", action="store_true", help="show what would come out, and write nothing")
-
-
-def _label_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("cluster", nargs="?", metavar="CLUSTER", help="number or name of a cluster; without one all are shown")
-    add("name", nargs="?", metavar="NAME", help="its name; one that another cluster has merges the two")
-    add(
-        "--names", type=options.path, metavar="FILE", help='JSON file such as {"1": "alice", "2": null}; or labels.json'
-    )
-    add("--merge", nargs=2, metavar="CLUSTER", help="make the second cluster part of the first")
-    add("--split", metavar="CLUSTER", help="make a new cluster of --faces, or of the half that is least like the rest")
-    add("--faces", type=options.count, nargs="+", metavar="FACE", help="numbers of faces, for --split")
-    add("--take-out", type=options.count, nargs="+", metavar="FACE", help="faces that are not of their cluster")
-    add("--not-a-person", metavar="CLUSTER", help="not a person to keep: stays visible, left out of exports")
-    add("--undo", action="store_true", help="take the last act back")
 
 
 def main() -> int:

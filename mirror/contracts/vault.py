@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from mirror.contracts.contract import Contract
+from mirror.contracts.gaps import Distribution, Recommendation
 from mirror.contracts.summary import PackInfo
 
 
@@ -103,3 +104,60 @@ class Duplicates(Contract):
     pictures: int  # that were compared
     settings: dict[str, int | float]
     groups: list[DuplicateGroup]
+
+
+class PreparedImage(Contract):
+    """One picture of the dataset folder."""
+
+    file: str
+    source: str  # the photo
+    content: str  # SHA-256 of the photo
+    face: int
+    crop_xyxy: tuple[int, int, int, int] | None  # pixels of the upright photo; null: all of it
+    size_wh: tuple[int, int]
+    face_angle: str
+    shot_size: str
+    yaw_deg: float
+    score: float
+    sharpness: float
+
+
+class LeftOut(Contract):
+    """A photo of the person that is not in the dataset folder."""
+
+    file: str
+    why: str
+
+
+class Prepared(Contract):
+    """`organized/<name>/metadata.json`: what the folder holds, the best picture first."""
+
+    schema_version: Literal[1] = 1
+    script: Literal["facevault.py"] = "facevault.py"
+    created: str
+    person: str
+    cluster: int
+    settings: dict[str, int | bool | None]
+    images: list[PreparedImage]
+    left_out: list[LeftOut]
+    coverage: list[Distribution]
+    gaps: list[Recommendation]
+    warnings: list[str]
+
+
+class ExportedPerson(Contract):
+    """One person of an export."""
+
+    person: str
+    folder: str  # relative to the manifest
+    images: int
+
+
+class Manifest(Contract):
+    """`manifest.json`: the persons that were exported."""
+
+    schema_version: Literal[1] = 1
+    script: Literal["facevault.py"] = "facevault.py"
+    created: str
+    pack: str
+    persons: list[ExportedPerson]
