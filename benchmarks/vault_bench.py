@@ -127,6 +127,20 @@ def sweep(title: str, truth: Truth, pack: str, min_cluster: int) -> None:
     )
 
 
+def hard_ones(truth: Truth, pack: str, persons_in_album: int) -> None:
+    """The siblings and the one who is photographed over thirty years, at the default threshold."""
+    labels = persons(truth.embeddings, truth.pictures, default_threshold(pack)[0], 3)
+    one, other = (labels[truth.who == name] for name in ("p00", "p01"))
+    found = (one != -1)[:, None] & (other != -1)
+    mixed = ((one[:, None] == other) & found).sum() / max(1, found.sum())
+    years = labels[truth.who == f"p{persons_in_album - 1:02d}"]
+    largest = max(((years == label).sum() for label in set(years) - {-1}), default=0)
+    show(
+        f"siblings: {mixed:.0%} of their pairs in one cluster; one person over thirty years: "
+        f"{largest} of {len(years)} faces in one cluster"
+    )
+
+
 def _cells(one: Scores) -> list[str]:
     return [f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.bcubed:.3f}"]
 
@@ -191,7 +205,9 @@ def run(args: argparse.Namespace) -> int:
             album = folder / f"album{count}"
             write_album(album, make_album(args.seed, count, tuple(args.photos)), args.pixels)
             pack = scanned(album, DEMO_PACK, folder / f"vault{count}")
-            sweep(f"Rendered album of {count} persons", truth_of(folder / f"vault{count}", album), pack, 3)
+            truth = truth_of(folder / f"vault{count}", album)
+            sweep(f"Rendered album of {count} persons", truth, pack, 3)
+            hard_ones(truth, pack, count)
     for count in args.faces:
         large(count, args.dimensions)
     return EXIT_OK

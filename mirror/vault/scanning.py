@@ -189,7 +189,11 @@ def scan(store: VaultStore, looker: VaultLooker, folder: Path, pictures: list[Sc
     seen = {path_key(one.path): one for one in pictures}
     root = path_key(folder)
     inside = root if root.endswith(os.fsencode(os.sep)) else root + os.fsencode(os.sep)
-    gone = {key: facts for key, facts in before.items() if key.startswith(inside) and key not in seen}
+    gone = {
+        key: facts  # a file in a sub-folder that this scan did not enter is still there
+        for key, facts in before.items()
+        if key.startswith(inside) and key not in seen and not os.path.lexists(key)
+    }
     store.mark_seen(seen, gone)
     result = Scan(pictures)
     left = {content: key for key, (content, vanished) in gone.items() if content is not None and not vanished}
