@@ -6,9 +6,12 @@
     python facevault.py dedup
     python facevault.py label 1 alice
     python facevault.py page
+    python facevault.py caption alice
+    python facevault.py prep alice
 
 reads   PHOTOS/*.jpg ...       never changed, moved or deleted
-writes  outputs/facevault/     vault.sqlite (the store), scan_report.json, duplicates.json, labels.json, faces.html
+writes  outputs/facevault/     vault.sqlite (the store), scan_report.json, duplicates.json, labels.json, faces.html,
+                               organized/alice/ (the dataset), lora_ready/, manifest.json
 
 Each command does one step and asks nothing; the same command goes on where a run was stopped.
 """
@@ -26,22 +29,16 @@ from typing import TYPE_CHECKING
 from mirror.vault import dataset_steps
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say, show
-from utils.defaults import DEMO_PACK, IMAGE_EXTENSIONS, PACK
-from utils.files import demand_writable, disk_errors_as, first_of, some_of, tell_ignored, timestamp, versions_of
+from utils.defaults import DEMO_PACK
+from utils.files import demand_writable, disk_errors_as, first_of, some_of, tell_ignored
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.vault import ScanReport
     from mirror.faces.packs import Pack
-    from mirror.vault.scanning import Scan, ScannedPicture
     from mirror.vault.store import VaultStore
-    from utils.images import Listing
 
 # Settings. Each is also an option of the command line, which wins.
 OUTPUT = Path("outputs") / "facevault"
-MIN_SCORE = 0.5  # of the detector; the engine itself finds nothing below
-MIN_SIZE = 50  # pixels, longer side of a face's box
-MIN_CLUSTER = 3  # faces: whoever appears once or twice is no person to train on
-PHASH_BITS = 18  # bits of 64, see mirror/vault/duplicates.py
 DUPLICATES = "duplicates.json"
 _NOT_FOR_PEOPLE = "The demo pack was trained on rendered heads: its scores say nothing about photos of people."
 
@@ -50,7 +47,7 @@ def run_scan(args: argparse.Namespace) -> int:
     """Every face of every picture of a folder into the store."""
     from mirror.contracts.contract import write_contract
     from mirror.faces.measurer import Measurer
-    from mirror.vault.scanning import VaultLooker, scan
+    from mirror.vault.scanning import VaultLooker, collect, scan, scan_report
     from mirror.vault.store import LOCK, open_store
     from utils.folder_lock import only_one
 
@@ -77,26 +74,6 @@ def run_scan(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def collect(photos: Path, recursive: bool) -> tuple[list[ScannedPicture], Listing]:
-    """List the pictures. Raises UserError where there are none."""
-    from mirror.vault.scanning import ScannedPicture
-    from utils.files import readable
-    from utils.images import demand_folder, holds_pictures, list_images
-
-    folder = demand_folder(photos, "facevault.py scan takes the folder that holds your photos.")
-    listing = list_images(folder, recursive)
-    listing.problems = [readable(problem) for problem in listing.problems]
-    left_out = [] if recursive else [sub for sub in listing.subfolders if holds_pictures(sub)]
-    hint = f"{len(left_out)} sub-folder(s) with pictures were left out; --recursive takes them in."
-    if not listing.images:
-        raise UserError(
-            f"{folder} holds no pictures ({', '.join(IMAGE_EXTENSIONS)})." + (f" {hint}" if left_out else "")
-        )
-    listing.problems += [readable(f"{folder}: {hint}")] if left_out else []
-    names = [readable(path.relative_to(folder).as_posix()) for path in listing.images]
-    return [ScannedPicture(name, path) for name, path in zip(names, listing.images, strict=True)], listing
-
-
 def find_or_download(name: str) -> Pack:
     """The pack that was asked for, fetched once if need be. Raises UserError: no other pack ever takes its place."""
     from mirror.faces.packs import DOWNLOAD_URL, download_pack, find_pack, missing_demo_pack
@@ -109,39 +86,6 @@ def find_or_download(name: str) -> Pack:
     url = DOWNLOAD_URL.format(name=name)
     say(f"The model pack {name} is not here yet; downloading it once from {url}")
     return download_pack(name, url, lambda done, total: None)
-
-
-def scan_report(
-    args: argparse.Namespace, result: Scan, measurer: object, listing: Listing, warnings: list[str]
-) -> ScanReport:
-    """What became of every file."""
-    from importlib.metadata import version
-
-    import cv2
-
-    from mirror.contracts.vault import ScanReport
-    from utils.files import readable
-
-    rows = result.rows()
-    return ScanReport(
-        created=timestamp(),
-        photos=readable(str(args.photos.resolve())),
-        pack=measurer.pack_info(),
-        settings={
-            "recursive": args.recursive,
-            "min_score": args.min_score,
-            "min_size": args.min_size,
-            "max_megapixels": args.max_megapixels,
-        },
-        versions=versions_of("facevault", insightface=version("insightface"), opencv=cv2.__version__),
-        measured_now=sum(row.measured_now for row in rows),
-        faces=sum(row.faces for row in rows),
-        moved=result.moved,
-        vanished=result.vanished,
-        ignored_files=dict(listing.ignored.most_common()),
-        warnings=warnings,
-        files=rows,
-    )
 
 
 def tell_scan(report: ScanReport, path: Path) -> None:
@@ -336,6 +280,8 @@ def opened(args: argparse.Namespace, writes: bool = True) -> Iterator[VaultStore
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default."""
+    from mirror.vault import arguments
+
     parser = options.script_parser(
         "facevault.py",
         __doc__,
@@ -348,10 +294,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         sub.set_defaults(run=run)
         return sub
 
-    _scan_options(command("scan", run_scan, "find every face of every picture of a folder"))
-    _cluster_options(command("cluster", run_cluster, "group faces into persons; names and corrections stay"))
-    _dedup_options(command("dedup", run_dedup, "find pictures that show the same; nothing is deleted"))
-    _label_options(command("label", run_label, "name clusters and correct them; every act can be undone"))
+    arguments.scan_options(command("scan", run_scan, "find every face of every picture of a folder"))
+    arguments.cluster_options(command("cluster", run_cluster, "group faces into persons; names and corrections stay"))
+    arguments.dedup_options(command("dedup", run_dedup, "find pictures that show the same; nothing is deleted"))
+    arguments.label_options(command("label", run_label, "name clusters and correct them; every act can be undone"))
     command("stats", run_stats, "what the vault holds, as a table")
     command("page", run_page, "write faces.html: persons, faces and duplicates to look at")
     dataset_steps.register(command)
@@ -359,62 +305,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         sub.add_argument("--output", type=options.path, default=OUTPUT, metavar="DIR", help="folder of the vault")
         options.add_debug_and_version(sub)
     return parser.parse_args(argv)
-
-
-def _scan_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("photos", type=options.path, metavar="PHOTOS", help="folder with photos; nothing in it is ever changed")
-    add("--recursive", action="store_true", help="take in pictures of sub-folders too")
-    add(
-        "--min-score",
-        type=options.between(MIN_SCORE, 1),
-        default=MIN_SCORE,
-        metavar="SCORE",
-        help="leave out faces that the detector is less sure of",
-    )
-    add("--min-size", type=options.count, default=MIN_SIZE, metavar="PIXELS", help="leave out smaller faces")
-    add("--pack", default=PACK, metavar="NAME|DIR", help="InsightFace model pack; a vault belongs to one pack")
-    options.add_device(parser)
-    options.add_max_megapixels(parser)
-
-
-def _cluster_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--threshold",
-        type=options.between(-1, 1),
-        metavar="T",
-        help="mean cosine from which two groups of faces are one person (default: that of the pack)",
-    )
-    add("--min-cluster", type=options.count, default=MIN_CLUSTER, metavar="N", help="fewest faces of a person")
-    add("--preview", action="store_true", help="show what would come out, and write nothing")
-
-
-def _dedup_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--phash-threshold",
-        type=options.between(0, 32, whole=True),
-        default=PHASH_BITS,
-        metavar="N",
-        help="bits of 64 that may differ in the perceptual hashes of pictures that are compared more closely",
-    )
-    add("--dry-run", action="store_true", help="show what would come out, and write nothing")
-
-
-def _label_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("cluster", nargs="?", metavar="CLUSTER", help="number or name of a cluster; without one all are shown")
-    add("name", nargs="?", metavar="NAME", help="its name; one that another cluster has merges the two")
-    add(
-        "--names", type=options.path, metavar="FILE", help='JSON file such as {"1": "alice", "2": null}; or labels.json'
-    )
-    add("--merge", nargs=2, metavar="CLUSTER", help="make the second cluster part of the first")
-    add("--split", metavar="CLUSTER", help="make a new cluster of --faces, or of the half that is least like the rest")
-    add("--faces", type=options.count, nargs="+", metavar="FACE", help="numbers of faces, for --split")
-    add("--take-out", type=options.count, nargs="+", metavar="FACE", help="faces that are not of their cluster")
-    add("--not-a-person", metavar="CLUSTER", help="not a person to keep: stays visible, left out of exports")
-    add("--undo", action="store_true", help="take the last act back")
 
 
 def main() -> int:

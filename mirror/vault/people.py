@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mirror.vault.clustering import NOBODY, Known, persons
+import numpy as np
+
+from mirror.vault.clustering import NOBODY, Known, is_turned, persons
 from mirror.vault.store import Face, VaultStore
 from utils.console import UserError, printable
 from utils.files import timestamp
@@ -54,7 +56,8 @@ def recluster(store: VaultStore, threshold: float, min_cluster: int, preview: bo
     faces = store.faces()
     contents: dict[str, int] = {}
     pictures = [contents.setdefault(face.content, len(contents)) for face in faces]
-    labels = persons(store.embeddings(faces), pictures, threshold, min_cluster, _known(store, faces))
+    turned = is_turned(np.array([face.yaw_deg for face in faces]))
+    labels = persons(store.embeddings(faces), pictures, threshold, min_cluster, _known(store, faces), turned)
     numbers = _numbers(store, faces, labels.tolist())
     new = sorted({number for number in numbers.values() if number < 0}, reverse=True)
     if not preview:

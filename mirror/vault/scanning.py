@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from mirror.contracts.vault import MovedFile, ScannedFile
+from mirror.contracts.vault import MovedFile, ScannedFile, ScanReport
 from mirror.dataset.pixels import brightness, grey_of, histogram, sharpness
 from mirror.faces.engine import FaceMeasurement
 from mirror.faces.looking import look_at
 from mirror.faces.measurer import Measurer
 from mirror.vault.store import Face, MeasuredFace, StoredPicture, VaultStore, path_key
-from utils.files import Status, readable
-from utils.images import check_size, thumbnail
+from utils.console import UserError
+from utils.defaults import IMAGE_EXTENSIONS
+from utils.files import Status, readable, timestamp, versions_of
+from utils.images import Listing, check_size, demand_folder, holds_pictures, list_images, thumbnail
 from utils.progress import GroupProgress
 
 FACE_SIDE = 112  # pixels to which a face's crop is brought before its sharpness is measured: ArcFace's own input
@@ -185,7 +189,11 @@ def scan(store: VaultStore, looker: VaultLooker, folder: Path, pictures: list[Sc
     seen = {path_key(one.path): one for one in pictures}
     root = path_key(folder)
     inside = root if root.endswith(os.fsencode(os.sep)) else root + os.fsencode(os.sep)
-    gone = {key: facts for key, facts in before.items() if key.startswith(inside) and key not in seen}
+    gone = {
+        key: facts  # a file in a sub-folder that this scan did not enter is still there
+        for key, facts in before.items()
+        if key.startswith(inside) and key not in seen and not os.path.lexists(key)
+    }
     store.mark_seen(seen, gone)
     result = Scan(pictures)
     left = {content: key for key, (content, vanished) in gone.items() if content is not None and not vanished}
@@ -200,3 +208,45 @@ def scan(store: VaultStore, looker: VaultLooker, folder: Path, pictures: list[Sc
 
 def _name(key: bytes, folder: Path) -> str:
     return readable(Path(os.path.relpath(os.fsdecode(key), os.path.abspath(folder))).as_posix())
+
+
+def collect(photos: Path, recursive: bool) -> tuple[list[ScannedPicture], Listing]:
+    """List the pictures. Raises UserError where there are none."""
+    folder = demand_folder(photos, "facevault.py scan takes the folder that holds your photos.")
+    listing = list_images(folder, recursive)
+    listing.problems = [readable(problem) for problem in listing.problems]
+    left_out = [] if recursive else [sub for sub in listing.subfolders if holds_pictures(sub)]
+    hint = f"{len(left_out)} sub-folder(s) with pictures were left out; --recursive takes them in."
+    if not listing.images:
+        raise UserError(
+            f"{folder} holds no pictures ({', '.join(IMAGE_EXTENSIONS)})." + (f" {hint}" if left_out else "")
+        )
+    listing.problems += [readable(f"{folder}: {hint}")] if left_out else []
+    names = [readable(path.relative_to(folder).as_posix()) for path in listing.images]
+    return [ScannedPicture(name, path) for name, path in zip(names, listing.images, strict=True)], listing
+
+
+def scan_report(
+    args: argparse.Namespace, result: Scan, measurer: Measurer, listing: Listing, warnings: list[str]
+) -> ScanReport:
+    """What became of every file."""
+    rows = result.rows()
+    return ScanReport(
+        created=timestamp(),
+        photos=readable(str(args.photos.resolve())),
+        pack=measurer.pack_info(),
+        settings={
+            "recursive": args.recursive,
+            "min_score": args.min_score,
+            "min_size": args.min_size,
+            "max_megapixels": args.max_megapixels,
+        },
+        versions=versions_of("facevault", insightface=version("insightface"), opencv=cv2.__version__),
+        measured_now=sum(row.measured_now for row in rows),
+        faces=sum(row.faces for row in rows),
+        moved=result.moved,
+        vanished=result.vanished,
+        ignored_files=dict(listing.ignored.most_common()),
+        warnings=warnings,
+        files=rows,
+    )

@@ -52,6 +52,10 @@ def person_named(store: VaultStore, name: str) -> int:
     persons = named_persons(store)
     if name in persons:
         return persons[name]
+    if name.isdecimal() and store.ask("SELECT 1 FROM persons WHERE id = ?", int(name)):
+        raise UserError(f"Cluster {name} has no name yet: facevault.py label {name} NAME gives one.")
+    if store.ask("SELECT 1 FROM persons WHERE name = ?", name):
+        raise UserError(f"{name} is marked as not a person to keep: facevault.py label {name} {name} changes that.")
     known = f"known: {', '.join(persons)}" if persons else "nobody has a name yet"
     raise UserError(
         f"Nobody in {store.path} is called {name}; {known}. facevault.py label CLUSTER {name} gives a name."

@@ -336,9 +336,9 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             f"{path} is of version {version}, this program reads version {SCHEMA_VERSION}. "
             "Use the program that wrote it, or choose another folder with --output."
         )
-    db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
     if not tables:
+        db.execute("PRAGMA journal_mode = WAL")  # stays with the file
         db.executescript(
             f"BEGIN IMMEDIATE; PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
             f"{_SCHEMA} COMMIT;"

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 
+import numpy as np
 import pytest
+from conftest import ROOT
 from vault_fixture import VaultRun, make_vault
 
 
@@ -132,6 +137,23 @@ def test_two_faces_of_one_picture_are_not_merged(vault):
 def test_a_mistake_gets_one_sentence(vault, arguments, said):
     done = vault("label", *arguments, code=2)
     assert said in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_kills_leave_an_act_done_or_not_begun(vault):
+    one, two = apart(vault)
+    command = [sys.executable, str(ROOT / "facevault.py"), "label", "--merge", str(one), str(two)]
+    before = state(vault)
+    for delay in np.linspace(0.1, 1.2, 12):
+        process = subprocess.Popen([*command, "--output", str(vault.output)], stdout=subprocess.DEVNULL)
+        time.sleep(float(delay))
+        process.kill()
+        process.wait()
+        acts = vault.ask("SELECT count(*) FROM acts")[0][0]
+        assert acts in (0, 1) and (state(vault) == before) == (acts == 0)
+        if acts:
+            vault("label", "--undo")
+            assert state(vault) == before
+    assert vault.ask("PRAGMA integrity_check") == [("ok",)]
 
 
 def test_the_table_and_the_numbers(vault):

@@ -87,6 +87,15 @@ def test_moved_and_vanished_files_are_told_apart(vault, album):
     assert vault.report["vanished"] == [] and again.returncode == 0
 
 
+def test_a_folder_that_is_not_entered_has_not_vanished(vault, album, make_picture):
+    make_picture(album / "sub" / "6.jpg", 6)
+    settle(album)
+    vault.scan(album, "--recursive")
+    done = vault.scan(album)
+    assert vault.report["vanished"] == [] and "--recursive takes them in" in done.stderr
+    assert vault.ask("SELECT count(*) FROM files WHERE vanished") == [(0,)]
+
+
 def test_bad_pictures_are_rows_with_a_reason(vault, album):
     (album / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
     (album / "notes.txt").write_text("x")
