@@ -332,7 +332,7 @@ class Preparation:
             yield f"One {region} in {part:.0%} of the pictures: the LoRA will draw it for ever. Add photos with others."
         crowded = sum(seen.has_others for _, seen in self.written)
         if crowded:
-            yield f"{crowded} pictures show other people too, whom a LoRA may learn. Without --no-crop they are cut away."
+            yield f"{crowded} pictures show other people too, whom a LoRA may learn: cut them away, without --no-crop."
         enlarged = sum(_is_enlarged(one, self.settings.size) for one in pictures)
         if enlarged:
             yield f"{enlarged} pictures have fewer pixels than {self.settings.size}²: a trainer enlarges them."
