@@ -27,6 +27,7 @@ from utils.folder_lock import only_one
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.session import BeaverSession
     from mirror.guide.running import Run
+    from mirror.guide.workflows import Question
 
 OUTPUT = Path("outputs")
 SESSION, LOCK = "beaver_session.json", "beaver.lock"
@@ -65,11 +66,10 @@ def menu(args: argparse.Namespace) -> int:
     from mirror.guide.asking import ask
     from mirror.guide.tools import use_a_tool
 
-    goes_on = offer_to_go_on(args)
+    left = offer_to_go_on(args)
     while True:
-        if goes_on:
-            chosen, goes_on = goes_on, ""
-        else:
+        goes_on, chosen, left = bool(left), left, ""
+        if not chosen:
             entries = dict(sorted({**workflows(), **_MENU}.items()))
             say("", "MirrorMetrics", *(f"  {number}: {title}" for number, title in entries.items()))
             chosen = ask("What shall be done", choices=list(entries), lists=False)
@@ -81,7 +81,7 @@ def menu(args: argparse.Namespace) -> int:
             elif chosen == PAGES:
                 open_newest_page(args.output)
             else:
-                run_workflow(args, chosen)
+                run_workflow(args, chosen, asks_again=not goes_on)
         except UserError as problem:
             say(*problem.lines)
 
@@ -107,11 +107,14 @@ def earlier(args: argparse.Namespace) -> BeaverSession | None:
     return session if session is None or session.workflow in workflows() else None
 
 
-def run_workflow(args: argparse.Namespace, number: str) -> int:
-    """Answers first, then all steps; the exit code of a step that failed, else 0."""
+def run_workflow(args: argparse.Namespace, number: str, asks_again: bool = False) -> int:
+    """Answers first, then all steps; the exit code of a step that failed, else 0.
+
+    `asks_again`: on a terminal, the answers of an unfinished session are only defaults.
+    """
     from mirror.guide.running import run_steps
 
-    run = prepared_run(args, number)
+    run = prepared_run(args, number, asks_again)
     run.save()
     try:
         code = run_steps(run)
@@ -136,7 +139,7 @@ def _go_on(args: argparse.Namespace) -> list[str]:
     return ["The same command goes on there." if args.yes else "beaver.py goes on there when it is started again."]
 
 
-def prepared_run(args: argparse.Namespace, number: str) -> Run:
+def prepared_run(args: argparse.Namespace, number: str, asks_again: bool = False) -> Run:
     """The session with all answers. An unfinished one of this workflow is gone on with."""
     from mirror.contracts.session import BeaverSession
     from mirror.guide.asking import answer
@@ -144,31 +147,41 @@ def prepared_run(args: argparse.Namespace, number: str) -> Run:
     from mirror.guide.workflows import WORKFLOWS
 
     questions = WORKFLOWS[number].questions
-    names = {question.name for workflow in WORKFLOWS.values() for question in workflow.questions}
-    given = {name: getattr(args, name) or "" for name in names} | {"output": str(args.output)}
+    given = {name: getattr(args, name) or "" for name in all_questions()} | {"output": str(args.output)}
     asks = not args.yes and not args.dry_run and sys.stdin.isatty()
     before = earlier(args)
     goes_on = before is not None and before.workflow == number and not before.finished
-    answers = dict(given)
-    if before is not None and (goes_on or asks):
-        changed = any(value and before.answers.get(name) not in (None, value) for name, value in given.items())
-        late = {question.name for question in questions if question.at}
-        kept = {
-            name: value for name, value in before.answers.items() if not (name in late and (changed or not goes_on))
-        }
-        answers |= {name: value for name, value in kept.items() if not answers.get(name)}
-    known = goes_on and all(answers.get(one.name) or not one.is_needed for one in questions if not one.at)
+    kept = chosen_answers(before.answers) if before is not None and (goes_on or asks) else {}
+    answers = {name: value or kept.get(name, "") for name, value in given.items()}
+    early = [question for question in questions if not question.at]
+    known = goes_on and not asks_again  # a session is written when all is answered
+    for question in early:
+        is_asked = asks and not known and not given[question.name]
+        answers[question.name] = answer(question, answers, is_asked) if question.when(answers) else ""
+    is_same = known and all(answers[one.name] == before.answers.get(one.name) for one in early)
     for question in questions:
-        if question.at:
-            continue
-        if question.when(answers):
-            is_asked = asks and not known and not given[question.name]
-            answers[question.name] = answer(question, answers, is_asked)
-        else:
-            answers[question.name] = ""
+        if question.at and not is_same:
+            answers[question.name] = given[question.name]
     done, more = (before.done, before.more) if goes_on else ({}, {})
     session = BeaverSession(workflow=number, answers=answers, more=more | more_of(args), done=done)
     return Run(session, args.session or args.output / SESSION, asks)
+
+
+def all_questions() -> dict[str, Question]:
+    """Every question of every workflow, by name."""
+    from mirror.guide.workflows import WORKFLOWS
+
+    return {one.name: one for workflow in reversed(WORKFLOWS.values()) for one in workflow.questions}
+
+
+def chosen_answers(answers: dict[str, str]) -> dict[str, str]:
+    """Those that are not what beaver.py itself would have answered: "ohwx alice" is no answer for bob."""
+    questions = all_questions()
+    return {
+        name: value
+        for name, value in answers.items()
+        if name in questions and (questions[name].at or value != questions[name].default(answers))
+    }
 
 
 def more_of(args: argparse.Namespace) -> dict[str, list[str]]:
@@ -234,9 +247,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--workflow", choices=tuple(WORKFLOWS), metavar="N", help=f"begin with one: {told} (default: the menu)")
     add("--yes", action="store_true", help="ask nothing: take the answers given here, and defaults")
     add("--dry-run", action="store_true", help="show the commands, and run none")
-    questions = {one.name: one for workflow in reversed(WORKFLOWS.values()) for one in workflow.questions}
     group = parser.add_argument_group("answers")
-    for name, question in sorted(questions.items()):
+    for name, question in sorted(all_questions().items()):
         kinds = {"choices": tuple(PRESETS)} if name == "preset" else {"metavar": "TEXT"}
         group.add_argument(f"--{name.replace('_', '-')}", help=question.words, **kinds)
     add("--output", type=options.path, default=OUTPUT, metavar="DIR", help="folder of all results")

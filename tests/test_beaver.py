@@ -296,6 +296,31 @@ def test_ctrl_c_leaves_it_and_the_next_start_offers_to_go_on(project):
 
 
 @posix
+def test_a_wrong_cluster_and_other_answers_can_be_given_anew(project):
+    answered = ("--preset", "sdxl", "--trigger", "t", "--base-model", "b", "--captioner", "models", "--pack", "demo")
+    terminal = Terminal(project, *ALICE[:-1], *answered, STANDIN_FAILS="label")
+    terminal.answer("Which clusters are the person", "7")
+    terminal.see("The step label ended with exit code 2")
+    assert terminal.end() == 2
+    before = len(project.steps)
+    terminal = Terminal(project)
+    terminal.answer("stopped in the step label. Go on?", "")
+    terminal.answer("Which clusters are the person (numbers) [7]", "9")
+    terminal.see("Next: workflow 4")
+    terminal.answer("What shall be done", "q")
+    assert terminal.end() == 0 and project.steps[before:] == STEPS[STEPS.index("label") :]
+    assert project.calls[before][2:4] == ["9", "alice"]
+    project.run(*ALICE[:4], "--person", "bob", "--yes", code=2, STANDIN_FAILS="prep")
+    terminal = Terminal(project)
+    terminal.answer("(bob) stopped in the step prep. Go on?", "n")
+    terminal.answer("What shall be done", "1")
+    terminal.answer("Folder with the photos (they are never changed) [photos]", "")
+    terminal.answer("Name of the person [bob]", "carol")
+    terminal.say("\x04")
+    assert terminal.end() == 130
+
+
+@posix
 def test_a_tool_asks_for_its_options_and_shows_the_command(project, make_picture, tiny_pack):
     shutil.copytree(tiny_pack, project.folder / "models" / "buffalo_l")
     make_picture(project.folder / "my photos" / "1.jpg")

@@ -69,6 +69,7 @@ def run_steps(run: Run) -> int:
         for command in commands:
             code = run_command(command)
             if code != EXIT_OK:
+                _forget_answers_of(run, step)
                 return code
         run.session.done[step.name] = [shell_line(one) for one in commands]
         run.session.running = None
@@ -111,6 +112,14 @@ def as_typed(command: list[str]) -> str:
     here = Path.cwd()
     names = [str(one.relative_to(here)) if one.is_relative_to(here) else str(one) for one in parts]
     return shell_line([*names, *command[1:]])
+
+
+def _forget_answers_of(run: Run, step: Step) -> None:
+    """What was asked before a step that failed may be why: it is asked again."""
+    for question in run.workflow.questions:
+        if question.at == step.name:
+            run.answers[question.name] = ""
+    run.save()
 
 
 def run_command(command: list[str]) -> int:

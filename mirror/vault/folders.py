@@ -50,8 +50,8 @@ class Folder:
 
     def write(self, name: str, data: bytes, recipe: str = "") -> bool:
         """Whether the file holds `data` now; False: somebody else's file is there."""
-        if not self.is_ours(name):
-            return bytes_of(self.path / name) == data
+        if not self.is_ours(name) and bytes_of(self.path / name) != data:
+            return False
         self._note(name, hashlib.sha256(data).hexdigest(), recipe)
         with self._writing(name):
             if bytes_of(self.path / name) != data or (self.path / name).is_symlink():
