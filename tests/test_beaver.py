@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -342,3 +343,12 @@ def test_a_tool_asks_for_its_options_and_shows_the_command(project, make_picture
     assert "mine.html" in terminal.see("What shall be done")
     terminal.say("q\n")
     assert terminal.end() == 0 and (project.folder / "mine.json").is_file()
+
+
+def test_the_commands_of_the_page_run(project):
+    from documents import commands
+
+    lines = [line for line in commands("python beaver.py") if line != "python beaver.py"]  # the menu, see above
+    for line in lines:
+        project.run(*shlex.split(line)[2:])
+    assert len(lines) == 2 and project.session["finished"]

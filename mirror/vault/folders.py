@@ -8,6 +8,7 @@ too many, which do no harm, and never a file without its note.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import shutil
@@ -79,8 +80,8 @@ class Folder:
         kept = []
         inside = self._key("")
         rows = self._store.ask("SELECT DISTINCT path FROM written WHERE substr(path, 1, ?) = ?", len(inside), inside)
-        for (key,) in sorted(rows):
-            name = key[len(inside) :]
+        for name in sorted(key[len(inside) :] for (key,) in rows):
+            self._clear_drafts(name)
             path = self.path / name
             if name in keep or not os.path.lexists(path):
                 continue
@@ -92,6 +93,13 @@ class Folder:
             else:
                 kept.append(name)
         return kept
+
+    def _clear_drafts(self, name: str) -> None:
+        """What a killed run left half written under a temporary name (utils.files.write_bytes_atomic)."""
+        path = self.path / name
+        for draft in path.parent.glob(f".{glob.escape(path.name[:40])}.*.tmp"):
+            with self._writing(name):
+                draft.unlink()
 
     def _key(self, name: str) -> str:
         return f"{self.path.relative_to(self._root).as_posix()}/{name}"
