@@ -16,6 +16,7 @@ REAL_MIN = 15  # pictures below which a LoRA is not worth training
 
 
 def scan_options(parser: argparse.ArgumentParser) -> None:
+    """`scan`: what is looked at, and with which pack."""
     add = parser.add_argument
     add("photos", type=options.path, metavar="PHOTOS", help="folder with photos; nothing in it is ever changed")
     add("--recursive", action="store_true", help="take in pictures of sub-folders too")
@@ -33,6 +34,7 @@ def scan_options(parser: argparse.ArgumentParser) -> None:
 
 
 def cluster_options(parser: argparse.ArgumentParser) -> None:
+    """`cluster`."""
     add = parser.add_argument
     add(
         "--threshold",
@@ -45,6 +47,7 @@ def cluster_options(parser: argparse.ArgumentParser) -> None:
 
 
 def dedup_options(parser: argparse.ArgumentParser) -> None:
+    """`dedup`."""
     add = parser.add_argument
     add(
         "--phash-threshold",
@@ -57,6 +60,7 @@ def dedup_options(parser: argparse.ArgumentParser) -> None:
 
 
 def label_options(parser: argparse.ArgumentParser) -> None:
+    """`label`: one act at a time."""
     add = parser.add_argument
     add("cluster", nargs="?", metavar="CLUSTER", help="number or name of a cluster; without one all are shown")
     add("name", nargs="?", metavar="NAME", help="its name; one that another cluster has merges the two")
@@ -72,6 +76,7 @@ def label_options(parser: argparse.ArgumentParser) -> None:
 
 
 def prep_options(parser: argparse.ArgumentParser) -> None:
+    """`prep`, and `export` as well."""
     add = parser.add_argument
     add("--size", type=options.at_least(64), default=SIZE, metavar="PIXELS", help="side of a square bucket's area")
     add("--no-crop", dest="crop", action="store_false", help="take the pictures as they are")
@@ -79,6 +84,7 @@ def prep_options(parser: argparse.ArgumentParser) -> None:
 
 
 def export_options(parser: argparse.ArgumentParser) -> None:
+    """`export`."""
     add = parser.add_argument
     add("--all", action="store_true", help="everybody who has a name")
     add("--person", action="append", metavar="NAME", help="one person; may be given several times")
