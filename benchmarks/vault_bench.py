@@ -202,6 +202,7 @@ def large(count: int, dimensions: int) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """All tables, one after the other."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         mini = SHARED / "pack_mini"

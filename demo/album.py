@@ -151,6 +151,7 @@ def _faces(shot: Shot, pictures: list[Picture]) -> list[dict]:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Render one album. Raises UserError."""
     if args.photos[0] > args.photos[1]:
         raise UserError(
             f"--photos {args.photos[0]} {args.photos[1]}: the first number is the fewest, the second the most."

@@ -14,6 +14,7 @@ PHASH_BITS = 18  # bits of 64, see mirror/vault/duplicates.py
 
 
 def scan_options(parser: argparse.ArgumentParser) -> None:
+    """`scan`: what is looked at, and with which pack."""
     add = parser.add_argument
     add("photos", type=options.path, metavar="PHOTOS", help="folder with photos; nothing in it is ever changed")
     add("--recursive", action="store_true", help="take in pictures of sub-folders too")
@@ -31,6 +32,7 @@ def scan_options(parser: argparse.ArgumentParser) -> None:
 
 
 def cluster_options(parser: argparse.ArgumentParser) -> None:
+    """`cluster`."""
     add = parser.add_argument
     add(
         "--threshold",
@@ -43,6 +45,7 @@ def cluster_options(parser: argparse.ArgumentParser) -> None:
 
 
 def dedup_options(parser: argparse.ArgumentParser) -> None:
+    """`dedup`."""
     add = parser.add_argument
     add(
         "--phash-threshold",
@@ -55,6 +58,7 @@ def dedup_options(parser: argparse.ArgumentParser) -> None:
 
 
 def label_options(parser: argparse.ArgumentParser) -> None:
+    """`label`: one act at a time."""
     add = parser.add_argument
     add("cluster", nargs="?", metavar="CLUSTER", help="number or name of a cluster; without one all are shown")
     add("name", nargs="?", metavar="NAME", help="its name; one that another cluster has merges the two")
