@@ -180,7 +180,7 @@ def chosen_answers(answers: dict[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in answers.items()
-        if name in questions and (questions[name].at or value != questions[name].default(answers))
+        if value and name in questions and (questions[name].at or value != questions[name].default(answers))
     }
 
 

@@ -165,6 +165,14 @@ def test_other_trainers_and_the_dry_run(project):
     assert project.session["finished"] and "--trainer-path" not in project.calls[-1]
 
 
+def test_photos_are_organized_after_another_workflow_was_left(project):
+    project.run(*ALICE, code=2, STANDIN_FAILS="label")
+    project.run("--workflow", "2", "--photos", "photos", "--base-model", "b", "--yes")
+    assert project.steps[4:] == ["scan", "cluster", "dedup", "page"], "nobody has a name, so nothing is exported"
+    project.run("--workflow", "2", "--photos", "photos", "--yes")
+    assert project.session["finished"] and project.session["workflow"] == "2"
+
+
 def test_two_at_once_the_second_says_so(project):
     from utils.folder_lock import only_one
 

@@ -199,7 +199,9 @@ _PERSON = Question("person", "Name of the person")
 _TRIGGER = Question("trigger", "Trigger words for the person", lambda answers: f"ohwx {answers['person']}")
 _PACK = Question("pack", "InsightFace model pack", is_needed=False)
 _BASE = Question(
-    "base_model", "Base model (hub id, folder or file)", lambda answers: PRESETS[answers["preset"]].base_model
+    "base_model",
+    "Base model (hub id, folder or file)",
+    lambda answers: PRESETS[answers["preset"]].base_model if answers["preset"] else "",
 )
 _TRAIN_QUESTIONS = (
     Question("preset", "What to train", lambda answers: "sdxl", tuple(PRESETS)),
