@@ -305,6 +305,19 @@ def test_ctrl_c_leaves_it_and_the_next_start_offers_to_go_on(project):
 
 
 @posix
+def test_persons_are_named_while_photos_are_organized(project):
+    terminal = Terminal(project, "--workflow", "2", "--photos", "photos", "--pack", "demo")
+    seen = terminal.answer("Names of clusters, such as 1=alice, 4=bob", "7=alice, 9 = bob b")
+    assert "outputs/facevault/faces.html" in seen and "4: no name, 2 faces" in seen
+    terminal.see("The photos of all who have a name")
+    assert terminal.end() == 0
+    assert [call[2:4] for call in project.calls if call[1] == "label"] == [["7", "alice"], ["9", "bob b"]]
+    assert project.steps[-1] == "export"
+    done = project.run("--workflow", "2", "--photos", "photos", "--names", "alice", "--yes", code=2)
+    assert "is not like 1=alice, 4=bob" in done.stderr
+
+
+@posix
 def test_a_wrong_cluster_and_other_answers_can_be_given_anew(project):
     answered = ("--preset", "sdxl", "--trigger", "t", "--base-model", "b", "--captioner", "models", "--pack", "demo")
     terminal = Terminal(project, *ALICE[:-1], *answered, STANDIN_FAILS="label")

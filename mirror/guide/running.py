@@ -15,7 +15,7 @@ from mirror.contracts.contract import read_contract, write_contract
 from mirror.contracts.session import BeaverSession
 from mirror.guide.asking import answer
 from mirror.guide.workflows import WORKFLOWS, Answers, Step, Workflow, faces_page, told_clusters
-from utils.console import EXIT_OK, say, shell_line
+from utils.console import EXIT_OK, UserError, say, shell_line
 from utils.defaults import PROJECT
 from utils.files import disk_errors_as
 
@@ -56,7 +56,11 @@ def run_steps(run: Run) -> int:
     skips = True
     for number, step in enumerate(run.workflow.steps, 1):
         _answer_for(run, step)
-        commands = commands_of(run, step)
+        try:
+            commands = commands_of(run, step)
+        except UserError:
+            _forget_answers_of(run, step)
+            raise
         skips = skips and is_done(run, step, commands)
         said = f"Step {number} of {len(run.workflow.steps)}: {step.title}"
         if skips or not commands:
@@ -100,7 +104,7 @@ def _answer_for(run: Run, step: Step) -> None:
             if run.asks:
                 say("", f"Persons that were found (to look at: {faces_page(run.answers)}):", *lines)
             run.answers[question.name] = answer(question, run.answers, run.asks)
-            if not run.asks:
+            if not run.asks and question.name == "cluster":
                 chosen = [line for line in lines if line.split(":")[0] in run.answers[question.name].split()]
                 say(f"Taken for {run.answers['person']}: cluster {'; '.join(chosen) or run.answers[question.name]}")
             run.save()

@@ -7,6 +7,7 @@ is nothing to do. A step is done when its commands ended well in this session, a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +141,15 @@ def _label(answers: Answers) -> Commands:
     ]
 
 
+def _names(answers: Answers) -> Commands:
+    """Names as they are typed: 1=alice, 4=bob."""
+    pairs = [part.partition("=") for part in re.split(r"[,;]", answers["names"]) if part.strip()]
+    for number, sign, name in pairs:
+        if not (number.strip() and sign and name.strip()):
+            raise UserError(f"{answers['names']!r} is not like 1=alice, 4=bob: a cluster, =, its name.")
+    return [_in_vault(answers, "label", number.strip(), name.strip()) for number, _, name in pairs]
+
+
 def _caption(answers: Answers) -> Commands:
     model = ["--model", answers["captioner"]] if answers["captioner"] else []
     style = "sentence" if answers["preset"] == "flux" else "tags"
@@ -262,7 +272,11 @@ WORKFLOWS = {
     ),
     "2": Workflow(
         "Photo Organization",
-        (_PHOTOS, _PACK),
+        (
+            _PHOTOS,
+            _PACK,
+            Question("names", "Names of clusters, such as 1=alice, 4=bob (empty: none)", is_needed=False, at="names"),
+        ),
         (
             *_LOOK,
             Step(
@@ -271,6 +285,7 @@ WORKFLOWS = {
                 lambda answers: [_in_vault(answers, "page")],
                 lambda answers: [faces_page(answers)],
             ),
+            Step("names", "Name persons", _names),
             Step(
                 "export",
                 "Sort the photos of all who have a name",
@@ -281,8 +296,8 @@ WORKFLOWS = {
             ),
         ),
         lambda answers: [
-            f"Look at {faces_page(answers)}, name persons with facevault.py label, and run this again: "
-            f"the photos of all who have a name are sorted into {vault(answers) / 'organized'}."
+            f"Page: {faces_page(answers)}",
+            f"The photos of all who have a name are in {vault(answers) / 'organized'}.",
         ],
     ),
     "4": Workflow(
