@@ -69,6 +69,33 @@ def test_gap_commands_run(tmp_path, make_picture, tiny_pack):
         assert (tmp_path / f"{name}.json").is_file() and (tmp_path / f"{name}.html").is_file()
 
 
+def test_vault_commands_run(tmp_path):
+    """Each line as written, one after the other, on a rendered album; the demo pack stands in for the default one."""
+    import shutil
+
+    from demo.album import make_album, write_album
+    from mirror.faces.packs import KNOWN_PACKS
+
+    for name in ("utils", "mirror"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "facevault.py", tmp_path)
+    shutil.copytree(ROOT / "models" / "demo" / "face", tmp_path / "models" / "buffalo_l")
+    ours = sorted(path for path in (tmp_path / "models" / "buffalo_l").glob("*.onnx"))
+    order = {"det": "det_10g.onnx", "rec": "w600k_r50.onnx", "lmk": "1k3d68.onnx", "age": "genderage.onnx"}
+    assert set(order.values()) == set(KNOWN_PACKS["buffalo_l"])
+    for path in ours:
+        path.rename(path.with_name(order[path.name[:3]]))
+    write_album(tmp_path / "photos", make_album(1, 2, (6, 8)), 224, workers=1)
+    lines = commands("python facevault.py")
+    for line in lines:
+        command = [sys.executable, *shlex.split(line)[1:]]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=300)
+        assert done.returncode == 0, (line, done.stderr)
+    assert len(lines) == 8
+    assert list((tmp_path / "outputs" / "facevault" / "organized" / "alice").glob("*.txt"))
+    assert (tmp_path / "outputs" / "facevault" / "faces.html").is_file()
+
+
 def test_goals_told_are_those_of_the_registry():
     from mirror.dataset.gaps import GAP_TYPES
 
@@ -209,13 +236,15 @@ def test_options_named_are_options_that_exist():
         "validate_synthetic",
         "inspect_pkl",
     )
-    modules += ("train_lora", "demo.make_world", "demo.train_face", "demo.train_yolo")
+    vault = ("scan", "cluster", "dedup", "label", "caption", "prep", "export")
+    modules += tuple(f"facevault {command}" for command in vault)
+    modules += ("beaver", "train_lora", "demo.make_world", "demo.train_face", "demo.train_yolo")
     benches = ("mirror_metrics_bench", "truth_bench", "demo_models_bench", "identity_by_yaw")
     benches += ("generate_bench", "train_bench")
     modules += tuple(f"benchmarks.{name}" for name in benches)
     known = "".join(
         subprocess.run(
-            [sys.executable, "-m", name, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+            [sys.executable, "-m", *name.split(), "--help"], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
         for name in modules
     )

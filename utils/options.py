@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +31,46 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:
+        """As usual; `--describe` alone prints all options as JSON, from which beaver.py asks for them."""
+        if (sys.argv[1:] if args is None else list(args)) == ["--describe"]:
+            print(json.dumps(description(self)))
+            sys.exit(0)
+        return super().parse_args(args, namespace)
+
+
+def description(parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """What a parser takes: its text, its options, the groups of which one must be given, and its sub-commands."""
+    formatter, described, commands = parser._get_formatter(), [], {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            commands = {name: description(sub) for name, sub in action.choices.items()}
+        elif action.dest not in ("help", "version", "debug"):
+            described.append(_described(action, formatter))
+    one_of = [
+        [action.option_strings[-1] for action in group._group_actions]
+        for group in parser._mutually_exclusive_groups
+        if group.required
+    ]
+    return {"text": parser.description, "options": described, "one_of": one_of, "commands": commands}
+
+
+def _described(action: argparse.Action, formatter: argparse.HelpFormatter) -> dict[str, Any]:
+    flag = action.option_strings[-1] if action.option_strings else None
+    if isinstance(action, argparse.BooleanOptionalAction):
+        flag = action.option_strings[-1 if action.default else 0]  # the one that changes anything
+    nothing = action.default is None or action.default is argparse.SUPPRESS or action.default is False
+    return {
+        "flag": flag,  # null: given without one
+        "name": action.metavar if isinstance(action.metavar, str) else action.dest.upper(),
+        "takes": "nothing" if action.nargs == 0 else "many" if action.nargs in ("+", "*") else "one",
+        "count": action.nargs if isinstance(action.nargs, int) and action.nargs else 1,
+        "is_required": bool(action.required) and action.nargs != "?",
+        "default": None if nothing else str(action.default),
+        "choices": [str(choice) for choice in action.choices] if action.choices is not None else None,
+        "help": formatter._expand_help(action) if action.help else "",
+    }
 
 
 def script_parser(script: str, documentation: str, epilog: str | None = None) -> argparse.ArgumentParser:

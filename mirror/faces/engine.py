@@ -77,6 +77,8 @@ class FaceEngine:
     """The networks of one pack, loaded. Raises UserError where the pack cannot be used.
 
     `meanwhile` runs in a thread beside the loading, which leaves Python's own thread idle for most of its time.
+    With `smallest_face` (pixels, the longer side of its box) every face from that size on is measured, however large
+    the largest one is, and pictures that are too large to show such faces at the usual size are looked at once more.
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class FaceEngine:
         device: str = "auto",
         detection_size: int = DETECTION_SIZE,
         meanwhile: Callable[[], object] | None = None,
+        smallest_face: float | None = None,
     ):
         self.detection_size = detection_size
+        self._smallest_face = smallest_face
         self._models = _load_models(pack_folder, device, meanwhile or (lambda: None))
         try:
             self._finder = FaceFinder(self._models[DETECTION], detection_size, _example())
@@ -103,10 +107,10 @@ class FaceEngine:
 
     def measure(self, image: np.ndarray) -> FaceMeasurement:
         """The largest face of `image` (H, W, 3) uint8 BGR, found as mirror.faces.finding says; `others` beside it."""
-        faces = self._finder.find(image)
+        faces = self._finder.find(image, self._smallest_face)
         if not len(faces):
             return FaceMeasurement(Status.NO_FACE, 0, self.provider, (image.shape[1], image.shape[0]))
-        largest, *others = _faces_apart(faces)
+        largest, *others = _faces_apart(faces, self._smallest_face)
         measured = self._measure_face(faces, largest, (image.shape[1], image.shape[0]))
         return replace(measured, others=tuple(self._measure_face(faces, i, measured.size_wh) for i in others))
 
@@ -160,17 +164,24 @@ def _words_for(faces: Faces) -> str:
     return "; ".join(said)
 
 
-def _faces_apart(faces: Faces) -> list[int]:
-    """Indices of the largest face, then of others that are worth measuring, by area."""
+def _faces_apart(faces: Faces, smallest_face: float | None = None) -> list[int]:
+    """Indices of the largest face, then of others that are worth measuring, by area.
+
+    All from `smallest_face` pixels on, else the largest few.
+    """
     boxes = faces.boxes[:, :4]
     sizes = boxes[:, 2:] - boxes[:, :2]
     areas, centres = sizes.prod(axis=1), boxes[:, :2] + sizes / 2
     chosen = [faces.largest]
     for i in np.argsort(-areas):
         inside = any(((centres[i] >= boxes[j, :2]) & (centres[i] <= boxes[j, 2:])).all() for j in chosen)
-        if not inside and areas[i] >= OTHER_FACE_SHARE * areas[faces.largest]:
+        if smallest_face is None:
+            is_worth_it = areas[i] >= OTHER_FACE_SHARE * areas[faces.largest]
+        else:
+            is_worth_it = sizes[i].max() >= smallest_face
+        if not inside and is_worth_it:
             chosen.append(int(i))
-    return chosen[: 1 + MOST_OTHERS]
+    return chosen if smallest_face is not None else chosen[: 1 + MOST_OTHERS]
 
 
 def second_face_share(boxes_xyxy: np.ndarray, largest: int | None = None) -> float | None:
@@ -188,11 +199,13 @@ def second_face_share(boxes_xyxy: np.ndarray, largest: int | None = None) -> flo
     return float(areas[apart].max() / areas[largest]) if apart.any() else None
 
 
-def settings_key(detection_size: int) -> str:
+def settings_key(detection_size: int, smallest_face: float | None = None) -> str:
     """Everything beside picture and pack that decides the numbers; part of every cache key."""
     from importlib.metadata import version
 
-    return f"m{MEASUREMENT_VERSION}-det{detection_size}-thr{DETECTION_THRESHOLD}-insightface{version('insightface')}"
+    every = "" if smallest_face is None else f"-every{smallest_face:g}"
+    known = f"m{MEASUREMENT_VERSION}-det{detection_size}-thr{DETECTION_THRESHOLD}"
+    return f"{known}-insightface{version('insightface')}{every}"
 
 
 def _example() -> np.ndarray:

@@ -36,6 +36,9 @@ _BORDER_HANDICAP = 2.0
 # In log-odds, by how much a false box is less clear than the face beside it: 0.7 against 8 in a photo of a tilted head.
 # Our choice; SCRFD's scores span less than that, so that with its packs the largest box always counts.
 _DOUBTFUL = 4.0
+# Pixels in the detector's input below which faces are missed, where every face is wanted: the anchors of SCRFD and
+# RetinaFace begin at 16.
+_SMALLEST_SEEN = 20.0
 _CLOSER_BOXES = 6.0  # face boxes a side: a face of a sixth of the detector's input is one that it finds well
 
 
@@ -89,8 +92,35 @@ class FaceFinder:
         scores = self._detect(example, size)[0][:, 4]
         self._clear = float(np.median(scores)) if len(scores) else 0.0
 
-    def find(self, image: np.ndarray) -> Faces:
-        """All faces of `image` (H, W, 3) uint8 BGR; none is an empty result."""
+    def find(self, image: np.ndarray, smallest_face: float | None = None) -> Faces:
+        """The faces of `image` (H, W, 3) uint8 BGR, so that the largest is found well; none is an empty result.
+
+        With `smallest_face` (pixels of `image`) faces from that size on are looked for beside the largest one as well.
+        """
+        faces = self._find_largest(image)
+        if smallest_face is None or not len(faces) or faces.enlarged_to:
+            return faces
+        return self._with_small_ones(faces, smallest_face)
+
+    def _with_small_ones(self, faces: Faces, smallest_face: float) -> Faces:
+        """`faces`, and those that are too small in the detector's usual input."""
+        side = max(faces.image.shape[:2])
+
+        def shows(size: int) -> bool:
+            return smallest_face * size / side >= _SMALLEST_SEEN
+
+        if shows(self.size):
+            return faces
+        size = next((size for size in ENLARGED_SIZES if shows(size)), ENLARGED_SIZES[-1])
+        boxes, keypoints = self._detect(faces.image, size)
+        new = [i for i in range(len(boxes)) if not any(_is_one_face(boxes[i], known) for known in faces.boxes)]
+        return replace(
+            faces,
+            boxes=np.concatenate([faces.boxes, boxes[new]]),
+            keypoints=np.concatenate([faces.keypoints, keypoints[new]]),
+        )
+
+    def _find_largest(self, image: np.ndarray) -> Faces:
         faces = self._look(image)
         if len(faces) and self._is_plainly_upright(faces):
             return faces
@@ -219,6 +249,16 @@ class FaceFinder:
 
 def _nothing() -> tuple[np.ndarray, np.ndarray]:
     return np.empty((0, 5), np.float32), np.empty((0, 5, 2), np.float32)
+
+
+def _is_one_face(box: np.ndarray, other: np.ndarray) -> bool:
+    """Whether the centre of one box lies inside the other."""
+
+    def holds(outer: np.ndarray, inner: np.ndarray) -> bool:
+        centre = (inner[:2] + inner[2:4]) / 2
+        return bool((centre >= outer[:2]).all() and (centre <= outer[2:4]).all())
+
+    return holds(box, other) or holds(other, box)
 
 
 def _score(faces: Faces) -> float:

@@ -77,6 +77,7 @@ class Measurer:
     `device` is auto, cpu or cuda. With `require_gpu` UserError is raised unless the networks really run on CUDA, and
     measurements that another provider made before do not count. `while_loading` is called while the networks load.
     With `previews` each picture is kept as a larger JPEG too; pictures measured without it before have none.
+    With `smallest_face` (pixels) every face from that size on is measured, see mirror.faces.engine.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Measurer:
         require_gpu: bool = False,
         while_loading: Callable[[], object] | None = None,
         previews: bool = False,
+        smallest_face: float | None = None,
     ):
         self._pack = pack
         self._while_loading = while_loading
@@ -102,7 +104,8 @@ class Measurer:
         self._engine: FaceEngine | None = None
         self._loading = threading.Lock()
         self.load_seconds = 0.0  # spent on loading the networks
-        self._settings = settings_key(detection_size)
+        self._smallest_face = smallest_face
+        self._settings = settings_key(detection_size, smallest_face)
         self.identity = pack.identity(cache.hash_file)
 
     def engine(self) -> FaceEngine:
@@ -114,7 +117,9 @@ class Measurer:
 
     def _load(self) -> FaceEngine:
         started = time.monotonic()
-        engine = FaceEngine(self._pack.folder, self._device, self._detection_size, self._while_loading)
+        engine = FaceEngine(
+            self._pack.folder, self._device, self._detection_size, self._while_loading, self._smallest_face
+        )
         self.load_seconds = time.monotonic() - started
         say(f"Networks: {', '.join(engine.tasks)} on {engine.provider}")
         if engine.provider != CUDA and self._require_gpu:

@@ -210,7 +210,7 @@ def _demand_script(folder: Path | None, script: str, trainer: str) -> None:
 
 def _dataset_toml(trainer_job: TrainerJob, staged: dict[Path, list[TrainingImage]]) -> str:
     """--dataset_config, docs/config_README-en.md."""
-    from mirror.training.data import bucket_step
+    from mirror.dataset.buckets import bucket_step
 
     resolution = trainer_job.settings["resolution"]
     text = "[general]\n" + toml_lines({"caption_extension": ".txt", "enable_bucket": True})

@@ -14,12 +14,11 @@ from conftest import ROOT, run_script
 from documents import commands
 
 import train_lora
+from mirror.dataset.buckets import buckets, place
 from mirror.training.data import (
     assign_buckets,
-    buckets,
     find_faces,
     pixels_of,
-    place,
     read_dataset,
     refuse_shared,
     steps_an_epoch,

@@ -1,0 +1,1 @@
+"""What beaver.py leads through: questions, steps, the session; every step is a subprocess of a script."""

@@ -1,0 +1,318 @@
+"""The workflows of beaver.py as tables: what is asked, which scripts run in which order, and what they leave.
+
+A new step is a line here. `commands` builds the arguments of a script from the answers; an empty list means that there
+is nothing to do. A step is done when its commands ended well in this session, are still the same, and `leaves` exists.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mirror.contracts.contract import read_contract
+from mirror.contracts.vault import LabelledPerson, Labels
+from utils.console import UserError
+from utils.defaults import MODELS_FOLDER
+from utils.files import disk_errors_as, write_text_atomic
+
+Answers = dict[str, str]  # by question; what was not answered is ""
+Commands = list[list[str]]  # each: script, then its arguments
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing to know. It is asked on a terminal, and is an option of beaver.py."""
+
+    name: str
+    words: str
+    default: Callable[[Answers], str] = lambda answers: ""
+    choices: tuple[str, ...] = ()
+    is_folder: bool = False  # must be a folder that is there
+    is_needed: bool = True  # "" is no answer
+    when: Callable[[Answers], bool] = lambda answers: True
+    at: str = ""  # the step before which it is asked; "": at the beginning
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    title: str
+    commands: Callable[[Answers], Commands]
+    leaves: Callable[[Answers], list[Path]] = lambda answers: []
+    before: Callable[[Answers], None] = lambda answers: None  # what the commands read
+
+
+@dataclass(frozen=True)
+class Workflow:
+    title: str
+    questions: tuple[Question, ...]
+    steps: tuple[Step, ...]
+    afterwards: Callable[[Answers], list[str]] = field(default=lambda answers: [])
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What is trained on. `options` are those of train_lora.py."""
+
+    title: str
+    base_model: str
+    options: tuple[str, ...]
+    is_ours: bool = True  # trained by train_lora.py itself, which can resume
+
+
+PRESETS = {
+    "sdxl": Preset("SDXL", "stabilityai/stable-diffusion-xl-base-1.0", ("--preset", "sdxl")),
+    "flux": Preset("Flux.1", "black-forest-labs/FLUX.1-dev", ("--family", "flux", "--trainer", "ai-toolkit"), False),
+    "zit": Preset("ZIT (Animagine XL)", "cagliostrolab/animagine-xl-3.1", ("--preset", "zit")),
+    "sd15": Preset("SD 1.5", "stable-diffusion-v1-5/stable-diffusion-v1-5", ("--preset", "sd15")),
+    "custom": Preset("Custom", "", ()),
+}
+
+
+def vault(answers: Answers) -> Path:
+    return Path(answers["output"]) / "facevault"
+
+
+def faces_page(answers: Answers) -> Path:
+    return vault(answers) / "faces.html"
+
+
+def dataset(answers: Answers) -> Path:
+    return vault(answers) / "organized" / answers["person"]
+
+
+def loras(answers: Answers) -> Path:
+    return Path(answers["output"]) / "lora_models" / answers["person"]
+
+
+def _in_vault(answers: Answers, command: str, *arguments: str) -> list[str]:
+    return ["facevault.py", command, *arguments, "--output", str(vault(answers))]
+
+
+def _pack(answers: Answers) -> list[str]:
+    return ["--pack", answers["pack"]] if answers["pack"] else []
+
+
+def _scan(answers: Answers) -> Commands:
+    return [_in_vault(answers, "scan", answers["photos"], "--recursive", *_pack(answers))]
+
+
+def persons_of(answers: Answers) -> list[LabelledPerson]:
+    """The clusters that are persons, the largest first; empty before the first clustering."""
+    path = vault(answers) / "labels.json"
+    if not path.is_file():
+        return []
+    found = read_contract(path, Labels, "facevault.py cluster").persons
+    return sorted((one for one in found if one.kept), key=lambda one: (-len(one.faces), one.cluster))
+
+
+def told_clusters(answers: Answers) -> list[str]:
+    """A line for each cluster that may be the person."""
+    return [
+        f"{one.cluster}: {one.name or 'no name'}, {len(one.faces)} faces, such as {one.faces[0].file}"
+        for one in persons_of(answers)
+        if one.faces
+    ]
+
+
+def _likely_cluster(answers: Answers) -> str:
+    """The one that has the name already, else the largest without one."""
+    persons = persons_of(answers)
+    named = [one for one in persons if one.name == answers["person"]]
+    return str(next((one.cluster for one in [*named, *(one for one in persons if not one.name)]), ""))
+
+
+def _label(answers: Answers) -> Commands:
+    """Names the chosen clusters, those that do not have the name yet."""
+    persons = {str(one.cluster): one for one in persons_of(answers)}
+    wanted = answers["cluster"].replace(",", " ").split()
+    if not wanted:
+        raise UserError(
+            f"No cluster is left that could be {answers['person']}: look at the photos with facevault.py page, "
+            "and name one with facevault.py label CLUSTER NAME."
+        )
+    return [
+        _in_vault(answers, "label", one, answers["person"])
+        for one in wanted
+        if one not in persons or persons[one].name != answers["person"]
+    ]
+
+
+def _names(answers: Answers) -> Commands:
+    """Names as they are typed: 1=alice, 4=bob."""
+    pairs = [part.partition("=") for part in re.split(r"[,;]", answers["names"]) if part.strip()]
+    for number, sign, name in pairs:
+        if not (number.strip() and sign and name.strip()):
+            raise UserError(f"{answers['names']!r} is not like 1=alice, 4=bob: a cluster, =, its name.")
+    return [_in_vault(answers, "label", number.strip(), name.strip()) for number, _, name in pairs]
+
+
+def _caption(answers: Answers) -> Commands:
+    model = ["--model", answers["captioner"]] if answers["captioner"] else []
+    style = "sentence" if answers["preset"] == "flux" else "tags"
+    command = _in_vault(answers, "caption", answers["person"], "--trigger", answers["trigger"], "--style", style)
+    return [[*command, *model]]
+
+
+def _train(answers: Answers) -> Commands:
+    preset = PRESETS[answers["preset"]]
+    path = ["--trainer-path", answers["trainer_path"]] if answers["trainer_path"] else []
+    command = ["train_lora.py", str(dataset(answers)), "--base-model", answers["base_model"]]
+    command += ["--output", str(loras(answers)), "--trigger", answers["trigger"], *preset.options, *path]
+    return [[*command, *(["--resume"] if preset.is_ours else []), *_pack(answers)]]
+
+
+def _trained(answers: Answers) -> list[Path]:
+    made_here = PRESETS[answers["preset"]].is_ours or answers["trainer_path"]
+    return [loras(answers) / ("lora.safetensors" if made_here else "trainer")]
+
+
+def loop_config(answers: Answers) -> Path:
+    return Path(answers["output"]) / f"bootstrap_{answers['person']}.json"
+
+
+def write_loop_config(answers: Answers) -> None:
+    """The configuration of the loop, unless there is one of this name. Its paths start at its own folder."""
+    path = loop_config(answers)
+    if path.exists():
+        return
+    if not dataset(answers).is_dir():
+        raise UserError(f"There is no {dataset(answers)}: workflow 1 makes the dataset of {answers['person']}.")
+    base = Path(answers["base_model"])
+    config = {
+        "person_name": answers["person"],
+        "person_trigger": answers["trigger"],
+        "base_model": str(base.resolve()) if base.exists() else answers["base_model"],
+        "dataset_dir": dataset(answers).relative_to(answers["output"]).as_posix(),
+        "models_dir": str(MODELS_FOLDER),
+        "output_dir": f"bootstrap/{answers['person']}",
+        "lora_output_dir": loras(answers).relative_to(answers["output"]).as_posix(),
+        "max_iterations": int(answers["iterations"]),
+        "training": {"preset": answers["preset"]},
+    }
+    if answers["pack"]:
+        config["pack"] = answers["pack"]
+    with disk_errors_as(f"{path} cannot be written"):
+        write_text_atomic(path, json.dumps(config, indent=2) + "\n")
+
+
+def _loop(answers: Answers) -> Commands:
+    command = ["bootstrap_loop.py", "--config", str(loop_config(answers))]
+    return [[*command, "--dry-run"], [*command, "--yes"]]
+
+
+_PHOTOS = Question("photos", "Folder with the photos (they are never changed)", is_folder=True)
+_PERSON = Question("person", "Name of the person")
+_TRIGGER = Question("trigger", "Trigger words for the person", lambda answers: f"ohwx {answers['person']}")
+_PACK = Question("pack", "InsightFace model pack", is_needed=False)
+_BASE = Question(
+    "base_model",
+    "Base model (hub id, folder or file)",
+    lambda answers: PRESETS[answers["preset"]].base_model if answers["preset"] else "",
+)
+_TRAIN_QUESTIONS = (
+    Question("preset", "What to train", lambda answers: "sdxl", tuple(PRESETS)),
+    _BASE,
+    Question(
+        "trainer_path",
+        "Folder of ai-toolkit (empty: only write its configuration)",
+        is_needed=False,
+        when=lambda answers: not PRESETS[answers["preset"]].is_ours,
+    ),
+)
+_LOOK = (
+    Step(
+        "scan",
+        "Find every face in the photos",
+        _scan,
+        lambda answers: [vault(answers) / "vault.sqlite", vault(answers) / "scan_report.json"],
+    ),
+    Step(
+        "cluster",
+        "Group the faces into persons",
+        lambda answers: [_in_vault(answers, "cluster")],
+        lambda answers: [vault(answers) / "labels.json"],
+    ),
+    Step(
+        "dedup",
+        "Find duplicates",
+        lambda answers: [_in_vault(answers, "dedup")],
+        lambda answers: [vault(answers) / "duplicates.json"],
+    ),
+)
+
+WORKFLOWS = {
+    "1": Workflow(
+        "LoRA Training Pipeline",
+        (
+            _PHOTOS,
+            _PERSON,
+            _TRIGGER,
+            *_TRAIN_QUESTIONS,
+            Question("captioner", "Folder of a captioner (empty: captions from what is measured)", is_needed=False),
+            _PACK,
+            Question("cluster", "Which clusters are the person (numbers)", _likely_cluster, at="label"),
+        ),
+        (
+            *_LOOK,
+            Step("label", "Name the person", _label),
+            Step("caption", "Write captions", _caption),
+            Step(
+                "prep",
+                "Make the dataset",
+                lambda answers: [_in_vault(answers, "prep", answers["person"])],
+                lambda answers: [dataset(answers) / "metadata.json"],
+            ),
+            Step("train", "Train the LoRA", _train, _trained),
+        ),
+        lambda answers: [f"Dataset: {dataset(answers)}", f"LoRA: {loras(answers)}", "Next: workflow 4 improves both."],
+    ),
+    "2": Workflow(
+        "Photo Organization",
+        (
+            _PHOTOS,
+            _PACK,
+            Question("names", "Names of clusters, such as 1=alice, 4=bob (empty: none)", is_needed=False, at="names"),
+        ),
+        (
+            *_LOOK,
+            Step(
+                "page",
+                "Make the page to look at and to name persons by",
+                lambda answers: [_in_vault(answers, "page")],
+                lambda answers: [faces_page(answers)],
+            ),
+            Step("names", "Name persons", _names),
+            Step(
+                "export",
+                "Sort the photos of all who have a name",
+                lambda answers: (
+                    [_in_vault(answers, "export", "--all")] if any(one.name for one in persons_of(answers)) else []
+                ),
+                lambda answers: [],
+            ),
+        ),
+        lambda answers: [
+            f"Page: {faces_page(answers)}",
+            f"The photos of all who have a name are in {vault(answers) / 'organized'}.",
+        ],
+    ),
+    "4": Workflow(
+        "Bootstrap Loop",
+        (
+            _PERSON,
+            _TRIGGER,
+            Question("preset", "What to train", lambda answers: "sdxl", ("sdxl", "zit", "sd15")),
+            _BASE,
+            Question("iterations", "Iterations at most", lambda answers: "5"),
+            _PACK,
+        ),
+        (Step("loop", "Improve dataset and LoRA, iteration by iteration", _loop, before=write_loop_config),),
+        lambda answers: [
+            f"Report: {Path(answers['output']) / 'bootstrap' / answers['person'] / 'bootstrap_report.html'}"
+        ],
+    ),
+}

@@ -1,0 +1,120 @@
+"""Folders that FaceVault fills with pictures and captions, and how it tells its own files from people's.
+
+What is about to be written is noted in the store first, as path and SHA-256. A file that is not what was noted for its
+path was written or changed by somebody: it is never overwritten and never deleted. A run that is killed leaves notes
+too many, which do no harm, and never a file without its note.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from mirror.vault.store import VaultStore
+from utils.files import bytes_of, disk_errors_as, sha256_of, write_bytes_atomic
+
+_SCHEMA = """CREATE TABLE IF NOT EXISTS written (path TEXT, sha256 TEXT, recipe TEXT, PRIMARY KEY (path, sha256))"""
+
+
+class Folder:
+    """One folder below the vault's. Use it as the only run of the vault."""
+
+    def __init__(self, store: VaultStore, path: Path):
+        self.path = path
+        self._store = store
+        self._root = store.path.parent
+        with store.change() as db:
+            db.execute(_SCHEMA)
+        with disk_errors_as(f"{path} cannot be made"):
+            path.mkdir(parents=True, exist_ok=True)
+
+    def holds(self, name: str, recipe: str) -> bool:
+        """Whether the file is there as it was written by this recipe."""
+        digests = self._digests(name, "AND recipe = ?", recipe)
+        with contextlib.suppress(OSError):
+            return bool(digests) and sha256_of(self.path / name) in digests
+        return False
+
+    def is_ours(self, name: str) -> bool:
+        """Whether nobody else wrote or changed the file; True where there is none."""
+        path = self.path / name
+        if not os.path.lexists(path):
+            return True
+        with contextlib.suppress(OSError):
+            return sha256_of(path) in self._digests(name)
+        return os.path.islink(path) and bool(self._digests(name))  # a link of ours to a photo that is gone
+
+    def write(self, name: str, data: bytes, recipe: str = "") -> bool:
+        """Whether the file holds `data` now; False: somebody else's file is there."""
+        if not self.is_ours(name) and bytes_of(self.path / name) != data:
+            return False
+        self._note(name, hashlib.sha256(data).hexdigest(), recipe)
+        with self._writing(name):
+            if bytes_of(self.path / name) != data or (self.path / name).is_symlink():
+                write_bytes_atomic(self.path / name, data)
+        return True
+
+    def link(self, name: str, source: Path, sha256: str, recipe: str) -> str:
+        """How the photo got there: symlink, hard link, copy, or "" where somebody else's file is there."""
+        if not self.is_ours(name):
+            return ""
+        self._note(name, sha256, recipe)
+        target = self.path / name
+        with self._writing(name):
+            with contextlib.suppress(FileNotFoundError):
+                target.unlink()
+            for how, make in (("symlink", os.symlink), ("hard link", os.link)):
+                with contextlib.suppress(OSError, NotImplementedError):
+                    make(source.resolve(), target)
+                    return how
+            shutil.copyfile(source, target)
+        return "copy"
+
+    def clear(self, keep: Collection[str]) -> list[str]:
+        """Delete our own files but those to `keep`; the names of pictures and captions that people changed stay."""
+        kept = []
+        inside = self._key("")
+        rows = self._store.ask("SELECT DISTINCT path FROM written WHERE substr(path, 1, ?) = ?", len(inside), inside)
+        for name in sorted(key[len(inside) :] for (key,) in rows):
+            self._clear_drafts(name)
+            path = self.path / name
+            if name in keep or not os.path.lexists(path):
+                continue
+            if self.is_ours(name):
+                with self._writing(name):
+                    path.unlink()
+                with contextlib.suppress(OSError):
+                    path.parent.rmdir()  # where nothing is left in it
+            else:
+                kept.append(name)
+        return kept
+
+    def _clear_drafts(self, name: str) -> None:
+        """What a killed run left half written under a temporary name (utils.files.write_bytes_atomic)."""
+        path = self.path / name
+        for draft in path.parent.glob(f".{glob.escape(path.name[:40])}.*.tmp"):
+            with self._writing(name):
+                draft.unlink()
+
+    def _key(self, name: str) -> str:
+        return f"{self.path.relative_to(self._root).as_posix()}/{name}"
+
+    def _digests(self, name: str, more: str = "", *values: str) -> set[str]:
+        rows = self._store.ask(f"SELECT sha256 FROM written WHERE path = ? {more}", self._key(name), *values)
+        return {sha256 for (sha256,) in rows}
+
+    def _note(self, name: str, sha256: str, recipe: str) -> None:
+        with self._store.change() as db:
+            db.execute("INSERT OR REPLACE INTO written VALUES (?, ?, ?)", (self._key(name), sha256, recipe))
+
+    @contextlib.contextmanager
+    def _writing(self, name: str):
+        path = self.path / name
+        with disk_errors_as(f"{path} cannot be written", "Fix that and give the same command again: it goes on."):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield

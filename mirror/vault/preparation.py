@@ -1,0 +1,370 @@
+"""From the photos of one person to a dataset folder: which photos, which part of each, and what the set still lacks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mirror.contracts.contract import demand_own, read_contract, write_contract
+from mirror.contracts.gaps import Distribution, Recommendation
+from mirror.contracts.prepared import CaptionBy, LeftOut, PreparedPicture, PreparedSet
+from mirror.contracts.vault import Duplicates
+from mirror.dataset.gaps import (
+    FEWEST_IMAGES,
+    GAP_TYPES,
+    GOOD_MINIMUM,
+    distribution,
+    recommend,
+    synthetic_room,
+)
+from mirror.faces.cache import content_hash
+from mirror.faces.pose import angle_bin
+from mirror.vault import sameness
+from mirror.vault.captions import (
+    Captions,
+    edited_words,
+    measured,
+    words_for,
+)
+from mirror.vault.choices import DUPLICATES, METADATA, MIN_FACE, REAL_MIN, SIZE
+from mirror.vault.crops import Window, choose_window, cut, in_window, upright
+from mirror.vault.folders import Folder
+from mirror.vault.shots import Shot, person_named, shots_of
+from mirror.vault.store import VaultStore
+from mirror.vault.wording import Measured, told_constant_phrases
+from utils.captions import METADATA_LINES, caption_of
+from utils.console import UserError
+from utils.decoding import ImageError, decode, is_opaque
+from utils.defaults import MAX_SYNTHETIC_SHARE
+from utils.files import Status, disk_errors_as, file_word, readable, timestamp, versions_of
+from utils.images import read_file
+from utils.progress import GroupProgress
+
+_COPIED = (".jpg", ".jpeg", ".png", ".webp")  # read by every trainer as they are
+_VERSION = 1  # of how pictures are made: part of each recipe
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a dataset is made; the options of facevault.py prep and export."""
+
+    trigger: str
+    size: int = SIZE
+    crop: bool = True
+    min_face: int = MIN_FACE
+    real_min: int = REAL_MIN
+    most: int | None = None  # pictures, the best first
+    repeats: int | None = None  # of kohya's folder name; None: the pictures lie in the folder itself
+    lines: bool = False  # metadata.jsonl too
+    links: bool = False  # instead of copies, where a photo is taken as it is
+
+    def as_dict(self) -> dict[str, str | int | bool | None]:
+        return dict(vars(self))
+
+    @property
+    def inner(self) -> str:
+        """Folder of the pictures within the dataset's, with its slash."""
+        return "" if self.repeats is None else f"{self.repeats}_{_folder_word(self.trigger)}/"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One photo that enters, and the part of it."""
+
+    shot: Shot
+    window: Window
+    quality: float
+
+
+def folder_of(name: str) -> str:
+    """A person's name as the name of a folder, on every system; most stay as they are."""
+    word = _folder_word(name)
+    return word if word.strip("_") else f"person_{word}"
+
+
+def _folder_word(text: str) -> str:
+    kept = "".join(letter if letter.isprintable() and letter not in '<>:"/\\|?*' else "_" for letter in text)
+    return kept.strip(" .") or "_"
+
+
+def choose(shots: list[Shot], settings: Settings, duplicates: dict[str, str]) -> tuple[list[Chosen], list[LeftOut]]:
+    """The photos that enter, the best first, and why the others do not. `duplicates`: content -> reason."""
+    windows: dict[int, Window] = {}
+    left_out = []
+    for shot in shots:
+        window, reason = None, duplicates.get(shot.picture.content)
+        if reason is None and shot.face.size < settings.min_face:
+            reason = f"the face is {shot.face.size:.0f} pixels long; --min-face {shot.face.size:.0f} takes it in"
+        if reason is None:
+            window, reason = _window_of(shot, settings)
+        if window is None:
+            left_out.append(_left_out(shot, reason))
+        else:
+            windows[shot.face.id] = window
+    kept = [shot for shot in shots if shot.face.id in windows]
+    ranked = [Chosen(shot, windows[shot.face.id], value) for shot, value in zip(kept, qualities(kept), strict=True)]
+    ranked.sort(key=lambda one: (-one.quality, one.shot.picture.content))
+    most = len(ranked) if settings.most is None else settings.most
+    left_out += [_left_out(one.shot, f"--most {most} takes better ones") for one in ranked[most:]]
+    return ranked[:most], left_out
+
+
+def parts_of(shots: list[Shot], settings: Settings | None) -> list[tuple[Shot, Window]]:
+    """Every photo with the part of it that a dataset gets, or all of it where it gets none; for captions."""
+    found = []
+    for shot in shots:
+        window, _ = _window_of(shot, settings or Settings(trigger=""))
+        found.append((shot, window or Window((0, 0, *shot.size_wh), shot.size_wh)))
+    return found
+
+
+def _left_out(shot: Shot, reason: str) -> LeftOut:
+    return LeftOut(source=readable(str(shot.source)), content=shot.picture.content, reason=reason)
+
+
+def _window_of(shot: Shot, settings: Settings) -> tuple[Window | None, str | None]:
+    if not settings.crop:
+        return Window((0, 0, *shot.size_wh), shot.size_wh), None
+    window = choose_window(shot.size_wh, shot.face_box, shot.other_boxes, settings.size)
+    return window, None if window else "somebody else's face cannot be cut away; --no-crop takes the whole photo"
+
+
+def qualities(shots: list[Shot]) -> list[float]:
+    """0 to 1: how a photo ranks among the person's by size and sharpness of the face and the detector's score.
+
+    The mean of three ranks, because their units cannot be added. Our choice.
+    """
+    if not shots:
+        return []
+    columns = (
+        [one.face.size for one in shots],
+        [one.face.sharpness for one in shots],
+        [one.face.score for one in shots],
+    )
+    ranks = [[float(np.mean(np.array(column) <= value)) for value in column] for column in columns]
+    return [round(sum(one) / len(columns), 4) for one in zip(*ranks, strict=True)]
+
+
+def with_trigger(store: VaultStore, name: str, settings: Settings) -> Settings:
+    """The trigger that was given, or else that of the person's captions, or else the usual one."""
+    if settings.trigger:
+        return settings
+    stored = Captions(store).all()
+    faces = [shot.face.id for shot in shots_of(store, person_named(store, name))]
+    used = Counter(stored[face].trigger for face in faces if face in stored).most_common(1)
+    return replace(settings, trigger=used[0][0] if used else f"ohwx {name}")
+
+
+def duplicates_in(store: VaultStore, output: Path) -> dict[str, str]:
+    """Photos of which dedup keeps another one that is still there: content -> reason."""
+    path = output / DUPLICATES
+    if not path.is_file():
+        return {}
+    content_of = {readable(str(file)): one.content for one in store.pictures().values() for file in one.paths}
+    reasons: dict[str, str] = {}
+    for group in read_contract(path, Duplicates, "facevault.py dedup").groups:
+        kept = content_of.get(group.keep)
+        for one in group.duplicates:
+            content = content_of.get(one.file)
+            if None not in (kept, content) and content != kept:
+                reasons[content] = f"{one.kind} duplicate of {group.keep}, which is kept: {one.why}"
+    return reasons
+
+
+class Preparation:
+    """One dataset on its way into its folder."""
+
+    def __init__(self, store: VaultStore, name: str, person: int, target: Path, settings: Settings):
+        self.store, self.name, self.settings = store, name, settings
+        self.shots = shots_of(store, person)
+        if not self.shots:
+            raise UserError(f"No photo of {name} is there any more: scan the folder again that holds them.")
+        demand_own(target / METADATA, "facevault.py")
+        self.folder = Folder(store, target)
+        self.stored = Captions(store).all()
+        self.written: list[tuple[PreparedPicture, Measured]] = []
+        self.ours: set[str] = {METADATA}
+        self.warnings: list[str] = []
+        self.linked = ""
+
+    def run(self, duplicates: dict[str, str]) -> PreparedSet:
+        """Write pictures, captions and metadata.json; what an earlier run wrote and nobody changed goes."""
+        target = self.folder.path
+        chosen, left_out = choose(self.shots, self.settings, duplicates)
+        with GroupProgress() as progress:
+            task = progress.add("Preparing", len(chosen))
+            for one in chosen:
+                problem = self._add(one)
+                left_out += [_left_out(one.shot, problem)] if problem else []
+                progress.step(task)
+        if not self.written:
+            reasons = "; ".join(dict.fromkeys(one.reason for one in left_out))
+            raise UserError(f"No photo of {self.name} can be used: {reasons}.")
+        self._write_lines()
+        for name in self.folder.clear(self.ours):
+            self.warnings.append(f"{name} was changed by somebody, and stays in {self.folder.path}.")
+        prepared = self._prepared(left_out, [one for one in chosen if self._has(one)])
+        with disk_errors_as(f"{target / METADATA} cannot be written"):
+            write_contract(target / METADATA, prepared)
+        return prepared
+
+    def _has(self, one: Chosen) -> bool:
+        return any(picture.content == one.shot.picture.content for picture, _ in self.written)
+
+    def _add(self, one: Chosen) -> str | None:
+        """Save a picture and its caption; why it cannot be, or None."""
+        shot, window = one.shot, one.window
+        as_it_is = self._is_copied(one)
+        suffix = shot.source.suffix.lower() if as_it_is else ".png"
+        name = f"{self.settings.inner}{file_word(shot.source.stem)[:60]}_{shot.picture.content[:8]}{suffix}"
+        try:
+            self._save(one, name, as_it_is)
+        except ImageError as problem:
+            return f"it {problem.reason}"
+        seen = measured(self.store, shot, window)
+        words, by = self._caption(name, shot, seen)
+        self.ours |= {name} if words is None else {name, caption_of(Path(name)).as_posix()}
+        self.written.append((self._row(one, name, seen, words, by), seen))
+        return None
+
+    def _is_copied(self, one: Chosen) -> bool:
+        """Whether the photo is taken byte for byte: whole, upright, unscaled, of a kind that every trainer reads."""
+        shot, whole = one.shot, (0, 0, *one.shot.size_wh)
+        if one.window != Window(whole, shot.size_wh) or shot.face.turned_deg:
+            return False
+        return shot.source.suffix.lower() in _COPIED and _is_plain(shot.source)
+
+    def _save(self, one: Chosen, name: str, as_it_is: bool) -> None:
+        shot, links = one.shot, self.settings.links and as_it_is
+        recipe = f"{_VERSION} {shot.picture.content} {one.window} {shot.face.turned_deg} {links}"
+        if self.folder.holds(name, recipe):
+            return
+        data = read_file(shot.source)
+        if content_hash(data) != shot.picture.content:
+            raise ImageError(Status.UNREADABLE, "was changed since the scan: scan again")
+        if links:
+            self.linked = self.folder.link(name, shot.source, shot.picture.content, recipe) or self.linked
+            return
+        if not as_it_is:
+            image = cut(upright(decode(data), shot.face.turned_deg), one.window)
+            data = cv2.imencode(".png", image)[1].tobytes()
+        if not self.folder.write(name, data, recipe):
+            self.warnings.append(f"{name} was changed by somebody, and is left as it is.")
+
+    def _caption(self, name: str, shot: Shot, seen: Measured) -> tuple[str | None, CaptionBy | None]:
+        """Words of a picture, written beside it unless somebody wrote others there."""
+        text = caption_of(Path(name)).as_posix()
+        if not self.folder.is_ours(text):
+            return edited_words(self.folder.path / name), "person"
+        words, by = words_for(shot, seen, self.stored.get(shot.face.id))
+        if words is not None:
+            self.folder.write(text, (words + "\n").encode("utf-8", "replace"))
+        return words, by
+
+    def _row(self, one: Chosen, name: str, seen: Measured, words: str | None, by: CaptionBy | None) -> PreparedPicture:
+        window, face = one.window, in_window(one.shot.face_box, one.window)
+        across, down = window.size_wh[0] / window.wh[0], window.size_wh[1] / window.wh[1]
+        return PreparedPicture(
+            file=name,
+            source=readable(str(one.shot.source)),
+            content=one.shot.picture.content,
+            quality=one.quality,
+            size_wh=window.size_wh,
+            window_xyxy=window.box_xyxy,
+            face_xyxy=tuple(round(edge * (across, down)[i % 2], 1) for i, edge in enumerate(face)),
+            yaw_deg=seen.yaw_deg,
+            values={"face_angle": angle_bin(seen.yaw_deg), "shot_size": seen.shot_size, "lighting": seen.lighting},
+            caption=words,
+            caption_by=by,
+        )
+
+    def _write_lines(self) -> None:
+        """metadata.jsonl, as Hugging Face's datasets read it."""
+        if not self.settings.lines:
+            return
+        from json import dumps
+
+        rows = [{"file_name": one.file, "text": one.caption or self.settings.trigger} for one, _ in self.written]
+        text = "".join(dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self.ours.add(METADATA_LINES)
+        self.folder.write(METADATA_LINES, text.encode("utf-8", "replace"))
+
+    def _prepared(self, left_out: list[LeftOut], chosen: list[Chosen]) -> PreparedSet:
+        pictures = [one for one, _ in self.written]
+        shares, wanted = coverage(pictures)
+        self.warnings += list(self._found_wanting(pictures, chosen, shares))
+        return PreparedSet(
+            created=timestamp(),
+            person=self.name,
+            trigger=self.settings.trigger,
+            settings=self.settings.as_dict(),
+            versions=versions_of("facevault", opencv=cv2.__version__),
+            pictures=pictures,
+            left_out=left_out,
+            distributions=shares,
+            recommendations=wanted,
+            warnings=self.warnings,
+        )
+
+    def _found_wanting(
+        self, pictures: list[PreparedPicture], chosen: list[Chosen], shares: list[Distribution]
+    ) -> Iterator[str]:
+        """What a trainer should know before hours of training."""
+        count, least = len(pictures), self.settings.real_min
+        if count < least:
+            yield f"Only {count} pictures: fewer than {least} rarely teach a face. Add photos, or generate with care."
+        elif count < GOOD_MINIMUM:
+            yield f"{count} pictures: {GOOD_MINIMUM} are the usual minimum, and the loop can add some."
+        for share in shares:
+            largest = max(share.targets, key=lambda one: one.count)
+            if (
+                share.type == "shot_size"
+                and share.measured >= FEWEST_IMAGES // 2
+                and largest.count >= 0.8 * share.measured
+            ):
+                yield f"Unbalanced shots: {largest.count} of {share.measured} pictures are {largest.label.lower()}."
+        for region, part in sameness.same_throughout([self._regions(one) for one in chosen]).items():
+            yield f"One {region} in {part:.0%} of the pictures: the LoRA will draw it for ever. Add photos with others."
+        crowded = sum(seen.has_others for _, seen in self.written)
+        if crowded:
+            yield f"{crowded} pictures show other people too, whom a LoRA may learn: cut them away, without --no-crop."
+        enlarged = sum(_is_enlarged(one, self.settings.size) for one in pictures)
+        if enlarged:
+            yield f"{enlarged} pictures have fewer pixels than {self.settings.size}²: a trainer enlarges them."
+        captions = [one.caption for one in pictures if one.caption]
+        yield from told_constant_phrases(captions, self.settings.trigger)
+
+    def _regions(self, one: Chosen) -> dict[str, np.ndarray | None]:
+        jpeg = self.store.thumbnail_of(one.shot.picture.content)
+        small = upright(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), one.shot.face.turned_deg)
+        across, down = small.shape[1] / one.shot.size_wh[0], small.shape[0] / one.shot.size_wh[1]
+        box = tuple(edge * (across, down)[i % 2] for i, edge in enumerate(one.shot.face_box))
+        return sameness.histograms(small, box)
+
+
+def _is_enlarged(one: PreparedPicture, size: int) -> bool:
+    return one.size_wh[0] * one.size_wh[1] < 0.9 * size * size  # as train_lora.py counts them
+
+
+def _is_plain(path: Path) -> bool:
+    """Opaque and not turned by EXIF: some trainers read neither."""
+    from PIL import Image
+
+    try:
+        data = read_file(path)
+        with Image.open(path) as image:
+            return is_opaque(data) and image.getexif().get(0x0112, 1) == 1
+    except (ImageError, OSError, ValueError):
+        return False
+
+
+def coverage(pictures: list[PreparedPicture]) -> tuple[list[Distribution], list[Recommendation]]:
+    """Shares of angles, shot sizes and light, and what gap_analysis.py would ask for."""
+    kinds = [gap for name, gap in GAP_TYPES.items() if name in pictures[0].values]
+    shares = [distribution(gap, [one.values.get(gap.name) for one in pictures]) for gap in kinds]
+    return shares, recommend(shares, synthetic_room(len(pictures), 0, MAX_SYNTHETIC_SHARE), MAX_SYNTHETIC_SHARE)

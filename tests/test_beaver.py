@@ -1,0 +1,375 @@
+"""beaver.py: without a question, on a real terminal, stopped and gone on with. Stand-ins take the place of steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+STEPS = ["scan", "cluster", "dedup", "label", "caption", "prep", "train_lora.py"]
+STANDINS = ("facevault.py", "train_lora.py", "bootstrap_loop.py")
+
+
+class Project:
+    """A copy of the project in which the steps are stand-ins."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder / "project"
+        for name in ("utils", "mirror"):
+            shutil.copytree(ROOT / name, self.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "beaver.py", self.folder)
+        shutil.copy(ROOT / "gap_analysis.py", self.folder)
+        for name in STANDINS:
+            shutil.copy(ROOT / "tests" / "fixtures" / "beaver_standins.py", self.folder / name)
+        (self.folder / "photos").mkdir()
+        (self.folder / "models").mkdir()
+
+    def command(self, *arguments: object) -> list[str]:
+        return [sys.executable, "beaver.py", *map(str, arguments)]
+
+    def run(self, *arguments: object, code: int = 0, **environment: str) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+        )
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    @property
+    def calls(self) -> list[list[str]]:
+        log = self.folder / "calls.log"
+        lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+        return [json.loads(line) for line in lines]
+
+    @property
+    def steps(self) -> list[str]:
+        return [call[1] if call[0] == "facevault.py" else call[0] for call in self.calls]
+
+    @property
+    def session(self) -> dict:
+        return json.loads((self.folder / "outputs" / "beaver_session.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def project(tmp_path) -> Project:
+    return Project(tmp_path)
+
+
+ALICE = ("--workflow", "1", "--photos", "photos", "--person", "alice", "--yes")
+
+
+def test_the_pipeline_runs_without_a_question(project):
+    done = project.run(*ALICE, "--more", "train --epochs 3 --rank 8", "--pack", "demo")
+    assert project.steps == STEPS and project.session["finished"]
+    by_step = dict(zip(project.steps, project.calls, strict=True))
+    assert by_step["label"][2:4] == ["7", "alice"], "the largest cluster"
+    assert "Taken for alice: cluster 7: no name, 5 faces" in done.stderr
+    assert by_step["caption"][2:5] == ["alice", "--trigger", "ohwx alice"]
+    train = by_step["train_lora.py"]
+    assert train[1] == "outputs/facevault/organized/alice" and train[-4:] == ["--epochs", "3", "--rank", "8"]
+    assert "--resume" in train and train[train.index("--preset") + 1] == "sdxl"
+    assert [call[call.index("--pack") + 1] for call in project.calls if "--pack" in call] == ["demo", "demo"]
+    shown = [line for line in done.stderr.splitlines() if line.startswith("$ ")]
+    assert len(shown) == len(STEPS) and "facevault.py scan photos --recursive" in shown[0]
+
+
+@pytest.mark.parametrize("failing", ["dedup", "train_lora.py"])
+def test_it_goes_on_at_the_step_that_failed(project, failing):
+    done = project.run(*ALICE, "--more", "prep --size 512", code=2, STANDIN_FAILS=failing)
+    assert "ended with exit code 2" in done.stderr and project.session["running"] == failing.removesuffix("_lora.py")
+    before = len(project.steps)
+    project.run("--workflow", "1", "--yes")  # the answers are remembered
+    assert project.steps[before:] == STEPS[STEPS.index(failing) :] and project.session["finished"]
+    project.run(*ALICE)
+    assert project.steps[before + len(STEPS) - STEPS.index(failing) :][:3] == STEPS[:3], "a finished one begins anew"
+
+
+def test_other_photos_begin_anew_and_a_lost_result_is_made_again(project):
+    project.run(*ALICE, code=2, STANDIN_FAILS="prep")
+    (project.folder / "outputs" / "facevault" / "duplicates.json").unlink()
+    before = len(project.steps)
+    project.run(*ALICE)
+    assert project.steps[before:][0] == "dedup"
+    project.run(*ALICE, code=2, STANDIN_FAILS="cluster")
+    (project.folder / "others").mkdir()
+    before = len(project.steps)
+    project.run(*ALICE[:2], "--photos", "others", "--person", "bob", "--yes")
+    assert project.steps[before:] == STEPS and project.calls[before][2] == "others"
+    assert ["label", "7", "bob"] in [call[1:4] for call in project.calls], "the cluster of alice is not bob's"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopped_in_the_middle_it_goes_on_there(project, number):
+    process = subprocess.Popen(
+        project.command(*ALICE),
+        cwd=project.folder,
+        env=os.environ | {"STANDIN_SLOW": "prep"},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    deadline = time.monotonic() + 60
+    while "prep" not in project.steps:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1] if number != signal.SIGKILL else ""
+    if number != signal.SIGKILL:
+        assert process.returncode == 130 and "Stopped in the step prep" in said and "Traceback" not in said
+        assert (project.folder / "stopped.log").is_file(), "the step heard of it too"
+    process.kill()
+    process.wait()
+    assert project.session["running"] == "prep" and not project.session["finished"]
+    before = len(project.steps)
+    project.run(*ALICE)
+    assert project.steps[before:] == STEPS[STEPS.index("prep") :]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "nobody can answer them here: give --yes"),
+        (("--yes",), "Which workflow? Give --workflow 1 or 2 or 4."),
+        (("--workflow", "1", "--yes"), "give --photos"),
+        (("--workflow", "1", "--yes", "--photos", "nowhere"), "--photos nowhere is no folder"),
+        (("--workflow", "1", "--yes", "--photos", "photos"), "give --person"),
+        ((*ALICE, "--more", "trian -x"), "its first word is no step; known: caption, cluster"),
+        (("--workflow", "4", "--yes", "--person", "nobody"), "workflow 1 makes the dataset of nobody"),
+    ],
+)
+def test_a_mistake_gets_one_sentence(project, arguments, said):
+    done = project.run(*arguments, code=2)
+    assert said in done.stderr and done.stderr.count("Error:") == 1 and not project.calls
+
+
+def test_other_trainers_and_the_dry_run(project):
+    done = project.run(*ALICE[:-1], "--preset", "flux", "--dry-run")
+    assert "--trainer ai-toolkit" in done.stdout and "--resume" not in done.stdout and not project.calls
+    project.run(*ALICE, "--preset", "flux")
+    assert project.session["finished"] and "--trainer-path" not in project.calls[-1]
+
+
+def test_photos_are_organized_after_another_workflow_was_left(project):
+    project.run(*ALICE, code=2, STANDIN_FAILS="label")
+    project.run("--workflow", "2", "--photos", "photos", "--base-model", "b", "--yes")
+    assert project.steps[4:] == ["scan", "cluster", "dedup", "page"], "nobody has a name, so nothing is exported"
+    project.run("--workflow", "2", "--photos", "photos", "--yes")
+    assert project.session["finished"] and project.session["workflow"] == "2"
+
+
+def test_two_at_once_the_second_says_so(project):
+    from utils.folder_lock import only_one
+
+    (project.folder / "outputs").mkdir()
+    with only_one(project.folder / "outputs", "beaver.lock"):
+        assert "Another run works in outputs" in project.run(*ALICE, code=2).stderr
+
+
+def test_the_loop_gets_a_configuration_that_it_reads(project):
+    from mirror.loop.config import load_config
+    from mirror.training.presets import PRESETS
+
+    (project.folder / "outputs" / "facevault" / "organized" / "alice").mkdir(parents=True)
+    project.run("--workflow", "4", "--person", "alice", "--base-model", "base", "--iterations", "2", "--yes")
+    config = load_config(project.folder / "outputs" / "bootstrap_alice.json", PRESETS)
+    assert Path(config.lora_output_dir) == project.folder / "outputs" / "lora_models" / "alice"
+    assert Path(config.dataset_dir) == project.folder / "outputs" / "facevault" / "organized" / "alice"
+    assert (config.person_trigger, config.max_iterations, config.training.preset) == ("ohwx alice", 2, "sdxl")
+    assert [call[-1] for call in project.calls] == ["--dry-run", "--yes"]
+
+
+def test_what_can_be_trained_is_what_the_trainers_know():
+    import train_lora
+    from mirror.guide.workflows import PRESETS
+
+    for preset in PRESETS.values():
+        train_lora.parse_args(["d", "--base-model", "b", "--output", "o", "--trigger", "t", *preset.options])
+
+
+# On a terminal
+
+
+class Terminal:
+    """beaver.py in a pseudo-terminal, driven like an expect script."""
+
+    def __init__(self, project: Project, *arguments: object, **environment: str):
+        import pty
+
+        pid, self.handle = pty.fork()
+        if pid == 0:
+            os.chdir(project.folder)
+            os.environ.update(environment | {"TERM": "xterm", "COLUMNS": "100"})
+            command = project.command(*arguments)
+            os.execv(command[0], command)
+        self.pid, self.text = pid, ""
+
+    def see(self, words: str) -> str:
+        """What came until the words came."""
+        import select
+
+        deadline = time.monotonic() + 60
+        while words not in self.text:
+            assert time.monotonic() < deadline, f"{words!r} never came: {self.text}"
+            if select.select([self.handle], [], [], 0.2)[0]:
+                try:
+                    self.text += os.read(self.handle, 65536).decode("utf-8", "replace")
+                except OSError:
+                    assert words in self.text, f"{words!r} never came: {self.text}"
+        before, _, self.text = self.text.partition(words)
+        return before + words
+
+    def say(self, words: str) -> None:
+        os.write(self.handle, words.encode())
+
+    def answer(self, question: str, words: str) -> str:
+        seen = self.see(question)
+        self.say(words + "\n")
+        return seen
+
+    def end(self) -> int:
+        import contextlib
+
+        with contextlib.suppress(OSError):
+            while os.read(self.handle, 65536):
+                pass
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+posix = pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are POSIX's")
+
+
+@posix
+def test_the_menu_leads_through_the_pipeline(project):
+    terminal = Terminal(project)
+    menu = terminal.answer("What shall be done", "1")
+    for entry in ("1: LoRA Training Pipeline", "2: Photo Organization", "3: Individual Tools", "4: Bootstrap Loop"):
+        assert entry in menu
+    terminal.answer("Folder with the photos", "nowhere")
+    terminal.see("no folder that is there")
+    terminal.answer("Folder with the photos", "photos")
+    terminal.answer("Name of the person", "alice")
+    terminal.answer("Trigger words for the person [ohwx alice]", "")
+    assert "flux: Flux.1" in terminal.answer("What to train", "zit")
+    terminal.answer("cagliostrolab/animagine-xl-3.1", "")
+    terminal.answer("Folder of a captioner", "")
+    terminal.answer("InsightFace model pack", "")
+    assert "9: no name, 3 faces" in terminal.answer("Which clusters are the person (numbers) [7]", "4, 9")
+    terminal.see("Next: workflow 4")
+    terminal.answer("What shall be done", "5")
+    terminal.see("There is no page yet")
+    terminal.answer("What shall be done", "q")
+    assert terminal.end() == 0
+    labels = [call[1:4] for call in project.calls if call[1] == "label"]
+    assert labels == [["label", "4", "alice"], ["label", "9", "alice"]]
+    assert project.calls[-1][project.calls[-1].index("--preset") + 1] == "zit"
+
+
+@posix
+def test_ctrl_c_leaves_it_and_the_next_start_offers_to_go_on(project):
+    terminal = Terminal(project, *ALICE[:-1], STANDIN_SLOW="caption")
+    terminal.answer("Trigger words", "")
+    terminal.answer("What to train", "")
+    terminal.answer("Base model", "")
+    terminal.answer("Folder of a captioner", "")
+    terminal.answer("InsightFace model pack", "")
+    terminal.answer("Which clusters", "")
+    terminal.see("Step 5 of 7")
+    while "caption" not in project.steps:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    terminal.say("\x03")
+    terminal.see("Stopped in the step caption")
+    assert terminal.end() == 130 and (project.folder / "stopped.log").is_file()
+    before = len(project.steps)
+    terminal = Terminal(project)
+    terminal.answer("LoRA Training Pipeline (alice) stopped in the step caption. Go on?", "")
+    terminal.see("Next: workflow 4")
+    terminal.answer("What shall be done", "q")
+    assert terminal.end() == 0 and project.steps[before:] == STEPS[STEPS.index("caption") :]
+
+
+@posix
+def test_persons_are_named_while_photos_are_organized(project):
+    terminal = Terminal(project, "--workflow", "2", "--photos", "photos", "--pack", "demo")
+    seen = terminal.answer("Names of clusters, such as 1=alice, 4=bob", "7=alice, 9 = bob b")
+    assert "outputs/facevault/faces.html" in seen and "4: no name, 2 faces" in seen
+    terminal.see("The photos of all who have a name")
+    assert terminal.end() == 0
+    assert [call[2:4] for call in project.calls if call[1] == "label"] == [["7", "alice"], ["9", "bob b"]]
+    assert project.steps[-1] == "export"
+    done = project.run("--workflow", "2", "--photos", "photos", "--names", "alice", "--yes", code=2)
+    assert "is not like 1=alice, 4=bob" in done.stderr
+
+
+@posix
+def test_a_wrong_cluster_and_other_answers_can_be_given_anew(project):
+    answered = ("--preset", "sdxl", "--trigger", "t", "--base-model", "b", "--captioner", "models", "--pack", "demo")
+    terminal = Terminal(project, *ALICE[:-1], *answered, STANDIN_FAILS="label")
+    terminal.answer("Which clusters are the person", "7")
+    terminal.see("The step label ended with exit code 2")
+    assert terminal.end() == 2
+    before = len(project.steps)
+    terminal = Terminal(project)
+    terminal.answer("stopped in the step label. Go on?", "")
+    terminal.answer("Which clusters are the person (numbers) [7]", "9")
+    terminal.see("Next: workflow 4")
+    terminal.answer("What shall be done", "q")
+    assert terminal.end() == 0 and project.steps[before:] == STEPS[STEPS.index("label") :]
+    assert project.calls[before][2:4] == ["9", "alice"]
+    project.run(*ALICE[:4], "--person", "bob", "--yes", code=2, STANDIN_FAILS="prep")
+    terminal = Terminal(project)
+    terminal.answer("(bob) stopped in the step prep. Go on?", "n")
+    terminal.answer("What shall be done", "1")
+    terminal.answer("Folder with the photos (they are never changed) [photos]", "")
+    terminal.answer("Name of the person [bob]", "carol")
+    terminal.say("\x04")
+    assert terminal.end() == 130
+
+
+@posix
+def test_a_tool_asks_for_its_options_and_shows_the_command(project, make_picture, tiny_pack):
+    shutil.copytree(tiny_pack, project.folder / "models" / "buffalo_l")
+    make_picture(project.folder / "my photos" / "1.jpg")
+    terminal = Terminal(project)
+    terminal.answer("What shall be done", "3")
+    listed = terminal.see("Which script")
+    number = next(line.split(":")[0].strip() for line in listed.splitlines() if "gap_analysis.py" in line)
+    terminal.say(f"{number}\n")
+    terminal.answer("DATASET:", "my photos")
+    terminal.answer("Change other options?", "y")
+    table = terminal.see("Enter to go on")
+    row = next(line for line in table.splitlines() if "--output" in line)
+    assert "gaps.json" in row, "the default is shown"
+    terminal.say(row.replace("│", " ").split()[0] + "\n")
+    terminal.answer("--output:", "mine.json")
+    terminal.answer("Enter to go on", "")
+    assert "gap_analysis.py 'my photos' --output mine.json" in terminal.answer("Run it?", "")
+    terminal.answer("What shall be done", "5")
+    assert "mine.html" in terminal.see("What shall be done")
+    terminal.say("q\n")
+    assert terminal.end() == 0 and (project.folder / "mine.json").is_file()
+
+
+def test_the_commands_of_the_page_run(project):
+    from documents import commands
+
+    lines = [line for line in commands("python beaver.py") if line != "python beaver.py"]  # the menu, see above
+    for line in lines:
+        project.run(*shlex.split(line)[2:])
+    assert len(lines) == 2 and project.session["finished"]
