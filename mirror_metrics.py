@@ -47,7 +47,7 @@ from utils.files import demand_writable, first_of, tell_ignored, timestamp, vers
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     import pandas as pd
 
-    from mirror.contracts.summary import DatasetCheck, GroupSummary, PackInfo, Summary
+    from mirror.contracts.summary import DatasetCheck, PackInfo, Summary
     from mirror.faces.inputs import Folders, Inputs
     from mirror.faces.measurer import Picture
     from mirror.faces.packs import Pack
@@ -321,63 +321,20 @@ def summarise(
 
 def tell(args: argparse.Namespace, summary: Summary) -> None:
     """The end of a run: the table and the paths on stdout, or the summary alone with --json."""
-    from mirror.contracts.summary import group_label
     from mirror.dataset.keeping import tell_check
+    from mirror.report.words import tell_groups, tell_verdicts
 
     tell_ignored(summary.ignored_files)
     if args.json:
         show_json(summary.model_dump_json(indent=2))
         return
-    rows = [
-        [
-            group_label(group.type, group.name),
-            *map(str, (group.images, group.faces, group.failed)),
-            *_similarity_of(group),
-        ]
-        for group in summary.groups
-    ]
-    columns = ["Group", "Images", "Faces", "Failed", "Median similarity", "95 % interval", "Q1", "Q3"]
-    compared_with = "held-out photos" if args.holdout else "references"
-    print_table(
-        f"Similarity to the {compared_with} (each of these against the others)",
-        columns,
-        rows,
-        fold=("Q3", "Q1", "Images", "95 % interval"),
-        elsewhere="The summary has them.",
-    )
+    tell_groups(summary, "held-out photos" if args.holdout else "references")
     tell_check(summary.dataset, args.export_keep)
     tell_verdicts(summary)
     providers = ", ".join(f"{name} ({count})" for name, count in summary.providers.items())
     show(f"Pack {summary.pack.identity}, measured by {providers}", summary.pack.licence)
     for kind, name in summary.results.items():
         show(f"{kind + ':':<11}{args.output / name}")
-
-
-def tell_verdicts(summary: Summary) -> None:
-    """Rank and verdicts of each group, and one sentence for each question."""
-    from mirror.contracts.summary import CANDIDATE, group_label
-
-    verdicts = {group.name: group.verdicts for group in summary.groups if group.type == CANDIDATE}
-    rows = [
-        [
-            group_label(CANDIDATE, one.name),
-            "-" if one.rank is None else str(one.rank),
-            ", ".join(verdict.name for verdict in verdicts[one.name]),
-        ]
-        for one in summary.ranking
-    ]
-    if rows:
-        title = "Groups of one rank cannot be told apart" if len(rows) > 1 else "Verdict"
-        print_table(title, ["Group", "Rank", "Verdict"], rows, numbers=False)
-    for answer in summary.answers:
-        show(f"{answer.question.capitalize()}? {answer.text}")
-
-
-def _similarity_of(group: GroupSummary) -> list[str]:
-    """Median, its interval, first and third quartile."""
-    spread, interval = group.similarity, group.similarity_interval
-    numbers = ["-" if value is None else f"{value:.3f}" for value in (spread.median, spread.q1, spread.q3)]
-    return [numbers[0], "-" if interval is None else f"{interval[0]:.3f} - {interval[1]:.3f}", *numbers[1:]]
 
 
 def _demand_a_face(pictures: list[Picture], what: str) -> None:
