@@ -266,6 +266,16 @@ def test_a_mistake_gets_one_sentence(vault, arguments, said):
     assert said in done.stderr
 
 
+def test_odd_names_get_a_folder_and_no_two_share_one(vault):
+    bob = vault.ask("SELECT id FROM persons WHERE name = 'bob'")[0][0]
+    vault("label", bob, "bob/../X: ann")
+    vault("prep", "bob/../X: ann", "--size", SIZE)
+    assert vault.json("organized/bob_.._X_ ann/metadata.json")["person"] == "bob/../X: ann"
+    vault("label", bob, "bob_.._X_ ann")
+    said = vault("prep", "bob_.._X_ ann", code=2).stderr
+    assert "is the folder of bob/../X: ann" in said
+
+
 def test_a_metadata_file_of_somebody_else_is_not_overwritten(vault):
     dataset(vault).mkdir(parents=True)
     (dataset(vault) / "metadata.json").write_text('{"mine": true}')
