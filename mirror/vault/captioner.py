@@ -15,15 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from mirror.faces.cache import content_hash
 from mirror.vault.captions import Captions, StoredCaption
 from mirror.vault.crops import Window, cut, upright
-from mirror.vault.shots import Shot
+from mirror.vault.shots import Shot, read_photo
 from mirror.vault.store import VaultStore
 from utils.console import UserError, say
 from utils.decoding import ImageError, decode
 from utils.files import reason_of
-from utils.images import read_file
 from utils.progress import GroupProgress
 
 MOST_TOKENS = 160  # of a caption; our choice: text encoders read 77, Flux's and Z-Image's 256 and more
@@ -193,13 +191,9 @@ def _read(parts: list[tuple[Shot, Window]]) -> list[tuple[int, np.ndarray]]:
     found = []
     for shot, window in parts:
         try:
-            data = read_file(shot.source)
-            if content_hash(data) != shot.picture.content:
-                say(f"Note: {shot.source} was changed since the scan, and gets no caption: scan again.")
-                continue
-            image = cut(upright(decode(data), shot.face.turned_deg), window)
+            image = cut(upright(decode(read_photo(shot)[1]), shot.face.turned_deg), window)
         except ImageError as problem:
-            say(f"Note: {shot.source} {problem.reason}, and gets no caption.")
+            say(f"Note: {shot.source} gets no caption: it {problem.reason}.")
             continue
         found.append((shot.face.id, np.ascontiguousarray(image[:, :, ::-1])))
     return found

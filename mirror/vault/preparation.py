@@ -24,7 +24,6 @@ from mirror.dataset.gaps import (
     recommend,
     synthetic_room,
 )
-from mirror.faces.cache import content_hash
 from mirror.faces.pose import angle_bin
 from mirror.vault import sameness
 from mirror.vault.captions import (
@@ -36,14 +35,14 @@ from mirror.vault.captions import (
 from mirror.vault.choices import DUPLICATES, METADATA, MIN_FACE, REAL_MIN, SIZE
 from mirror.vault.crops import Window, choose_window, cut, in_window, upright
 from mirror.vault.folders import Folder
-from mirror.vault.shots import Shot, person_named, shots_of
+from mirror.vault.shots import Shot, person_named, read_photo, shots_of
 from mirror.vault.store import VaultStore
 from mirror.vault.wording import Measured, told_constant_phrases
 from utils.captions import METADATA_LINES, caption_of
 from utils.console import UserError
 from utils.decoding import ImageError, decode, is_opaque
 from utils.defaults import MAX_SYNTHETIC_SHARE
-from utils.files import Status, disk_errors_as, file_word, readable, timestamp, versions_of
+from utils.files import disk_errors_as, file_word, readable, timestamp, versions_of
 from utils.images import read_file
 from utils.progress import GroupProgress
 
@@ -256,11 +255,9 @@ class Preparation:
         recipe = f"{_VERSION} {shot.picture.content} {one.window} {shot.face.turned_deg} {links}"
         if self.folder.holds(name, recipe):
             return
-        data = read_file(shot.source)
-        if content_hash(data) != shot.picture.content:
-            raise ImageError(Status.UNREADABLE, "was changed since the scan: scan again")
+        source, data = read_photo(shot)
         if links:
-            self.linked = self.folder.link(name, shot.source, shot.picture.content, recipe) or self.linked
+            self.linked = self.folder.link(name, source, shot.picture.content, recipe) or self.linked
             return
         if not as_it_is:
             image = cut(upright(decode(data), shot.face.turned_deg), one.window)

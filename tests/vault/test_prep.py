@@ -215,17 +215,19 @@ def test_a_photo_that_changed_or_went_is_left_out(vault, tmp_path):
     library = tmp_path / "library"
     sources = [Path(one["source"]) for one in metadata_after(vault)["pictures"]][:3]
     library.mkdir()
-    for path in sources:
-        data = path.read_bytes() + b"another file"  # behind the end of a JPEG
-        (library / path.name).write_bytes(data)
+    names = ("changed.jpg", "gone.jpg", "twice.jpg")
+    for path, name in zip(sources, names, strict=True):
+        (library / name).write_bytes(path.read_bytes() + b"another file")  # behind the end of a JPEG
+    shutil.copy(library / "twice.jpg", library / "twice again.jpg")
     vault("scan", library, "--pack", "demo")
     vault("cluster")
-    (library / sources[0].name).write_bytes(sources[1].read_bytes())
-    (library / sources[1].name).unlink()
+    (library / "changed.jpg").write_bytes(sources[1].read_bytes())
+    (library / "gone.jpg").unlink()
+    (library / "twice.jpg").unlink()
     prep(vault)
-    reasons = {one["source"]: one["reason"] for one in metadata(vault)["left_out"]}
-    assert "changed since the scan" in reasons[str(library / sources[0].name)]
-    assert "vanished" in reasons[str(library / sources[1].name)]
+    reasons = {Path(one["source"]).name: one["reason"] for one in metadata(vault)["left_out"]}
+    assert "changed since the scan" in reasons["changed.jpg"] and "vanished" in reasons["gone.jpg"]
+    assert any(Path(one["source"]).name.startswith("twice") for one in metadata(vault)["pictures"])
 
 
 def test_kills_lose_nothing_and_double_nothing(vault):
