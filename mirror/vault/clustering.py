@@ -176,18 +176,18 @@ def _nearest(embeddings: np.ndarray, distance: float):
     from scipy.sparse import csr_matrix
 
     count = len(embeddings)
-    most = min(NEIGHBOURS, count - 1)
     rows, columns, values = [], [], []
     for start in range(0, count, _BLOCK):
-        away = 1 - embeddings[start : start + _BLOCK] @ embeddings.T
-        here = np.arange(len(away))
-        away[here, start + here] = np.inf
-        near = np.argpartition(away, most - 1, axis=1)[:, :most]
-        far = np.take_along_axis(away, near, axis=1)
-        row, place = np.nonzero(far <= distance)
+        cosine = embeddings[start : start + _BLOCK] @ embeddings.T
+        here = np.arange(len(cosine))
+        cosine[here, start + here] = -2
+        near = cosine >= 1 - distance
+        for row in np.flatnonzero(near.sum(axis=1) > NEIGHBOURS):  # few: most faces have few that are alike
+            near[row] &= cosine[row] >= np.partition(cosine[row], -NEIGHBOURS)[-NEIGHBOURS]
+        row, column = np.nonzero(near)
         rows.append(start + row)
-        columns.append(near[row, place])
-        values.append(np.maximum(far[row, place], 1e-7))  # a zero would be no entry
+        columns.append(column)
+        values.append(np.maximum(1 - cosine[row, column], 1e-7))  # a zero would be no entry
     row, column, value = map(np.concatenate, (rows, columns, values))
     graph = csr_matrix((value, (row, column)), shape=(count, count))
     return graph.maximum(graph.T).tocsr()
@@ -272,8 +272,9 @@ class _Groups:
                 refused = np.isin(owner, list(self.banned[active[i]]))
                 alike[np.ix_(rows == i, refused)] = -2
                 alike[refused[rows], i] = -2
-            best[start : start + len(rows)] = alike.argmax(axis=1)
-            cosine[start : start + len(rows)] = alike.max(axis=1)
+            place = slice(start, start + len(rows))
+            best[place] = alike.argmax(axis=1)
+            cosine[place] = alike[np.arange(len(rows)), best[place]]
         return best, cosine
 
     def _shown(self, active: np.ndarray):
