@@ -21,6 +21,7 @@ from mirror.vault.shots import Shot, read_photo
 from mirror.vault.store import VaultStore
 from utils.console import UserError, say
 from utils.decoding import ImageError, decode
+from utils.defaults import BOOTSTRAP_REQUIREMENTS
 from utils.files import reason_of
 from utils.progress import GroupProgress
 
@@ -46,9 +47,13 @@ class Captioner:
 def load_captioner(folder: Path, style: str, device: str) -> Captioner:
     """The captioner in a folder. Raises UserError for what is none, or cannot be loaded."""
     kind = _kind_of(folder)
-    import torch
-    import transformers
-
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise UserError(
+            f"{error}. A captioner needs more packages: python -m pip install -r {BOOTSTRAP_REQUIREMENTS}"
+        ) from error
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     on_gpu = torch.cuda.is_available()
@@ -127,7 +132,12 @@ def _ask_in_a_chat(processor: Any, model: Any, pictures: list, style: str) -> li
         for one in pictures
     ]
     inputs = processor.apply_chat_template(
-        chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", padding=True
+        chats,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True},
     )
     inputs = _moved(inputs, model)
     answers = _generate(model, inputs)[:, inputs["input_ids"].shape[1] :]
