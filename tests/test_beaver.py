@@ -149,6 +149,7 @@ def test_stopped_in_the_middle_it_goes_on_there(project, number):
         (("--workflow", "1", "--yes"), "give --photos"),
         (("--workflow", "1", "--yes", "--photos", "nowhere"), "--photos nowhere is no folder"),
         (("--workflow", "1", "--yes", "--photos", "photos"), "give --person"),
+        (("--workflow", "1", "--yes", "--photos", "photos", "--person", "../bob"), "is no name of a folder"),
         ((*ALICE, "--more", "trian -x"), "its first word is no step; known: caption, cluster"),
         (("--workflow", "4", "--yes", "--person", "nobody"), "workflow 1 makes the dataset of nobody"),
     ],

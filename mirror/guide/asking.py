@@ -61,6 +61,8 @@ def checked(question: Question, given: str) -> str:
         return ""
     if question.choices and given not in question.choices:
         raise UserError(f"{flag} {given} is none of {', '.join(question.choices)}.")
+    if question.is_name and (set(given) & set('<>:"/\\|?*') or given.strip(" .") != given or given.isdecimal()):
+        raise UserError(f"{flag} {given}: that is no name of a folder; letters, spaces, - and _ are.")
     if question.is_folder:
         folder = Path(given).expanduser()
         if not folder.is_dir():

@@ -31,6 +31,7 @@ class Question:
     default: Callable[[Answers], str] = lambda answers: ""
     choices: tuple[str, ...] = ()
     is_folder: bool = False  # must be a folder that is there
+    is_name: bool = False  # becomes the name of a folder
     is_needed: bool = True  # "" is no answer
     when: Callable[[Answers], bool] = lambda answers: True
     at: str = ""  # the step before which it is asked; "": at the beginning
@@ -205,7 +206,7 @@ def _loop(answers: Answers) -> Commands:
 
 
 _PHOTOS = Question("photos", "Folder with the photos (they are never changed)", is_folder=True)
-_PERSON = Question("person", "Name of the person")
+_PERSON = Question("person", "Name of the person", is_name=True)
 _TRIGGER = Question("trigger", "Trigger words for the person", lambda answers: f"ohwx {answers['person']}")
 _PACK = Question("pack", "InsightFace model pack", is_needed=False)
 _BASE = Question(

@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from mirror.faces.cache import content_hash
 from mirror.vault.captions import Captions, StoredCaption
 from mirror.vault.crops import Window, cut, upright
-from mirror.vault.shots import Shot
+from mirror.vault.shots import Shot, read_photo
 from mirror.vault.store import VaultStore
 from utils.console import UserError, say
 from utils.decoding import ImageError, decode
+from utils.defaults import BOOTSTRAP_REQUIREMENTS
 from utils.files import reason_of
-from utils.images import read_file
 from utils.progress import GroupProgress
 
 MOST_TOKENS = 160  # of a caption; our choice: text encoders read 77, Flux's and Z-Image's 256 and more
@@ -48,9 +47,13 @@ class Captioner:
 def load_captioner(folder: Path, style: str, device: str) -> Captioner:
     """The captioner in a folder. Raises UserError for what is none, or cannot be loaded."""
     kind = _kind_of(folder)
-    import torch
-    import transformers
-
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise UserError(
+            f"{error}. A captioner needs more packages: python -m pip install -r {BOOTSTRAP_REQUIREMENTS}"
+        ) from error
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     on_gpu = torch.cuda.is_available()
@@ -129,7 +132,12 @@ def _ask_in_a_chat(processor: Any, model: Any, pictures: list, style: str) -> li
         for one in pictures
     ]
     inputs = processor.apply_chat_template(
-        chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", padding=True
+        chats,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True},
     )
     inputs = _moved(inputs, model)
     answers = _generate(model, inputs)[:, inputs["input_ids"].shape[1] :]
@@ -193,13 +201,9 @@ def _read(parts: list[tuple[Shot, Window]]) -> list[tuple[int, np.ndarray]]:
     found = []
     for shot, window in parts:
         try:
-            data = read_file(shot.source)
-            if content_hash(data) != shot.picture.content:
-                say(f"Note: {shot.source} was changed since the scan, and gets no caption: scan again.")
-                continue
-            image = cut(upright(decode(data), shot.face.turned_deg), window)
+            image = cut(upright(decode(read_photo(shot)[1]), shot.face.turned_deg), window)
         except ImageError as problem:
-            say(f"Note: {shot.source} {problem.reason}, and gets no caption.")
+            say(f"Note: {shot.source} gets no caption: it {problem.reason}.")
             continue
         found.append((shot.face.id, np.ascontiguousarray(image[:, :, ::-1])))
     return found

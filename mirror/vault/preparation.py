@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +24,6 @@ from mirror.dataset.gaps import (
     recommend,
     synthetic_room,
 )
-from mirror.faces.cache import content_hash
 from mirror.faces.pose import angle_bin
 from mirror.vault import sameness
 from mirror.vault.captions import (
@@ -34,14 +35,14 @@ from mirror.vault.captions import (
 from mirror.vault.choices import DUPLICATES, METADATA, MIN_FACE, REAL_MIN, SIZE
 from mirror.vault.crops import Window, choose_window, cut, in_window, upright
 from mirror.vault.folders import Folder
-from mirror.vault.shots import Shot, person_named, shots_of
+from mirror.vault.shots import Shot, person_named, read_photo, shots_of
 from mirror.vault.store import VaultStore
 from mirror.vault.wording import Measured, told_constant_phrases
 from utils.captions import METADATA_LINES, caption_of
 from utils.console import UserError
 from utils.decoding import ImageError, decode, is_opaque
 from utils.defaults import MAX_SYNTHETIC_SHARE
-from utils.files import Status, disk_errors_as, file_word, readable, timestamp, versions_of
+from utils.files import disk_errors_as, file_word, readable, timestamp, versions_of
 from utils.images import read_file
 from utils.progress import GroupProgress
 
@@ -176,6 +177,16 @@ def duplicates_in(store: VaultStore, output: Path) -> dict[str, str]:
     return reasons
 
 
+def _demand_folder_of(target: Path, name: str) -> None:
+    """Raise UserError where the folder is somebody else's: another program's, or another person's."""
+    path = target / METADATA
+    demand_own(path, "facevault.py")
+    with contextlib.suppress(OSError, ValueError):
+        whose = json.loads(path.read_text(encoding="utf-8")).get("person")
+        if whose != name:
+            raise UserError(f"{target} is the folder of {whose}: give one of the two another name.")
+
+
 class Preparation:
     """One dataset on its way into its folder."""
 
@@ -184,7 +195,7 @@ class Preparation:
         self.shots = shots_of(store, person)
         if not self.shots:
             raise UserError(f"No photo of {name} is there any more: scan the folder again that holds them.")
-        demand_own(target / METADATA, "facevault.py")
+        _demand_folder_of(target, name)
         self.folder = Folder(store, target)
         self.stored = Captions(store).all()
         self.written: list[tuple[PreparedPicture, Measured]] = []
@@ -244,11 +255,9 @@ class Preparation:
         recipe = f"{_VERSION} {shot.picture.content} {one.window} {shot.face.turned_deg} {links}"
         if self.folder.holds(name, recipe):
             return
-        data = read_file(shot.source)
-        if content_hash(data) != shot.picture.content:
-            raise ImageError(Status.UNREADABLE, "was changed since the scan: scan again")
+        source, data = read_photo(shot)
         if links:
-            self.linked = self.folder.link(name, shot.source, shot.picture.content, recipe) or self.linked
+            self.linked = self.folder.link(name, source, shot.picture.content, recipe) or self.linked
             return
         if not as_it_is:
             image = cut(upright(decode(data), shot.face.turned_deg), one.window)
@@ -287,10 +296,8 @@ class Preparation:
         """metadata.jsonl, as Hugging Face's datasets read it."""
         if not self.settings.lines:
             return
-        from json import dumps
-
         rows = [{"file_name": one.file, "text": one.caption or self.settings.trigger} for one, _ in self.written]
-        text = "".join(dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         self.ours.add(METADATA_LINES)
         self.folder.write(METADATA_LINES, text.encode("utf-8", "replace"))
 
@@ -341,6 +348,8 @@ class Preparation:
 
     def _regions(self, one: Chosen) -> dict[str, np.ndarray | None]:
         jpeg = self.store.thumbnail_of(one.shot.picture.content)
+        if jpeg is None:
+            return dict.fromkeys((sameness.OUTFIT, sameness.ROOM))
         small = upright(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), one.shot.face.turned_deg)
         across, down = small.shape[1] / one.shot.size_wh[0], small.shape[0] / one.shot.size_wh[1]
         box = tuple(edge * (across, down)[i % 2] for i, edge in enumerate(one.shot.face_box))

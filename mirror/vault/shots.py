@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from mirror.dataset.buckets import Box
+from mirror.faces.cache import content_hash
 from mirror.vault.crops import upright_box, upright_size
 from mirror.vault.store import Face, StoredPicture, VaultStore
 from utils.console import UserError
+from utils.decoding import ImageError
+from utils.files import Status
+from utils.images import read_file
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,21 @@ class Shot:
 
     def _upright(self, face: Face) -> Box:
         return upright_box(face.box_xyxy, self.picture.size_wh, self.face.turned_deg)
+
+
+def read_photo(shot: Shot) -> tuple[Path, bytes]:
+    """The first of its files that still holds what was scanned, and its bytes. Raises ImageError."""
+    problem = None
+    for path in sorted(shot.picture.paths):
+        try:
+            data = read_file(path, math.inf)  # within the limit when it was scanned
+        except ImageError as error:
+            problem = problem or error
+            continue
+        if content_hash(data) == shot.picture.content:
+            return path, data
+        problem = ImageError(Status.UNREADABLE, "was changed since the scan: scan again")
+    raise problem
 
 
 def named_persons(store: VaultStore) -> dict[str, int]:

@@ -215,17 +215,19 @@ def test_a_photo_that_changed_or_went_is_left_out(vault, tmp_path):
     library = tmp_path / "library"
     sources = [Path(one["source"]) for one in metadata_after(vault)["pictures"]][:3]
     library.mkdir()
-    for path in sources:
-        data = path.read_bytes() + b"another file"  # behind the end of a JPEG
-        (library / path.name).write_bytes(data)
+    names = ("changed.jpg", "gone.jpg", "twice.jpg")
+    for path, name in zip(sources, names, strict=True):
+        (library / name).write_bytes(path.read_bytes() + b"another file")  # behind the end of a JPEG
+    shutil.copy(library / "twice.jpg", library / "twice again.jpg")
     vault("scan", library, "--pack", "demo")
     vault("cluster")
-    (library / sources[0].name).write_bytes(sources[1].read_bytes())
-    (library / sources[1].name).unlink()
+    (library / "changed.jpg").write_bytes(sources[1].read_bytes())
+    (library / "gone.jpg").unlink()
+    (library / "twice.jpg").unlink()
     prep(vault)
-    reasons = {one["source"]: one["reason"] for one in metadata(vault)["left_out"]}
-    assert "changed since the scan" in reasons[str(library / sources[0].name)]
-    assert "vanished" in reasons[str(library / sources[1].name)]
+    reasons = {Path(one["source"]).name: one["reason"] for one in metadata(vault)["left_out"]}
+    assert "changed since the scan" in reasons["changed.jpg"] and "vanished" in reasons["gone.jpg"]
+    assert any(Path(one["source"]).name.startswith("twice") for one in metadata(vault)["pictures"])
 
 
 def test_kills_lose_nothing_and_double_nothing(vault):
@@ -264,6 +266,16 @@ def test_kills_lose_nothing_and_double_nothing(vault):
 def test_a_mistake_gets_one_sentence(vault, arguments, said):
     done = vault(*arguments, code=2)
     assert said in done.stderr
+
+
+def test_odd_names_get_a_folder_and_no_two_share_one(vault):
+    bob = vault.ask("SELECT id FROM persons WHERE name = 'bob'")[0][0]
+    vault("label", bob, "bob/../X: ann")
+    vault("prep", "bob/../X: ann", "--size", SIZE)
+    assert vault.json("organized/bob_.._X_ ann/metadata.json")["person"] == "bob/../X: ann"
+    vault("label", bob, "bob_.._X_ ann")
+    said = vault("prep", "bob_.._X_ ann", code=2).stderr
+    assert "is the folder of bob/../X: ann" in said
 
 
 def test_a_metadata_file_of_somebody_else_is_not_overwritten(vault):
