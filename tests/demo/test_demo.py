@@ -95,13 +95,16 @@ def test_planted_faults_are_named_and_the_questions_answered(demo):
     answers = {answer["question"]: answer for answer in summary["answers"]}
     assert answers["best checkpoint"]["numbers"]["group"] in ("balanced", "lora-000008")
     assert "lora-000010, lora-000012, overtrained copy references" in answers["best checkpoint"]["sentence"]
-    assert answers["overtrained"]["sentence"].startswith("Yes, lora-000010:") and "Yes, rigid:" in done.stdout
+    assert answers["overtrained"]["headline"] == "Yes, lora-000010 and 2 more"
+    assert answers["overtrained"]["sentence"].startswith("lora-000010: 7 of 12 faces are near copies")
+    assert answers["rigid"]["headline"] == "Yes, rigid"
     assert answers["dataset"]["numbers"]["outliers"] == 2 and "012.png, 013.png" in answers["dataset"]["sentence"]
     (curve,) = summary["curves"]
     assert [point["number"] for point in curve["checkpoints"]] == list(STEPS) and curve["best"] == "lora-000008"
     ranks = {one["name"]: one["rank"] for one in summary["ranking"]}
     assert ranks["lora-000008"] == 1 < ranks["undertrained"] and ranks["wrong_person"] > 1
-    assert all(f"{question.capitalize()}? {answer['sentence']}" in done.stdout for question, answer in answers.items())
+    for question, answer in answers.items():
+        assert f"{question.capitalize()}? {answer['headline']}. {answer['sentence']}" in done.stdout
 
 
 def test_a_second_run_finds_the_world_and_measures_nothing_again(demo):

@@ -199,8 +199,12 @@ def test_a_gate_without_anything_to_judge_does_not_open(metrics, tiny_pack, tmp_
     for seed in range(3):
         make_picture(tmp_path / "ref" / f"{seed}.jpg", seed)
     run = metrics("--pack", tiny_pack, "--fail-below", "0.1")
-    assert run.code == 3 and "there are no generated images" in run.stderr
+    assert run.code == 3 and "There are no generated images." in run.stderr
     make_picture(tmp_path / "cand" / "lora" / "a.jpg", 7)
+    run = metrics("--pack", tiny_pack, "--fail-below", "-1", output="out1")
+    assert run.code == 3 and "No group has more than 1 measured face" in run.stderr, "one face proves nothing"
+    for seed in range(8, 13):
+        make_picture(tmp_path / "cand" / "lora" / f"{seed}.jpg", seed)
     assert metrics("--pack", tiny_pack, "--fail-below", "-1", output="out2").code == 0
     assert metrics("--pack", tiny_pack, "--fail-below", "55", output="out3").code == 2
 
