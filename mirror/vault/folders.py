@@ -75,12 +75,29 @@ class Folder:
             shutil.copyfile(source, target)
         return "copy"
 
+    def names(self) -> list[str]:
+        """Of every file that was ever written here, whether it is there or not."""
+        inside = self._key("")
+        rows = self._store.ask("SELECT DISTINCT path FROM written WHERE substr(path, 1, ?) = ?", len(inside), inside)
+        return sorted(key[len(inside) :] for (key,) in rows)
+
+    def is_changed(self, name: str) -> bool:
+        """Whether the file is there as somebody else wrote it."""
+        return os.path.lexists(self.path / name) and not self.is_ours(name)
+
+    def move(self, name: str, new_name: str) -> bool:
+        """Give a file that somebody changed another name; False where somebody's other file has that."""
+        if not self.is_ours(new_name):
+            return False
+        self._note(new_name, "", "")  # known by its name, and never taken for our own
+        with self._writing(new_name):
+            os.replace(self.path / name, self.path / new_name)
+        return True
+
     def clear(self, keep: Collection[str]) -> list[str]:
         """Delete our own files but those to `keep`; the names of pictures and captions that people changed stay."""
         kept = []
-        inside = self._key("")
-        rows = self._store.ask("SELECT DISTINCT path FROM written WHERE substr(path, 1, ?) = ?", len(inside), inside)
-        for name in sorted(key[len(inside) :] for (key,) in rows):
+        for name in self.names():
             self._clear_drafts(name)
             path = self.path / name
             if name in keep or not os.path.lexists(path):

@@ -48,6 +48,7 @@ from utils.progress import GroupProgress
 
 _COPIED = (".jpg", ".jpeg", ".png", ".webp")  # read by every trainer as they are
 _VERSION = 1  # of how pictures are made: part of each recipe
+_DIGITS = 8  # of a photo's SHA-256, at the end of the name of its picture
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,7 @@ class Preparation:
             raise UserError(f"No photo of {name} is there any more: scan the folder again that holds them.")
         _demand_folder_of(target, name)
         self.folder = Folder(store, target)
+        self.earlier = self._earlier_names()
         self.stored = Captions(store).all()
         self.written: list[tuple[PreparedPicture, Measured]] = []
         self.ours: set[str] = {METADATA}
@@ -232,7 +234,8 @@ class Preparation:
         shot, window = one.shot, one.window
         as_it_is = self._is_copied(one)
         suffix = shot.source.suffix.lower() if as_it_is else ".png"
-        name = f"{self.settings.inner}{file_word(shot.source.stem)[:60]}_{shot.picture.content[:8]}{suffix}"
+        name = f"{self.settings.inner}{file_word(shot.source.stem)[:60]}_{shot.picture.content[:_DIGITS]}{suffix}"
+        name = self._with_changes(name, shot.picture.content)
         try:
             self._save(one, name, as_it_is)
         except ImageError as problem:
@@ -242,6 +245,25 @@ class Preparation:
         self.ours |= {name} if words is None else {name, caption_of(Path(name)).as_posix()}
         self.written.append((self._row(one, name, seen, words, by), seen))
         return None
+
+    def _earlier_names(self) -> dict[str, list[str]]:
+        """Pictures and captions that may ever have been here, by the end of their names, which is of the content."""
+        found: dict[str, list[str]] = {}
+        names = self.folder.names()
+        for name in sorted({*names, *(caption_of(Path(one)).as_posix() for one in names)}):
+            found.setdefault(Path(name).stem[-_DIGITS:], []).append(name)
+        return found
+
+    def _with_changes(self, name: str, content: str) -> str:
+        """The name of a picture, after what somebody changed under an earlier one (the photo was renamed, --kohya) has
+        moved there. A changed picture keeps its suffix."""
+        for old in filter(self.folder.is_changed, self.earlier.get(content[:_DIGITS], ())):
+            suffix = Path(old).suffix
+            new = Path(name).with_suffix(suffix).as_posix()
+            is_there = old == new or self.folder.move(old, new)
+            if is_there and suffix != caption_of(Path(old)).suffix:
+                name = new
+        return name
 
     def _is_copied(self, one: Chosen) -> bool:
         """Whether the photo is taken byte for byte: whole, upright, unscaled, of a kind that every trainer reads."""

@@ -149,6 +149,40 @@ def test_what_people_wrote_is_kept(vault, tmp_path):
         beside.unlink()
 
 
+def test_what_people_changed_goes_with_its_picture(vault, tmp_path):
+    """Into kohya's folder and back, and under the new name of a photo."""
+    library = tmp_path / "library"
+    library.mkdir()
+    (source,) = [Path(one["source"]) for one in metadata_after(vault)["pictures"]][:1]
+    photo = library / "first.jpg"
+    photo.write_bytes(source.read_bytes() + b"another file")  # behind the end of a JPEG
+    vault("scan", library, "--pack", "demo")
+    vault("cluster")
+    vault("caption", "alice")
+    prep(vault)
+
+    def words(folder: Path, stem: str) -> str:
+        (text,) = folder.glob(f"{stem}_*.txt")
+        return text.read_text()
+
+    (text,) = dataset(vault).glob("first_*.txt")
+    text.write_text("ohwx alice in the garden")
+    (picture,) = [path for path in pictures_in(dataset(vault)) if path.stem == text.stem]
+    picture.write_bytes(b"retouched")
+    prep(vault, "--kohya")
+    inner = dataset(vault) / "10_ohwx alice"
+    assert words(inner, "first") == "ohwx alice in the garden" and not text.exists()
+    assert (inner / picture.name).read_bytes() == b"retouched" and not picture.exists()
+    photo.rename(library / "second.jpg")
+    vault("scan", library, "--pack", "demo")
+    prep(vault, "--no-crop")
+    assert words(dataset(vault), "second") == "ohwx alice in the garden" and not inner.exists()
+    found = [path for path in pictures_in(dataset(vault)) if path.stem.endswith(text.stem[-8:])]
+    assert [path.read_bytes() for path in found] == [b"retouched"], "once, though a copy would end otherwise"
+    (row,) = [one for one in metadata(vault)["pictures"] if one["file"] == found[0].name]
+    assert row["caption"] == "ohwx alice in the garden" and row["caption_by"] == "person"
+
+
 def test_whole_photos_as_copies_and_as_links(vault):
     prep(vault, "--no-crop")
     found = metadata(vault)["pictures"]
