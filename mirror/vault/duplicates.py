@@ -67,7 +67,7 @@ class _Small:
 
 def find_duplicates(store: VaultStore, most_bits: int = PHASH_BITS) -> list[DuplicateSet]:
     """Sets of pictures that show the same, near ones and bursts; exact ones are files of one picture."""
-    pictures = store.pictures()
+    pictures = store.pictures_on_disk()
     order = sorted(pictures)
     smalls = [_small(store.thumbnail_of(content)) for content in order]
     place = {content: i for i, content in enumerate(order)}

@@ -104,8 +104,8 @@ def stats_of(store: VaultStore) -> list[list[str]]:
 
 
 def duplicates_of(store: VaultStore, most_bits: int) -> Duplicates:
-    """All files that show the same as a better one."""
-    pictures = store.pictures()
+    """All files that show the same as a better one, of those that are on the disk."""
+    pictures = store.pictures_on_disk()
     found = {one.keep: one for one in duplicates.find_duplicates(store, most_bits)}
     dropped = {one.content: (keep, one) for keep, group in found.items() for one in group.duplicates}
     groups: dict[str, list[DuplicateFile]] = {}

@@ -168,12 +168,12 @@ def duplicates_in(store: VaultStore, output: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     content_of = {readable(str(file)): one.content for one in store.pictures().values() for file in one.paths}
-    reasons: dict[str, str] = {}
+    there, reasons = store.pictures_on_disk(), {}
     for group in read_contract(path, Duplicates, "facevault.py dedup").groups:
         kept = content_of.get(group.keep)
         for one in group.duplicates:
             content = content_of.get(one.file)
-            if None not in (kept, content) and content != kept:
+            if kept in there and content not in (None, kept):
                 reasons[content] = f"{one.kind} duplicate of {group.keep}, which is kept: {one.why}"
     return reasons
 

@@ -183,23 +183,33 @@ class Scan:
 
 
 def scan(store: VaultStore, looker: VaultLooker, folder: Path, pictures: list[ScannedPicture]) -> Scan:
-    """Measure what is new and note what moved and what vanished. Ctrl-C and kills lose the pictures in hand alone."""
+    """Measure what is new and note what moved and what vanished. Ctrl-C and kills lose the pictures in hand alone.
+
+    A missing file of another folder has moved if its content is here; else its disk may only be unplugged.
+    """
     before = {path_key(path): (content, vanished) for path, content, _, _, vanished in store.files()}
     look_at(pictures, looker)
     seen = {path_key(one.path): one for one in pictures}
     root = path_key(folder)
     inside = root if root.endswith(os.fsencode(os.sep)) else root + os.fsencode(os.sep)
+    found = {one.content for one in pictures if one.content is not None}
     gone = {
         key: facts  # a file in a sub-folder that this scan did not enter is still there
         for key, facts in before.items()
-        if key.startswith(inside) and key not in seen and not os.path.lexists(key)
+        if key not in seen and (key.startswith(inside) or facts[0] in found) and not os.path.lexists(key)
     }
     store.mark_seen(seen, gone)
     result = Scan(pictures)
-    left = {content: key for key, (content, vanished) in gone.items() if content is not None and not vanished}
+    left: dict[str, list[bytes]] = {}
+    for key, (content, vanished) in gone.items():
+        if content is not None and not vanished:
+            left.setdefault(content, []).append(key)
     for key, one in seen.items():
-        if key not in before and one.content in left:
-            result.moved.append(MovedFile(file=one.name, was=_name(left.pop(one.content), folder)))
+        if before.get(key, (None,))[0] != one.content and left.get(one.content):
+            same = left[one.content]
+            was = next((old for old in same if os.path.basename(old) == os.path.basename(key)), same[0])
+            same.remove(was)
+            result.moved.append(MovedFile(file=one.name, was=_name(was, folder)))
     moved_from = {one.was for one in result.moved}
     names = [_name(key, folder) for key, (_, vanished) in sorted(gone.items()) if not vanished]
     result.vanished = [name for name in names if name not in moved_from]
