@@ -51,7 +51,7 @@ def run_scan(args: argparse.Namespace) -> int:
     from mirror.vault.store import LOCK, open_store
     from utils.folder_lock import only_one
 
-    pictures, listing = collect(args.photos, args.recursive)
+    pictures, listing = collect(args.photos, args.recursive, args.output)
     demand_writable(args.output, "--output takes another folder.")
     pack = find_or_download(args.pack)
     warnings = list(listing.problems) + ([_NOT_FOR_PEOPLE] if pack.name == DEMO_PACK else [])

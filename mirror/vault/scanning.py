@@ -17,6 +17,7 @@ from mirror.dataset.pixels import brightness, grey_of, histogram, sharpness
 from mirror.faces.engine import FaceMeasurement
 from mirror.faces.looking import look_at
 from mirror.faces.measurer import Measurer
+from mirror.vault.choices import LORA_READY, ORGANIZED
 from mirror.vault.store import Face, MeasuredFace, StoredPicture, VaultStore, path_key
 from utils.console import UserError
 from utils.defaults import IMAGE_EXTENSIONS
@@ -220,11 +221,16 @@ def _name(key: bytes, folder: Path) -> str:
     return readable(Path(os.path.relpath(os.fsdecode(key), os.path.abspath(folder))).as_posix())
 
 
-def collect(photos: Path, recursive: bool) -> tuple[list[ScannedPicture], Listing]:
-    """List the pictures. Raises UserError where there are none."""
+def collect(photos: Path, recursive: bool, output: Path) -> tuple[list[ScannedPicture], Listing]:
+    """List the pictures, without those that FaceVault made below `output`. Raises UserError where there are none."""
     folder = demand_folder(photos, "facevault.py scan takes the folder that holds your photos.")
     listing = list_images(folder, recursive)
     listing.problems = [readable(problem) for problem in listing.problems]
+    made = _made_here(listing.images, folder, output)
+    if made:
+        listing.images = [path for path in listing.images if path not in made]
+        said = f"Left out, as FaceVault itself made them: {len(made)} picture(s) in {output}."
+        listing.problems.append(readable(said))
     left_out = [] if recursive else [sub for sub in listing.subfolders if holds_pictures(sub)]
     hint = f"{len(left_out)} sub-folder(s) with pictures were left out; --recursive takes them in."
     if not listing.images:
@@ -234,6 +240,13 @@ def collect(photos: Path, recursive: bool) -> tuple[list[ScannedPicture], Listin
     listing.problems += [readable(f"{folder}: {hint}")] if left_out else []
     names = [readable(path.relative_to(folder).as_posix()) for path in listing.images]
     return [ScannedPicture(name, path) for name, path in zip(names, listing.images, strict=True)], listing
+
+
+def _made_here(images: list[Path], photos: Path, output: Path) -> set[Path]:
+    """Pictures that lie in a dataset of the vault, where datasets lie below the photos."""
+    folders = {(output / name).resolve() for name in (ORGANIZED, LORA_READY)}
+    folders = {one for one in folders if photos.resolve() in one.parents}
+    return {path for path in images if folders & {*path.parent.resolve().parents}} if folders else set()
 
 
 def scan_report(

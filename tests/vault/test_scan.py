@@ -104,6 +104,16 @@ def test_a_library_that_moved_is_found_again_and_its_dead_files_are_never_kept(v
     assert found["groups"] == [], "nothing is a duplicate of a file that is gone"
 
 
+def test_datasets_below_the_photos_are_no_photos(vault, album, make_picture):
+    vault.output = album / "outputs"
+    make_picture(vault.output / "organized" / "alice" / "0.jpg", 7)
+    make_picture(album / "organized" / "8.jpg", 8)
+    done = vault.scan(album, "--recursive")
+    assert "as FaceVault itself made them: 1 picture(s)" in done.stderr
+    assert [row["file"] for row in vault.report["files"]][-2:] == ["4.jpg", "organized/8.jpg"]
+    assert len(vault.report["files"]) == 6 and "Left out" in vault.report["warnings"][0]
+
+
 def test_a_folder_that_is_not_entered_has_not_vanished(vault, album, make_picture):
     make_picture(album / "sub" / "6.jpg", 6)
     settle(album)
