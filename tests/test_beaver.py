@@ -113,6 +113,17 @@ def test_other_photos_begin_anew_and_a_lost_result_is_made_again(project):
     assert ["label", "7", "bob"] in [call[1:4] for call in project.calls], "the cluster of alice is not bob's"
 
 
+def test_another_person_gets_no_answers_of_the_one_before(project):
+    alices = ("--trigger", "zkw alice", "--captioner", "models", "--more", "prep --most 3")
+    project.run(*ALICE, *alices, code=2, STANDIN_FAILS="train_lora.py")
+    before = len(project.steps)
+    done = project.run("--workflow", "1", "--person", "bob", "--yes")
+    assert "Another person than in the session that was left unfinished" in done.stderr
+    assert project.steps[before:] == STEPS
+    said = [word for call in project.calls[before:] for word in call]
+    assert "ohwx bob" in said and not {"zkw alice", "models", "--model", "--most"} & set(said)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopped_in_the_middle_it_goes_on_there(project, number):
     process = subprocess.Popen(
@@ -162,7 +173,8 @@ def test_a_mistake_gets_one_sentence(project, arguments, said):
 def test_other_trainers_and_the_dry_run(project):
     done = project.run(*ALICE[:-1], "--preset", "flux", "--dry-run")
     assert "--trainer ai-toolkit" in done.stdout and "--resume" not in done.stdout and not project.calls
-    project.run(*ALICE, "--preset", "flux")
+    told = project.run(*ALICE, "--preset", "flux").stdout
+    assert "Nothing is trained yet" in told and "LoRA:" not in told and "workflow 4" not in told
     assert project.session["finished"] and "--trainer-path" not in project.calls[-1]
 
 
@@ -193,6 +205,12 @@ def test_the_loop_gets_a_configuration_that_it_reads(project):
     assert Path(config.dataset_dir) == project.folder / "outputs" / "facevault" / "organized" / "alice"
     assert (config.person_trigger, config.max_iterations, config.training.preset) == ("ohwx alice", 2, "sdxl")
     assert [call[-1] for call in project.calls] == ["--dry-run", "--yes"]
+    written = (project.folder / "outputs" / "bootstrap_alice.json").read_bytes()
+    again = ("--workflow", "4", "--person", "alice", "--base-model", "base", "--yes")
+    done = project.run(*again, "--iterations", "9", "--trigger", "t9")
+    assert "person_trigger ohwx alice, not t9; max_iterations 2, not 9. Delete it" in done.stderr
+    assert (project.folder / "outputs" / "bootstrap_alice.json").read_bytes() == written
+    assert "is there already" not in project.run(*again, "--iterations", "2").stderr
 
 
 def test_what_can_be_trained_is_what_the_trainers_know():

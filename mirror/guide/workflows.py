@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mirror.contracts.contract import read_contract
 from mirror.contracts.vault import LabelledPerson, Labels
-from utils.console import UserError
+from utils.console import UserError, say
 from utils.defaults import MODELS_FOLDER
 from utils.files import disk_errors_as, write_text_atomic
 
@@ -166,9 +167,24 @@ def _train(answers: Answers) -> Commands:
     return [[*command, *(["--resume"] if preset.is_ours else []), *_pack(answers)]]
 
 
+def _is_trained_here(answers: Answers) -> bool:
+    return PRESETS[answers["preset"]].is_ours or bool(answers["trainer_path"])
+
+
 def _trained(answers: Answers) -> list[Path]:
-    made_here = PRESETS[answers["preset"]].is_ours or answers["trainer_path"]
-    return [loras(answers) / ("lora.safetensors" if made_here else "trainer")]
+    return [loras(answers) / ("lora.safetensors" if _is_trained_here(answers) else "trainer")]
+
+
+def _told_results(answers: Answers) -> list[str]:
+    """What the LoRA pipeline leaves, and what can be done next."""
+    lines = [f"Dataset: {dataset(answers)}"]
+    if not _is_trained_here(answers):
+        return [
+            *lines,
+            f"Nothing is trained yet. Files for ai-toolkit: {loras(answers) / 'trainer'}; its command is above.",
+        ]
+    lines.append(f"LoRA: {loras(answers)}")
+    return [*lines, "Next: workflow 4 improves both."] if PRESETS[answers["preset"]].is_ours else lines
 
 
 def loop_config(answers: Answers) -> Path:
@@ -177,11 +193,18 @@ def loop_config(answers: Answers) -> Path:
 
 def write_loop_config(answers: Answers) -> None:
     """The configuration of the loop, unless there is one of this name. Its paths start at its own folder."""
-    path = loop_config(answers)
+    path, config = loop_config(answers), _loop_settings(answers)
     if path.exists():
+        _tell_differences(path, config)
         return
     if not dataset(answers).is_dir():
         raise UserError(f"There is no {dataset(answers)}: workflow 1 makes the dataset of {answers['person']}.")
+    with disk_errors_as(f"{path} cannot be written"):
+        write_text_atomic(path, json.dumps(config, indent=2) + "\n")
+
+
+def _loop_settings(answers: Answers) -> dict[str, Any]:
+    """The loop's configuration as the answers have it."""
     base = Path(answers["base_model"])
     config = {
         "person_name": answers["person"],
@@ -196,8 +219,20 @@ def write_loop_config(answers: Answers) -> None:
     }
     if answers["pack"]:
         config["pack"] = answers["pack"]
-    with disk_errors_as(f"{path} cannot be written"):
-        write_text_atomic(path, json.dumps(config, indent=2) + "\n")
+    return config
+
+
+def _tell_differences(path: Path, wanted: dict[str, Any]) -> None:
+    """What a configuration that is there says otherwise than the answers; a broken one is the loop's to refuse."""
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        training = {"preset": there["training"]["preset"]} if "preset" in there.get("training", {}) else None
+        there = there | {"training": training or wanted["training"]}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return
+    other = [f"{key} {there[key]}, not {value}" for key, value in wanted.items() if there.get(key, value) != value]
+    if other:
+        say(f"{path} is there already, and the loop runs with it: {'; '.join(other)}. Delete it to have it made anew.")
 
 
 def _loop(answers: Answers) -> Commands:
@@ -269,7 +304,7 @@ WORKFLOWS = {
             ),
             Step("train", "Train the LoRA", _train, _trained),
         ),
-        lambda answers: [f"Dataset: {dataset(answers)}", f"LoRA: {loras(answers)}", "Next: workflow 4 improves both."],
+        _told_results,
     ),
     "2": Workflow(
         "Photo Organization",
