@@ -84,6 +84,9 @@ def test_the_pipeline_runs_without_a_question(project):
     assert train[1] == "outputs/facevault/organized/alice" and train[-4:] == ["--epochs", "3", "--rank", "8"]
     assert "--resume" in train and train[train.index("--preset") + 1] == "sdxl"
     assert [call[call.index("--pack") + 1] for call in project.calls if "--pack" in call] == ["demo", "demo"]
+    metadata = project.folder / "outputs" / "facevault" / "organized" / "alice" / "metadata.json"
+    metadata.write_text('{"trigger": "zkw alice"}')
+    assert "--trigger 'zkw alice'" in project.run(*ALICE, "--dry-run").stdout, "the dataset's own trigger stays"
     shown = [line for line in done.stderr.splitlines() if line.startswith("$ ")]
     assert len(shown) == len(STEPS) and "facevault.py scan photos --recursive" in shown[0]
 
@@ -161,6 +164,9 @@ def test_stopped_in_the_middle_it_goes_on_there(project, number):
         (("--workflow", "1", "--yes", "--photos", "nowhere"), "--photos nowhere is no folder"),
         (("--workflow", "1", "--yes", "--photos", "photos"), "give --person"),
         (("--workflow", "1", "--yes", "--photos", "photos", "--person", "../bob"), "is no name of a folder"),
+        ((*ALICE[:4], "--person", "Sammy Jr.", "--yes"), "is no name of a folder"),
+        ((*ALICE[:4], "--person", "nul", "--yes"), "is no name of a folder"),
+        ((*ALICE, "--trigger", "a, b"), "a comma ends trigger words"),
         ((*ALICE, "--more", "trian -x"), "its first word is no step; known: caption, cluster"),
         (("--workflow", "4", "--yes", "--person", "nobody"), "workflow 1 makes the dataset of nobody"),
     ],

@@ -6,6 +6,7 @@ is nothing to do. A step is done when its commands ended well in this session, a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 
 from mirror.contracts.contract import read_contract
 from mirror.contracts.vault import LabelledPerson, Labels
+from utils.captions import usual_trigger
 from utils.console import UserError, say
 from utils.defaults import MODELS_FOLDER
 from utils.files import disk_errors_as, write_text_atomic
@@ -88,6 +90,13 @@ def dataset(answers: Answers) -> Path:
 
 def loras(answers: Answers) -> Path:
     return Path(answers["output"]) / "lora_models" / answers["person"]
+
+
+def _trigger_of(answers: Answers) -> str:
+    """That of the person's dataset, or else the usual one."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads((dataset(answers) / "metadata.json").read_text(encoding="utf-8"))["trigger"])
+    return usual_trigger(answers["person"])
 
 
 def _in_vault(answers: Answers, command: str, *arguments: str) -> list[str]:
@@ -242,7 +251,7 @@ def _loop(answers: Answers) -> Commands:
 
 _PHOTOS = Question("photos", "Folder with the photos (they are never changed)", is_folder=True)
 _PERSON = Question("person", "Name of the person", is_name=True)
-_TRIGGER = Question("trigger", "Trigger words for the person", lambda answers: f"ohwx {answers['person']}")
+_TRIGGER = Question("trigger", "Trigger words for the person", _trigger_of)
 _PACK = Question("pack", "InsightFace model pack", is_needed=False)
 _BASE = Question(
     "base_model",

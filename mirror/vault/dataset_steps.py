@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mirror.vault.choices import BATCH, FORMATS, MIN_FACE, ORGANIZED, REAL_MIN, REPEATS, SIZE, STYLES
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, say, show
-from utils.files import demand_writable, some_of
+from utils.files import demand_writable, folder_of, some_of
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.prepared import PreparedSet
@@ -37,11 +37,11 @@ def register(command) -> None:
 def run_caption(args: argparse.Namespace) -> int:
     """Captions of a person's photos into the store, and into the dataset if there is one."""
     from mirror.vault.captions import MEASURED, Captions, StoredCaption
-    from mirror.vault.preparation import parts_of
+    from mirror.vault.preparation import Settings, parts_of, with_trigger
     from mirror.vault.shots import person_named, shots_of
 
-    trigger = args.trigger or f"ohwx {args.name}"
     with the_only_run(args.output) as store:
+        trigger = with_trigger(store, args.name, Settings(args.trigger or "")).trigger
         shots = shots_of(store, person_named(store, args.name))
         _demand_photos(shots, args.name)
         parts = parts_of(shots, earlier_settings(args.output / ORGANIZED, args.name))
@@ -77,8 +77,6 @@ def refresh_dataset(store: VaultStore, output: Path, name: str, trigger: str) ->
     """The texts of a dataset that was prepared before; its pictures stay as they are."""
     from dataclasses import replace
 
-    from mirror.vault.preparation import folder_of
-
     earlier = earlier_settings(output / ORGANIZED, name)
     if earlier is None:
         return
@@ -91,7 +89,7 @@ def refresh_dataset(store: VaultStore, output: Path, name: str, trigger: str) ->
 
 def run_prep(args: argparse.Namespace) -> int:
     """The dataset of one person."""
-    from mirror.vault.preparation import Settings, folder_of, with_trigger
+    from mirror.vault.preparation import Settings, with_trigger
 
     making = Settings(
         trigger=args.trigger or "",
@@ -124,7 +122,7 @@ def earlier_settings(organized: Path, name: str) -> Settings | None:
     from mirror.contracts.contract import read_contract
     from mirror.contracts.prepared import PreparedSet
     from mirror.vault.choices import METADATA
-    from mirror.vault.preparation import Settings, folder_of
+    from mirror.vault.preparation import Settings
 
     path = organized / folder_of(name) / METADATA
     if not path.is_file():

@@ -10,11 +10,11 @@ from mirror.contracts.prepared import ExportedPerson, ExportedPhoto, Manifest
 from mirror.vault.captions import Captions, measured, words_for
 from mirror.vault.choices import LORA_READY, MANIFEST, METADATA, ORGANIZED, REPEATS
 from mirror.vault.crops import Window
-from mirror.vault.preparation import Preparation, Settings, duplicates_in, folder_of, with_trigger
+from mirror.vault.preparation import Preparation, Settings, duplicates_in, with_trigger
 from mirror.vault.shots import Shot, named_persons, person_named, shots_by_person
 from mirror.vault.store import VaultStore
 from utils.console import UserError, print_table, show
-from utils.files import disk_errors_as, readable, timestamp
+from utils.files import disk_errors_as, folder_of, readable, timestamp
 
 
 def export(store: VaultStore, args: argparse.Namespace) -> None:

@@ -38,11 +38,11 @@ from mirror.vault.folders import Folder
 from mirror.vault.shots import Shot, person_named, read_photo, shots_of
 from mirror.vault.store import VaultStore
 from mirror.vault.wording import Measured, told_constant_phrases
-from utils.captions import METADATA_LINES, caption_of
+from utils.captions import METADATA_LINES, caption_of, usual_trigger
 from utils.console import UserError
 from utils.decoding import ImageError, decode, is_opaque
 from utils.defaults import MAX_SYNTHETIC_SHARE
-from utils.files import disk_errors_as, file_word, readable, timestamp, versions_of
+from utils.files import disk_errors_as, file_word, folder_of, readable, timestamp, versions_of
 from utils.images import read_file
 from utils.progress import GroupProgress
 
@@ -71,7 +71,7 @@ class Settings:
     @property
     def inner(self) -> str:
         """Folder of the pictures within the dataset's, with its slash."""
-        return "" if self.repeats is None else f"{self.repeats}_{_folder_word(self.trigger)}/"
+        return "" if self.repeats is None else folder_of(f"{self.repeats}_{self.trigger}") + "/"
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,6 @@ class Chosen:
     shot: Shot
     window: Window
     quality: float
-
-
-def folder_of(name: str) -> str:
-    """A person's name as the name of a folder, on every system; most stay as they are."""
-    word = _folder_word(name)
-    return word if word.strip("_") else f"person_{word}"
-
-
-def _folder_word(text: str) -> str:
-    kept = "".join(letter if letter.isprintable() and letter not in '<>:"/\\|?*' else "_" for letter in text)
-    return kept.strip(" .") or "_"
 
 
 def choose(shots: list[Shot], settings: Settings, duplicates: dict[str, str]) -> tuple[list[Chosen], list[LeftOut]]:
@@ -153,13 +142,15 @@ def qualities(shots: list[Shot]) -> list[float]:
 
 
 def with_trigger(store: VaultStore, name: str, settings: Settings) -> Settings:
-    """The trigger that was given, or else that of the person's captions, or else the usual one."""
+    """The trigger that was given, which the person's captions then have too, or else theirs, or else the usual one."""
+    captions = Captions(store)
+    faces = {shot.face.id for shot in shots_of(store, person_named(store, name))}
+    stored = {face: one for face, one in captions.all().items() if face in faces}
     if settings.trigger:
+        captions.put({face: replace(one, trigger=settings.trigger) for face, one in stored.items()})
         return settings
-    stored = Captions(store).all()
-    faces = [shot.face.id for shot in shots_of(store, person_named(store, name))]
-    used = Counter(stored[face].trigger for face in faces if face in stored).most_common(1)
-    return replace(settings, trigger=used[0][0] if used else f"ohwx {name}")
+    used = Counter(one.trigger for one in stored.values()).most_common(1)
+    return replace(settings, trigger=used[0][0] if used else usual_trigger(name))
 
 
 def duplicates_in(store: VaultStore, output: Path) -> dict[str, str]:

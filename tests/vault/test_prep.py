@@ -183,6 +183,24 @@ def test_what_people_changed_goes_with_its_picture(vault, tmp_path):
     assert row["caption"] == "ohwx alice in the garden" and row["caption_by"] == "person"
 
 
+def test_a_trigger_stays_until_another_is_given(vault):
+    def begins(trigger: str) -> bool:
+        captions = [one["caption"] for one in metadata(vault)["pictures"]]
+        return metadata(vault)["trigger"] == trigger and all(one.startswith(f"{trigger}, ") for one in captions)
+
+    vault("caption", "alice", "--trigger", "zkw alice")
+    prep(vault)
+    vault("caption", "alice", "--style", "sentence")
+    assert begins("zkw alice")
+    prep(vault, "--trigger", "abc girl")
+    assert begins("abc girl")
+    prep(vault)
+    assert begins("abc girl")
+    bob = vault.ask("SELECT id FROM persons WHERE name = 'bob'")[0][0]
+    vault("label", bob, "Smith, John")
+    assert "ohwx Smith John, " in vault("caption", "Smith, John").stdout
+
+
 def test_whole_photos_as_copies_and_as_links(vault):
     prep(vault, "--no-crop")
     found = metadata(vault)["pictures"]
@@ -307,6 +325,8 @@ def test_odd_names_get_a_folder_and_no_two_share_one(vault):
     vault("label", bob, "bob/../X: ann")
     vault("prep", "bob/../X: ann", "--size", SIZE)
     assert vault.json("organized/bob_.._X_ ann/metadata.json")["person"] == "bob/../X: ann"
+    vault("label", bob, "Con.1")
+    assert "person_Con.1" in vault("prep", "Con.1", "--size", SIZE).stdout, "Con is a device of Windows"
     vault("label", bob, "bob_.._X_ ann")
     said = vault("prep", "bob_.._X_ ann", code=2).stderr
     assert "is the folder of bob/../X: ann" in said
