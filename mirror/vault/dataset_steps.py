@@ -74,7 +74,7 @@ def tell_captions(store: VaultStore, shots: list[tuple[Shot, Window]], name: str
 
 
 def refresh_dataset(store: VaultStore, output: Path, name: str, trigger: str) -> None:
-    """The texts of a dataset that was prepared before; its pictures stay as they are."""
+    """The texts of a dataset that was prepared before, which is made anew with the settings of that time."""
     from dataclasses import replace
 
     earlier = earlier_settings(output / ORGANIZED, name)
@@ -105,16 +105,19 @@ def run_prep(args: argparse.Namespace) -> int:
     with the_only_run(args.output) as store:
         settings = with_trigger(store, args.name, making)
         folder = args.output / ORGANIZED / folder_of(args.name)
-        tell_prepared(prepare(store, args.output, folder, args.name, settings), folder)
+        tell_prepared(prepare(store, args.output, folder, args.name, settings, args.restore), folder)
     return EXIT_OK
 
 
-def prepare(store: VaultStore, output: Path, folder: Path, name: str, settings: Settings) -> PreparedSet:
-    """Write one dataset."""
+def prepare(
+    store: VaultStore, output: Path, folder: Path, name: str, settings: Settings, restores: bool = False
+) -> PreparedSet:
+    """Write one dataset. `restores`: with the pictures that somebody deleted from it."""
     from mirror.vault.preparation import Preparation, duplicates_in
     from mirror.vault.shots import person_named
 
-    return Preparation(store, name, person_named(store, name), folder, settings).run(duplicates_in(store, output))
+    job = Preparation(store, name, person_named(store, name), folder, settings)
+    return job.run(duplicates_in(store, output), restores)
 
 
 def earlier_settings(organized: Path, name: str) -> Settings | None:
@@ -218,6 +221,7 @@ def _add_making(add) -> None:
         help="side of the square whose area trainers' buckets have",
     )
     add("--min-face", type=options.count, default=MIN_FACE, metavar="PIXELS", help="leave out smaller faces")
+    add("--restore", action="store_true", help="bring pictures back that were deleted from the folder by hand")
 
 
 def _caption_options(parser: argparse.ArgumentParser) -> None:

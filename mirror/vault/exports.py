@@ -67,7 +67,7 @@ def _write(store: VaultStore, args: argparse.Namespace, name: str, person: int) 
         links=args.symlink,
     )
     job = Preparation(store, name, person, folder, with_trigger(store, name, settings))
-    prepared = job.run(duplicates_in(store, args.output))
+    prepared = job.run(duplicates_in(store, args.output), args.restore)
     left = f", {len(prepared.left_out)} left out" if prepared.left_out else ""
     how = f" ({job.linked})" if job.linked else ""
     return folder, f"{len(prepared.pictures)} pictures{how}{left}: {folder}"

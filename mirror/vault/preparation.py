@@ -48,6 +48,7 @@ from utils.progress import GroupProgress
 
 _COPIED = (".jpg", ".jpeg", ".png", ".webp")  # read by every trainer as they are
 _VERSION = 1  # of how pictures are made: part of each recipe
+DELETED = "somebody deleted its picture here; --restore brings it back"
 _DIGITS = 8  # of a photo's SHA-256, at the end of the name of its picture
 
 
@@ -196,10 +197,14 @@ class Preparation:
         self.warnings: list[str] = []
         self.linked = ""
 
-    def run(self, duplicates: dict[str, str]) -> PreparedSet:
-        """Write pictures, captions and metadata.json; what an earlier run wrote and nobody changed goes."""
+    def run(self, duplicates: dict[str, str], restores: bool = False) -> PreparedSet:
+        """Write pictures, captions and metadata.json; what an earlier run wrote and nobody changed goes.
+
+        `restores`: pictures too that somebody deleted.
+        """
         target = self.folder.path
-        chosen, left_out = choose(self.shots, self.settings, duplicates)
+        deleted = {} if restores else dict.fromkeys(self._deleted(), DELETED)
+        chosen, left_out = choose(self.shots, self.settings, duplicates | deleted)
         with GroupProgress() as progress:
             task = progress.add("Preparing", len(chosen))
             for one in chosen:
@@ -216,6 +221,21 @@ class Preparation:
         with disk_errors_as(f"{target / METADATA} cannot be written"):
             write_contract(target / METADATA, prepared)
         return prepared
+
+    def _deleted(self) -> set[str]:
+        """Contents of photos whose pictures somebody deleted, now or before an earlier run."""
+        try:
+            known = PreparedSet.model_validate_json((self.folder.path / METADATA).read_bytes())
+        except (OSError, ValueError):
+            return set()
+        gone = {one.content for one in known.pictures if self.folder.is_deleted(one.file)}
+        there = {content for content in gone if self._is_there(content)}
+        return gone - there | {one.content for one in known.left_out if one.reason == DELETED}
+
+    def _is_there(self, content: str) -> bool:
+        """Whether a picture of the photo lies here under any name, as after a killed run with another one."""
+        names = (Path(name) for name in self.earlier.get(content[:_DIGITS], ()))
+        return any(name != caption_of(name) and (self.folder.path / name).exists() for name in names)
 
     def _has(self, one: Chosen) -> bool:
         return any(picture.content == one.shot.picture.content for picture, _ in self.written)

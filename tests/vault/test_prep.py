@@ -183,6 +183,24 @@ def test_what_people_changed_goes_with_its_picture(vault, tmp_path):
     assert row["caption"] == "ohwx alice in the garden" and row["caption_by"] == "person"
 
 
+def test_a_deleted_picture_stays_away_until_it_is_restored(vault):
+    vault("caption", "alice")
+    prep(vault)
+    every = pictures_in(dataset(vault))
+    every[0].unlink()
+    vault("caption", "alice")
+    prep(vault, "--kohya")
+    prep(vault)
+    assert pictures_in(dataset(vault)) == every[1:]
+    (left,) = [one for one in metadata(vault)["left_out"] if "somebody deleted its picture" in one["reason"]]
+    assert left["content"].startswith(every[0].stem[-8:])
+    prep(vault, "--most", 1)
+    assert prep(vault, "--restore").returncode == 0 and pictures_in(dataset(vault)) == every
+    prep(vault, "--most", 1)
+    prep(vault)
+    assert pictures_in(dataset(vault)) == every, "what prep itself took away is no choice of somebody's"
+
+
 def test_a_trigger_stays_until_another_is_given(vault):
     def begins(trigger: str) -> bool:
         captions = [one["caption"] for one in metadata(vault)["pictures"]]
