@@ -122,7 +122,7 @@ def prepare(
 
 def earlier_settings(organized: Path, name: str) -> Settings | None:
     """How the dataset of a person was prepared; None where there is none."""
-    from mirror.contracts.contract import read_contract
+    from mirror.contracts.contract import demand_own, read_contract
     from mirror.contracts.prepared import PreparedSet
     from mirror.vault.choices import METADATA
     from mirror.vault.preparation import Settings
@@ -130,7 +130,9 @@ def earlier_settings(organized: Path, name: str) -> Settings | None:
     path = organized / folder_of(name) / METADATA
     if not path.is_file():
         return None
-    return Settings(**read_contract(path, PreparedSet, "facevault.py prep").settings)
+    demand_own(path, "facevault.py")
+    known = read_contract(path, PreparedSet, "facevault.py prep")
+    return Settings(**known.settings) if known.person == name else None
 
 
 def tell_prepared(prepared: PreparedSet, folder: Path) -> None:

@@ -65,6 +65,7 @@ class Settings:
     repeats: int | None = None  # of kohya's folder name; None: the pictures lie in the folder itself
     lines: bool = False  # metadata.jsonl too
     links: bool = False  # instead of copies, where a photo is taken as it is
+    exported: bool = False  # by export, which leaves what prep made as it is
 
     def as_dict(self) -> dict[str, str | int | bool | None]:
         return dict(vars(self))

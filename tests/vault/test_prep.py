@@ -325,6 +325,7 @@ def test_kills_lose_nothing_and_double_nothing(vault):
     ("arguments", "said"),
     [
         (("prep", "nobody"), "is called nobody; known: alice, bob"),
+        (("caption", "99999"), "There is no cluster 99999. facevault.py label shows"),
         (("prep", "alice", "--min-face", "5000"), "No photo of alice can be used"),
         (("prep", "alice", "--size", "10"), "from 256 to 4096"),
         (("caption", "alice", "--trigger", "a, b"), "is no trigger"),
@@ -354,6 +355,8 @@ def test_a_metadata_file_of_somebody_else_is_not_overwritten(vault):
     dataset(vault).mkdir(parents=True)
     (dataset(vault) / "metadata.json").write_text('{"mine": true}')
     assert "was not written by facevault.py" in prep(vault, code=2).stderr
+    assert "was not written by facevault.py" in vault("export", "--person", "alice", code=2).stderr
+    assert "was not written by facevault.py" in vault("caption", "alice", code=2).stderr
     assert os.listdir(dataset(vault)) == ["metadata.json"]
 
 
@@ -369,6 +372,10 @@ def test_exports_are_what_other_programs_take(vault, tmp_path):
     assert trained.returncode == 0 and f"images: {pictures}" in trained.stdout and pictures >= 5
     done = vault("export", "--all", "--symlink")
     assert "prepared already" in done.stdout and digests(dataset(vault)) == made, "a dataset is not mixed up"
+    prep(vault, "--no-crop", "--most", 2)
+    made = digests(dataset(vault))
+    vault("export", "--person", "alice")
+    assert digests(dataset(vault)) == made, "nor one of whole photos"
     links = list((vault.output / "organized" / "bob").glob("*.jpg"))
     assert links and all(path.is_symlink() for path in links)
     vault("export", "--person", "alice", "--format", "json")
