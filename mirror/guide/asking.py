@@ -48,9 +48,15 @@ def answer(question: Question, answers: Answers, asks: bool) -> str:
         say(*(f"  {name}: {PRESETS[name].title}" for name in question.choices))
     while True:
         try:
-            return checked(question, ask(question.words, given, question.choices, lists=question.name != "preset"))
+            said = ask(question.words, given, question.choices, lists=question.name != "preset")
+            return checked(question, _without_quotes(said) if question.is_folder else said)
         except UserError as problem:
             say(*problem.lines)
+
+
+def _without_quotes(path: str) -> str:
+    """A path that was dragged into a terminal, or copied by Windows' "Copy as path"."""
+    return path[1:-1] if len(path) > 2 and path[0] == path[-1] and path[0] in "'\"" else path
 
 
 def checked(question: Question, given: str) -> str:

@@ -19,7 +19,8 @@ from mirror.contracts.vault import LabelledPerson, Labels
 from utils.captions import usual_trigger
 from utils.console import UserError, say
 from utils.defaults import MODELS_FOLDER
-from utils.files import disk_errors_as, write_text_atomic
+from utils.files import disk_errors_as, readable, write_text_atomic
+from utils.images import list_images
 
 Answers = dict[str, str]  # by question; what was not answered is ""
 Commands = list[list[str]]  # each: script, then its arguments
@@ -47,6 +48,7 @@ class Step:
     commands: Callable[[Answers], Commands]
     leaves: Callable[[Answers], list[Path]] = lambda answers: []
     before: Callable[[Answers], None] = lambda answers: None  # what the commands read
+    is_current: Callable[[Answers], bool] = lambda answers: True  # whether what it read is as it was
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,19 @@ def _pack(answers: Answers) -> list[str]:
 
 def _scan(answers: Answers) -> Commands:
     return [_in_vault(answers, "scan", answers["photos"], "--recursive", *_pack(answers))]
+
+
+def _knows_all_photos(answers: Answers) -> bool:
+    """Whether no photo was added since the scan, so that it need not run again."""
+    try:
+        report = json.loads((vault(answers) / "scan_report.json").read_text(encoding="utf-8"))
+        known = {one["file"] for one in report["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return True  # whether there is a report at all is asked elsewhere
+    folder, own = Path(answers["photos"]), vault(answers).resolve()
+    images = list_images(folder, recursive=True).images
+    new = [path for path in images if readable(path.relative_to(folder).as_posix()) not in known]
+    return all(own in path.resolve().parents for path in new)
 
 
 def persons_of(answers: Answers) -> list[LabelledPerson]:
@@ -274,6 +289,7 @@ _LOOK = (
         "Find every face in the photos",
         _scan,
         lambda answers: [vault(answers) / "vault.sqlite", vault(answers) / "scan_report.json"],
+        is_current=_knows_all_photos,
     ),
     Step(
         "cluster",
