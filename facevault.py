@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirror.vault import dataset_steps
+from mirror.vault.choices import ORGANIZED
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say, show
 from utils.defaults import DEMO_PACK
-from utils.files import demand_writable, disk_errors_as, first_of, some_of, tell_ignored
+from utils.files import demand_writable, disk_errors_as, first_of, folder_of, some_of, tell_ignored
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.vault import ScanReport
@@ -180,7 +181,8 @@ def run_label(args: argparse.Namespace) -> int:
         raise UserError("--faces says which faces --split makes a new cluster of.")
     with opened(args) as store:
         if args.cluster is not None:
-            said = [people.name(store, args.cluster, args.name)]
+            before = people.find(store, args.cluster).name
+            said = [people.name(store, args.cluster, args.name), *told_old_folder(args.output, before, args.name)]
         elif args.names:
             names = read_names(args.names)
             with store.change():  # all of the file or nothing
@@ -201,9 +203,17 @@ def run_label(args: argparse.Namespace) -> int:
         else:
             said = []
             show_clusters(store)
-        show(*(f"{one}." for one in said))
+        show(*(f"{one.rstrip('.')}." for one in said))
         write_labels(args, store)
     return EXIT_OK
+
+
+def told_old_folder(output: Path, before: str | None, name: str) -> list[str]:
+    """A dataset that stays under the name that a person had."""
+    folder = output / ORGANIZED / folder_of(before or "")
+    if before in (None, name) or not folder.is_dir():
+        return []
+    return [f"{folder} stays as it was, under the name of before; facevault.py prep makes one of the new name"]
 
 
 def show_clusters(store: VaultStore) -> None:

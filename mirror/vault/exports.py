@@ -70,7 +70,7 @@ def _write(store: VaultStore, args: argparse.Namespace, name: str, person: int) 
     job = Preparation(store, name, person, folder, with_trigger(store, name, settings))
     prepared = job.run(duplicates_in(store, args.output), args.restore)
     left = f", {len(prepared.left_out)} left out" if prepared.left_out else ""
-    how = f" ({job.linked})" if job.linked else ""
+    how = "".join(f", {count} of them as {way}" for way, count in job.linked.items())
     return folder, f"{len(prepared.pictures)} pictures{how}{left}: {folder}"
 
 

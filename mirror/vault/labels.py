@@ -111,12 +111,10 @@ def duplicates_of(store: VaultStore, most_bits: int) -> Duplicates:
     groups: dict[str, list[DuplicateFile]] = {}
     for content, picture in pictures.items():
         keep, one = dropped.get(content, (content, None))
-        copies = [
-            _duplicate(path, "exact", 0, 1.0, False, "the same bytes")
-            if one is None
-            else _duplicate(path, one.kind, one.bits, one.likeness, one.mirrored, one.why)
-            for path in (picture.paths[1:] if one is None else picture.paths)
-        ]
+        first, *same = picture.paths
+        copies = [_duplicate(path, "exact", 0, 1.0, False, f"the same bytes as {_file(first)}") for path in same]
+        if one is not None:
+            copies.insert(0, _duplicate(first, one.kind, one.bits, one.likeness, one.mirrored, one.why))
         if copies:
             groups.setdefault(keep, []).extend(copies)
     return Duplicates(

@@ -167,7 +167,7 @@ def duplicates_in(store: VaultStore, output: Path) -> dict[str, str]:
         for one in group.duplicates:
             content = content_of.get(one.file)
             if kept in there and content not in (None, kept):
-                reasons[content] = f"{one.kind} duplicate of {group.keep}, which is kept: {one.why}"
+                reasons.setdefault(content, f"{one.kind} duplicate of {group.keep}, which is kept: {one.why}")
     return reasons
 
 
@@ -196,7 +196,7 @@ class Preparation:
         self.written: list[tuple[PreparedPicture, Measured]] = []
         self.ours: set[str] = {METADATA}
         self.warnings: list[str] = []
-        self.linked = ""
+        self.linked: Counter[str] = Counter()  # pictures in this run, by how
 
     def run(self, duplicates: dict[str, str], restores: bool = False) -> PreparedSet:
         """Write pictures, captions and metadata.json; what an earlier run wrote and nobody changed goes.
@@ -291,7 +291,8 @@ class Preparation:
             return
         source, data = read_photo(shot)
         if links:
-            self.linked = self.folder.link(name, source, shot.picture.content, recipe) or self.linked
+            how = self.folder.link(name, source, shot.picture.content, recipe)
+            self.linked.update([how] if how else [])
             return
         if not as_it_is:
             image = cut(upright(decode(data), shot.face.turned_deg), one.window)

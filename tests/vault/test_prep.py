@@ -194,6 +194,8 @@ def test_a_deleted_picture_stays_away_until_it_is_restored(vault):
     assert pictures_in(dataset(vault)) == every[1:]
     (left,) = [one for one in metadata(vault)["left_out"] if "somebody deleted its picture" in one["reason"]]
     assert left["content"].startswith(every[0].stem[-8:])
+    assert "organized/alice stays as it was" in vault("label", "alice", "Al.").stdout
+    assert "is alice.\n" in vault("label", "Al.", "alice").stdout
     prep(vault, "--most", 1)
     assert prep(vault, "--restore").returncode == 0 and pictures_in(dataset(vault)) == every
     prep(vault, "--most", 1)
@@ -377,6 +379,7 @@ def test_exports_are_what_other_programs_take(vault, tmp_path):
     vault("export", "--person", "alice")
     assert digests(dataset(vault)) == made, "nor one of whole photos"
     links = list((vault.output / "organized" / "bob").glob("*.jpg"))
+    assert f"{len(links)} pictures, {len(links)} of them as symlink" in done.stdout
     assert links and all(path.is_symlink() for path in links)
     vault("export", "--person", "alice", "--format", "json")
     (alice,) = vault.json("manifest.json")["persons"]
