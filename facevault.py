@@ -13,7 +13,8 @@ reads   PHOTOS/*.jpg ...       never changed, moved or deleted
 writes  outputs/facevault/     vault.sqlite (the store), scan_report.json, duplicates.json, labels.json, faces.html,
                                organized/alice/ (the dataset), lora_ready/, manifest.json
 
-Each command does one step and asks nothing; the same command goes on where a run was stopped.
+Each command does one step, and the same command goes on where a run was stopped. Nothing is asked, but names by `label`
+on a terminal.
 """
 
 from __future__ import annotations
@@ -201,8 +202,8 @@ def run_label(args: argparse.Namespace) -> int:
         elif args.undo:
             said = [people.undo(store)]
         else:
-            said = []
             show_clusters(store)
+            said = ask_names(store) if sys.stdin.isatty() and sys.stderr.isatty() else []
         show(*(f"{one.rstrip('.')}." for one in said))
         write_labels(args, store)
     return EXIT_OK
@@ -227,6 +228,34 @@ def show_clusters(store: VaultStore) -> None:
     ]
     print_table("Clusters, each with its clearest face", ["Cluster", "Name", "Faces", "Picture"], rows, numbers=False)
     show("Name one: facevault.py label CLUSTER NAME. To see them: facevault.py page")
+
+
+def ask_names(store: VaultStore) -> list[str]:
+    """On a terminal: a name for each cluster without one; what was done. Each name is kept at once."""
+    from mirror.guide.asking import ask
+    from mirror.vault import people
+    from mirror.vault.labels import labels_of
+
+    said: list[str] = []
+    for one in labels_of(store).persons:
+        if one.name or not one.kept or not one.faces:
+            continue
+        files = dict.fromkeys(face.file for face in one.faces[:3])
+        say("", f"Cluster {one.cluster}, {len(one.faces)} faces. The clearest are in", *(f"  {file}" for file in files))
+        while True:
+            try:
+                name = ask("Name (Enter: none yet, -: not a person to keep, q: no more)")
+                if name == "q":
+                    return said
+                if name:
+                    number = str(one.cluster)
+                    said.append(people.not_a_person(store, number) if name == "-" else people.name(store, number, name))
+                break
+            except UserError as problem:
+                say(*problem.lines)
+            except KeyboardInterrupt:  # or the end of input
+                return said
+    return said
 
 
 def run_stats(args: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from terminal import Terminal
 
 STEPS = ["scan", "cluster", "dedup", "label", "caption", "prep", "train_lora.py"]
 STANDINS = ("facevault.py", "train_lora.py", "bootstrap_loop.py")
@@ -243,50 +244,8 @@ def test_what_can_be_trained_is_what_the_trainers_know():
 # On a terminal
 
 
-class Terminal:
-    """beaver.py in a pseudo-terminal, driven like an expect script."""
-
-    def __init__(self, project: Project, *arguments: object, **environment: str):
-        import pty
-
-        pid, self.handle = pty.fork()
-        if pid == 0:
-            os.chdir(project.folder)
-            os.environ.update(environment | {"TERM": "xterm", "COLUMNS": "100"})
-            command = project.command(*arguments)
-            os.execv(command[0], command)
-        self.pid, self.text = pid, ""
-
-    def see(self, words: str) -> str:
-        """What came until the words came."""
-        import select
-
-        deadline = time.monotonic() + 60
-        while words not in self.text:
-            assert time.monotonic() < deadline, f"{words!r} never came: {self.text}"
-            if select.select([self.handle], [], [], 0.2)[0]:
-                try:
-                    self.text += os.read(self.handle, 65536).decode("utf-8", "replace")
-                except OSError:
-                    assert words in self.text, f"{words!r} never came: {self.text}"
-        before, _, self.text = self.text.partition(words)
-        return before + words
-
-    def say(self, words: str) -> None:
-        os.write(self.handle, words.encode())
-
-    def answer(self, question: str, words: str) -> str:
-        seen = self.see(question)
-        self.say(words + "\n")
-        return seen
-
-    def end(self) -> int:
-        import contextlib
-
-        with contextlib.suppress(OSError):
-            while os.read(self.handle, 65536):
-                pass
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+def terminal_of(project: Project, *arguments: object, **environment: str) -> Terminal:
+    return Terminal(project.folder, project.command(*arguments), **environment)
 
 
 posix = pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are POSIX's")
@@ -294,7 +253,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are POSIX's
 
 @posix
 def test_the_menu_leads_through_the_pipeline(project):
-    terminal = Terminal(project)
+    terminal = terminal_of(project)
     menu = terminal.answer("What shall be done", "1")
     for entry in ("1: LoRA Training Pipeline", "2: Photo Organization", "3: Individual Tools", "4: Bootstrap Loop"):
         assert entry in menu
@@ -320,7 +279,7 @@ def test_the_menu_leads_through_the_pipeline(project):
 
 @posix
 def test_ctrl_c_leaves_it_and_the_next_start_offers_to_go_on(project):
-    terminal = Terminal(project, *ALICE[:-1], STANDIN_SLOW="caption")
+    terminal = terminal_of(project, *ALICE[:-1], STANDIN_SLOW="caption")
     terminal.answer("Trigger words", "")
     terminal.answer("What to train", "")
     terminal.answer("Base model", "")
@@ -335,7 +294,7 @@ def test_ctrl_c_leaves_it_and_the_next_start_offers_to_go_on(project):
     terminal.see("Stopped in the step caption")
     assert terminal.end() == 130 and (project.folder / "stopped.log").is_file()
     before = len(project.steps)
-    terminal = Terminal(project)
+    terminal = terminal_of(project)
     terminal.answer("LoRA Training Pipeline (alice) stopped in the step caption. Go on?", "")
     terminal.see("Next: workflow 4")
     terminal.answer("What shall be done", "q")
@@ -344,7 +303,7 @@ def test_ctrl_c_leaves_it_and_the_next_start_offers_to_go_on(project):
 
 @posix
 def test_persons_are_named_while_photos_are_organized(project):
-    terminal = Terminal(project, "--workflow", "2", "--photos", "photos", "--pack", "demo")
+    terminal = terminal_of(project, "--workflow", "2", "--photos", "photos", "--pack", "demo")
     seen = terminal.answer("Names of clusters, such as 1=alice, 4=bob", "7=alice, 9 = bob b")
     assert "outputs/facevault/faces.html" in seen and "4: no name, 2 faces" in seen
     terminal.see("The photos of all who have a name")
@@ -358,12 +317,12 @@ def test_persons_are_named_while_photos_are_organized(project):
 @posix
 def test_a_wrong_cluster_and_other_answers_can_be_given_anew(project):
     answered = ("--preset", "sdxl", "--trigger", "t", "--base-model", "b", "--captioner", "models", "--pack", "demo")
-    terminal = Terminal(project, *ALICE[:-1], *answered, STANDIN_FAILS="label")
+    terminal = terminal_of(project, *ALICE[:-1], *answered, STANDIN_FAILS="label")
     terminal.answer("Which clusters are the person", "7")
     terminal.see("The step label ended with exit code 2")
     assert terminal.end() == 2
     before = len(project.steps)
-    terminal = Terminal(project)
+    terminal = terminal_of(project)
     terminal.answer("stopped in the step label. Go on?", "")
     terminal.answer("Which clusters are the person (numbers) [7]", "9")
     terminal.see("Next: workflow 4")
@@ -371,7 +330,7 @@ def test_a_wrong_cluster_and_other_answers_can_be_given_anew(project):
     assert terminal.end() == 0 and project.steps[before:] == STEPS[STEPS.index("label") :]
     assert project.calls[before][2:4] == ["9", "alice"]
     project.run(*ALICE[:4], "--person", "bob", "--yes", code=2, STANDIN_FAILS="prep")
-    terminal = Terminal(project)
+    terminal = terminal_of(project)
     terminal.answer("(bob) stopped in the step prep. Go on?", "n")
     terminal.answer("What shall be done", "1")
     terminal.answer("Folder with the photos (they are never changed) [photos]", "'photos'")
@@ -384,7 +343,7 @@ def test_a_wrong_cluster_and_other_answers_can_be_given_anew(project):
 def test_a_tool_asks_for_its_options_and_shows_the_command(project, make_picture, tiny_pack):
     shutil.copytree(tiny_pack, project.folder / "models" / "buffalo_l")
     make_picture(project.folder / "my photos" / "1.jpg")
-    terminal = Terminal(project)
+    terminal = terminal_of(project)
     terminal.answer("What shall be done", "3")
     listed = terminal.see("Which script")
     number = next(line.split(":")[0].strip() for line in listed.splitlines() if "gap_analysis.py" in line)
