@@ -42,7 +42,7 @@ from utils.captions import METADATA_LINES, caption_of, usual_trigger
 from utils.console import UserError
 from utils.decoding import ImageError, decode, is_opaque
 from utils.defaults import MAX_SYNTHETIC_SHARE
-from utils.files import disk_errors_as, file_word, folder_of, readable, timestamp, versions_of
+from utils.files import disk_errors_as, file_word, folder_of, readable, some_of, timestamp, versions_of
 from utils.images import read_file
 from utils.progress import GroupProgress
 
@@ -213,7 +213,7 @@ class Preparation:
                 left_out += [_left_out(one.shot, problem)] if problem else []
                 progress.step(task)
         if not self.written:
-            reasons = "; ".join(dict.fromkeys(one.reason for one in left_out))
+            reasons = some_of(list(dict.fromkeys(one.reason for one in left_out)), separator="; ")
             raise UserError(f"No photo of {self.name} can be used: {reasons}.")
         self._write_lines()
         for name in self.folder.clear(self.ours):

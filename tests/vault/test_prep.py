@@ -338,7 +338,7 @@ def test_kills_lose_nothing_and_double_nothing(vault):
 )
 def test_a_mistake_gets_one_sentence(vault, arguments, said):
     done = vault(*arguments, code=2)
-    assert said in done.stderr
+    assert said in done.stderr and done.stderr.count("takes it in") <= 3
 
 
 def test_odd_names_get_a_folder_and_no_two_share_one(vault):
