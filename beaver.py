@@ -31,6 +31,10 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
 
 OUTPUT = Path("outputs")
 SESSION, LOCK = "beaver_session.json", "beaver.lock"
+OF_ANOTHER = (
+    "photos",
+    "person",
+)  # questions: with other answers it is another session, and the rest is not meant for it
 TOOLS, PAGES, LEAVE = "3", "5", "q"
 _MENU = {TOOLS: "Individual Tools", PAGES: "Look at results", LEAVE: "Leave"}
 
@@ -140,7 +144,7 @@ def _go_on(args: argparse.Namespace) -> list[str]:
 
 
 def prepared_run(args: argparse.Namespace, number: str, asks_again: bool = False) -> Run:
-    """The session with all answers. An unfinished one of this workflow is gone on with."""
+    """The session with all answers. An unfinished one of this workflow, person and photos is gone on with."""
     from mirror.contracts.session import BeaverSession
     from mirror.guide.asking import answer
     from mirror.guide.running import Run
@@ -158,6 +162,11 @@ def prepared_run(args: argparse.Namespace, number: str, asks_again: bool = False
     for question in early:
         is_asked = asks and not known and not given[question.name]
         answers[question.name] = answer(question, answers, is_asked) if question.when(answers) else ""
+        if kept and question.name in OF_ANOTHER and answers[question.name] != before.answers.get(question.name):
+            if goes_on:
+                say(f"Another {question.name} than in the session that was left unfinished: this is a new one.")
+            kept, goes_on, known = {}, False, False
+            answers |= {name: value for name, value in given.items() if name not in OF_ANOTHER}
     is_same = known and all(answers[one.name] == before.answers.get(one.name) for one in early)
     for question in questions:
         if question.at and not is_same:

@@ -13,7 +13,8 @@ reads   PHOTOS/*.jpg ...       never changed, moved or deleted
 writes  outputs/facevault/     vault.sqlite (the store), scan_report.json, duplicates.json, labels.json, faces.html,
                                organized/alice/ (the dataset), lora_ready/, manifest.json
 
-Each command does one step and asks nothing; the same command goes on where a run was stopped.
+Each command does one step, and the same command goes on where a run was stopped. Nothing is asked, but names by `label`
+on a terminal.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirror.vault import dataset_steps
+from mirror.vault.choices import ORGANIZED
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say, show
 from utils.defaults import DEMO_PACK
-from utils.files import demand_writable, disk_errors_as, first_of, some_of, tell_ignored
+from utils.files import demand_writable, disk_errors_as, first_of, folder_of, some_of, tell_ignored
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.vault import ScanReport
@@ -51,7 +53,7 @@ def run_scan(args: argparse.Namespace) -> int:
     from mirror.vault.store import LOCK, open_store
     from utils.folder_lock import only_one
 
-    pictures, listing = collect(args.photos, args.recursive)
+    pictures, listing = collect(args.photos, args.recursive, args.output)
     demand_writable(args.output, "--output takes another folder.")
     pack = find_or_download(args.pack)
     warnings = list(listing.problems) + ([_NOT_FOR_PEOPLE] if pack.name == DEMO_PACK else [])
@@ -180,7 +182,8 @@ def run_label(args: argparse.Namespace) -> int:
         raise UserError("--faces says which faces --split makes a new cluster of.")
     with opened(args) as store:
         if args.cluster is not None:
-            said = [people.name(store, args.cluster, args.name)]
+            before = people.find(store, args.cluster).name
+            said = [people.name(store, args.cluster, args.name), *told_old_folder(args.output, before, args.name)]
         elif args.names:
             names = read_names(args.names)
             with store.change():  # all of the file or nothing
@@ -199,11 +202,19 @@ def run_label(args: argparse.Namespace) -> int:
         elif args.undo:
             said = [people.undo(store)]
         else:
-            said = []
             show_clusters(store)
-        show(*(f"{one}." for one in said))
+            said = ask_names(store) if sys.stdin.isatty() and sys.stderr.isatty() else []
+        show(*(f"{one.rstrip('.')}." for one in said))
         write_labels(args, store)
     return EXIT_OK
+
+
+def told_old_folder(output: Path, before: str | None, name: str) -> list[str]:
+    """A dataset that stays under the name that a person had."""
+    folder = output / ORGANIZED / folder_of(before or "")
+    if before in (None, name) or not folder.is_dir():
+        return []
+    return [f"{folder} stays as it was, under the name of before; facevault.py prep makes one of the new name"]
 
 
 def show_clusters(store: VaultStore) -> None:
@@ -217,6 +228,34 @@ def show_clusters(store: VaultStore) -> None:
     ]
     print_table("Clusters, each with its clearest face", ["Cluster", "Name", "Faces", "Picture"], rows, numbers=False)
     show("Name one: facevault.py label CLUSTER NAME. To see them: facevault.py page")
+
+
+def ask_names(store: VaultStore) -> list[str]:
+    """On a terminal: a name for each cluster without one; what was done. Each name is kept at once."""
+    from mirror.guide.asking import ask
+    from mirror.vault import people
+    from mirror.vault.labels import labels_of
+
+    said: list[str] = []
+    for one in labels_of(store).persons:
+        if one.name or not one.kept or not one.faces:
+            continue
+        files = dict.fromkeys(face.file for face in one.faces[:3])
+        say("", f"Cluster {one.cluster}, {len(one.faces)} faces. The clearest are in", *(f"  {file}" for file in files))
+        while True:
+            try:
+                name = ask("Name (Enter: none yet, -: not a person to keep, q: no more)")
+                if name == "q":
+                    return said
+                if name:
+                    number = str(one.cluster)
+                    said.append(people.not_a_person(store, number) if name == "-" else people.name(store, number, name))
+                break
+            except UserError as problem:
+                say(*problem.lines)
+            except KeyboardInterrupt:  # or the end of input
+                return said
+    return said
 
 
 def run_stats(args: argparse.Namespace) -> int:

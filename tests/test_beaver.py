@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from terminal import Terminal
 
 STEPS = ["scan", "cluster", "dedup", "label", "caption", "prep", "train_lora.py"]
 STANDINS = ("facevault.py", "train_lora.py", "bootstrap_loop.py")
@@ -84,6 +85,9 @@ def test_the_pipeline_runs_without_a_question(project):
     assert train[1] == "outputs/facevault/organized/alice" and train[-4:] == ["--epochs", "3", "--rank", "8"]
     assert "--resume" in train and train[train.index("--preset") + 1] == "sdxl"
     assert [call[call.index("--pack") + 1] for call in project.calls if "--pack" in call] == ["demo", "demo"]
+    metadata = project.folder / "outputs" / "facevault" / "organized" / "alice" / "metadata.json"
+    metadata.write_text('{"trigger": "zkw alice"}')
+    assert "--trigger 'zkw alice'" in project.run(*ALICE, "--dry-run").stdout, "the dataset's own trigger stays"
     shown = [line for line in done.stderr.splitlines() if line.startswith("$ ")]
     assert len(shown) == len(STEPS) and "facevault.py scan photos --recursive" in shown[0]
 
@@ -111,6 +115,30 @@ def test_other_photos_begin_anew_and_a_lost_result_is_made_again(project):
     project.run(*ALICE[:2], "--photos", "others", "--person", "bob", "--yes")
     assert project.steps[before:] == STEPS and project.calls[before][2] == "others"
     assert ["label", "7", "bob"] in [call[1:4] for call in project.calls], "the cluster of alice is not bob's"
+
+
+def test_photos_that_were_added_are_scanned_before_it_goes_on(project, make_picture):
+    project.run(*ALICE, code=2, STANDIN_FAILS="prep")
+    make_picture(project.folder / "photos" / "1.jpg")
+    report = project.folder / "outputs" / "facevault" / "scan_report.json"
+    report.write_text('{"files": [{"file": "1.jpg"}]}')
+    before = len(project.steps)
+    project.run(*ALICE, code=2, STANDIN_FAILS="prep")
+    assert project.steps[before:] == ["prep"]
+    make_picture(project.folder / "photos" / "2.jpg")
+    project.run(*ALICE)
+    assert [step for step in project.steps[before + 1 :] if step != "label"] == [one for one in STEPS if one != "label"]
+
+
+def test_another_person_gets_no_answers_of_the_one_before(project):
+    alices = ("--trigger", "zkw alice", "--captioner", "models", "--more", "prep --most 3")
+    project.run(*ALICE, *alices, code=2, STANDIN_FAILS="train_lora.py")
+    before = len(project.steps)
+    done = project.run("--workflow", "1", "--person", "bob", "--yes")
+    assert "Another person than in the session that was left unfinished" in done.stderr
+    assert project.steps[before:] == STEPS
+    said = [word for call in project.calls[before:] for word in call]
+    assert "ohwx bob" in said and not {"zkw alice", "models", "--model", "--most"} & set(said)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -150,6 +178,9 @@ def test_stopped_in_the_middle_it_goes_on_there(project, number):
         (("--workflow", "1", "--yes", "--photos", "nowhere"), "--photos nowhere is no folder"),
         (("--workflow", "1", "--yes", "--photos", "photos"), "give --person"),
         (("--workflow", "1", "--yes", "--photos", "photos", "--person", "../bob"), "is no name of a folder"),
+        ((*ALICE[:4], "--person", "Sammy Jr.", "--yes"), "is no name of a folder"),
+        ((*ALICE[:4], "--person", "nul", "--yes"), "is no name of a folder"),
+        ((*ALICE, "--trigger", "a, b"), "a comma ends trigger words"),
         ((*ALICE, "--more", "trian -x"), "its first word is no step; known: caption, cluster"),
         (("--workflow", "4", "--yes", "--person", "nobody"), "workflow 1 makes the dataset of nobody"),
     ],
@@ -162,7 +193,8 @@ def test_a_mistake_gets_one_sentence(project, arguments, said):
 def test_other_trainers_and_the_dry_run(project):
     done = project.run(*ALICE[:-1], "--preset", "flux", "--dry-run")
     assert "--trainer ai-toolkit" in done.stdout and "--resume" not in done.stdout and not project.calls
-    project.run(*ALICE, "--preset", "flux")
+    told = project.run(*ALICE, "--preset", "flux").stdout
+    assert "Nothing is trained yet" in told and "LoRA:" not in told and "workflow 4" not in told
     assert project.session["finished"] and "--trainer-path" not in project.calls[-1]
 
 
@@ -193,6 +225,12 @@ def test_the_loop_gets_a_configuration_that_it_reads(project):
     assert Path(config.dataset_dir) == project.folder / "outputs" / "facevault" / "organized" / "alice"
     assert (config.person_trigger, config.max_iterations, config.training.preset) == ("ohwx alice", 2, "sdxl")
     assert [call[-1] for call in project.calls] == ["--dry-run", "--yes"]
+    written = (project.folder / "outputs" / "bootstrap_alice.json").read_bytes()
+    again = ("--workflow", "4", "--person", "alice", "--base-model", "base", "--yes")
+    done = project.run(*again, "--iterations", "9", "--trigger", "t9")
+    assert "person_trigger ohwx alice, not t9; max_iterations 2, not 9. Delete it" in done.stderr
+    assert (project.folder / "outputs" / "bootstrap_alice.json").read_bytes() == written
+    assert "is there already" not in project.run(*again, "--iterations", "2").stderr
 
 
 def test_what_can_be_trained_is_what_the_trainers_know():
@@ -206,50 +244,8 @@ def test_what_can_be_trained_is_what_the_trainers_know():
 # On a terminal
 
 
-class Terminal:
-    """beaver.py in a pseudo-terminal, driven like an expect script."""
-
-    def __init__(self, project: Project, *arguments: object, **environment: str):
-        import pty
-
-        pid, self.handle = pty.fork()
-        if pid == 0:
-            os.chdir(project.folder)
-            os.environ.update(environment | {"TERM": "xterm", "COLUMNS": "100"})
-            command = project.command(*arguments)
-            os.execv(command[0], command)
-        self.pid, self.text = pid, ""
-
-    def see(self, words: str) -> str:
-        """What came until the words came."""
-        import select
-
-        deadline = time.monotonic() + 60
-        while words not in self.text:
-            assert time.monotonic() < deadline, f"{words!r} never came: {self.text}"
-            if select.select([self.handle], [], [], 0.2)[0]:
-                try:
-                    self.text += os.read(self.handle, 65536).decode("utf-8", "replace")
-                except OSError:
-                    assert words in self.text, f"{words!r} never came: {self.text}"
-        before, _, self.text = self.text.partition(words)
-        return before + words
-
-    def say(self, words: str) -> None:
-        os.write(self.handle, words.encode())
-
-    def answer(self, question: str, words: str) -> str:
-        seen = self.see(question)
-        self.say(words + "\n")
-        return seen
-
-    def end(self) -> int:
-        import contextlib
-
-        with contextlib.suppress(OSError):
-            while os.read(self.handle, 65536):
-                pass
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+def terminal_of(project: Project, *arguments: object, **environment: str) -> Terminal:
+    return Terminal(project.folder, project.command(*arguments), **environment)
 
 
 posix = pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are POSIX's")
@@ -257,7 +253,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are POSIX's
 
 @posix
 def test_the_menu_leads_through_the_pipeline(project):
-    terminal = Terminal(project)
+    terminal = terminal_of(project)
     menu = terminal.answer("What shall be done", "1")
     for entry in ("1: LoRA Training Pipeline", "2: Photo Organization", "3: Individual Tools", "4: Bootstrap Loop"):
         assert entry in menu
@@ -283,7 +279,7 @@ def test_the_menu_leads_through_the_pipeline(project):
 
 @posix
 def test_ctrl_c_leaves_it_and_the_next_start_offers_to_go_on(project):
-    terminal = Terminal(project, *ALICE[:-1], STANDIN_SLOW="caption")
+    terminal = terminal_of(project, *ALICE[:-1], STANDIN_SLOW="caption")
     terminal.answer("Trigger words", "")
     terminal.answer("What to train", "")
     terminal.answer("Base model", "")
@@ -298,7 +294,7 @@ def test_ctrl_c_leaves_it_and_the_next_start_offers_to_go_on(project):
     terminal.see("Stopped in the step caption")
     assert terminal.end() == 130 and (project.folder / "stopped.log").is_file()
     before = len(project.steps)
-    terminal = Terminal(project)
+    terminal = terminal_of(project)
     terminal.answer("LoRA Training Pipeline (alice) stopped in the step caption. Go on?", "")
     terminal.see("Next: workflow 4")
     terminal.answer("What shall be done", "q")
@@ -307,7 +303,7 @@ def test_ctrl_c_leaves_it_and_the_next_start_offers_to_go_on(project):
 
 @posix
 def test_persons_are_named_while_photos_are_organized(project):
-    terminal = Terminal(project, "--workflow", "2", "--photos", "photos", "--pack", "demo")
+    terminal = terminal_of(project, "--workflow", "2", "--photos", "photos", "--pack", "demo")
     seen = terminal.answer("Names of clusters, such as 1=alice, 4=bob", "7=alice, 9 = bob b")
     assert "outputs/facevault/faces.html" in seen and "4: no name, 2 faces" in seen
     terminal.see("The photos of all who have a name")
@@ -321,12 +317,12 @@ def test_persons_are_named_while_photos_are_organized(project):
 @posix
 def test_a_wrong_cluster_and_other_answers_can_be_given_anew(project):
     answered = ("--preset", "sdxl", "--trigger", "t", "--base-model", "b", "--captioner", "models", "--pack", "demo")
-    terminal = Terminal(project, *ALICE[:-1], *answered, STANDIN_FAILS="label")
+    terminal = terminal_of(project, *ALICE[:-1], *answered, STANDIN_FAILS="label")
     terminal.answer("Which clusters are the person", "7")
     terminal.see("The step label ended with exit code 2")
     assert terminal.end() == 2
     before = len(project.steps)
-    terminal = Terminal(project)
+    terminal = terminal_of(project)
     terminal.answer("stopped in the step label. Go on?", "")
     terminal.answer("Which clusters are the person (numbers) [7]", "9")
     terminal.see("Next: workflow 4")
@@ -334,10 +330,10 @@ def test_a_wrong_cluster_and_other_answers_can_be_given_anew(project):
     assert terminal.end() == 0 and project.steps[before:] == STEPS[STEPS.index("label") :]
     assert project.calls[before][2:4] == ["9", "alice"]
     project.run(*ALICE[:4], "--person", "bob", "--yes", code=2, STANDIN_FAILS="prep")
-    terminal = Terminal(project)
+    terminal = terminal_of(project)
     terminal.answer("(bob) stopped in the step prep. Go on?", "n")
     terminal.answer("What shall be done", "1")
-    terminal.answer("Folder with the photos (they are never changed) [photos]", "")
+    terminal.answer("Folder with the photos (they are never changed) [photos]", "'photos'")
     terminal.answer("Name of the person [bob]", "carol")
     terminal.say("\x04")
     assert terminal.end() == 130
@@ -347,11 +343,12 @@ def test_a_wrong_cluster_and_other_answers_can_be_given_anew(project):
 def test_a_tool_asks_for_its_options_and_shows_the_command(project, make_picture, tiny_pack):
     shutil.copytree(tiny_pack, project.folder / "models" / "buffalo_l")
     make_picture(project.folder / "my photos" / "1.jpg")
-    terminal = Terminal(project)
+    terminal = terminal_of(project)
     terminal.answer("What shall be done", "3")
     listed = terminal.see("Which script")
     number = next(line.split(":")[0].strip() for line in listed.splitlines() if "gap_analysis.py" in line)
-    terminal.say(f"{number}\n")
+    assert number.isdecimal()
+    terminal.say("gap_analysis.py\n")
     terminal.answer("DATASET:", "my photos")
     terminal.answer("Change other options?", "y")
     table = terminal.see("Enter to go on")

@@ -45,6 +45,11 @@ class Caption:
         return [line.strip() for line in re.split(r"\r\n|\r|\n", self.text) if line.strip()]
 
 
+def usual_trigger(name: str) -> str:
+    """Trigger words for a person where none were given; a comma would end them."""
+    return f"ohwx {' '.join(name.replace(',', ' ').split())}"
+
+
 def read_caption(picture: Path, top: Path | None = None) -> Caption | None:
     """What is said of a picture; None where nothing is. Raises UserError for what is not text.
 

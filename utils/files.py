@@ -149,3 +149,14 @@ def _umask() -> int:
 def file_word(name: str) -> str:
     """A name as part of a file's name, on every system."""
     return re.sub(r"[^\w-]+", "_", name)
+
+
+# Windows keeps these names for devices, whatever the suffix: learn.microsoft.com, "Naming Files, Paths, and Namespaces"
+_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+
+
+def folder_of(name: str) -> str:
+    """A person's name, or other words, as the name of a folder on every system; most stay as they are."""
+    kept = "".join(letter if letter.isprintable() and letter not in '<>:"/\\|?*' else "_" for letter in name)
+    word = kept.strip(" .")
+    return word if word.strip("_") and not _DEVICES.fullmatch(word) else f"person_{word or '_'}"

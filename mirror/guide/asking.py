@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mirror.guide.workflows import PRESETS, Answers, Question
 from utils.console import UserError, printable, say, talk
+from utils.files import folder_of
 
 
 def ask(words: str, default: str = "", choices: Sequence[str] = (), lists: bool = True) -> str:
@@ -47,9 +48,15 @@ def answer(question: Question, answers: Answers, asks: bool) -> str:
         say(*(f"  {name}: {PRESETS[name].title}" for name in question.choices))
     while True:
         try:
-            return checked(question, ask(question.words, given, question.choices, lists=question.name != "preset"))
+            said = ask(question.words, given, question.choices, lists=question.name != "preset")
+            return checked(question, _without_quotes(said) if question.is_folder else said)
         except UserError as problem:
             say(*problem.lines)
+
+
+def _without_quotes(path: str) -> str:
+    """A path that was dragged into a terminal, or copied by Windows' "Copy as path"."""
+    return path[1:-1] if len(path) > 2 and path[0] == path[-1] and path[0] in "'\"" else path
 
 
 def checked(question: Question, given: str) -> str:
@@ -61,8 +68,10 @@ def checked(question: Question, given: str) -> str:
         return ""
     if question.choices and given not in question.choices:
         raise UserError(f"{flag} {given} is none of {', '.join(question.choices)}.")
-    if question.is_name and (set(given) & set('<>:"/\\|?*') or given.strip(" .") != given or given.isdecimal()):
+    if question.is_name and (folder_of(given) != given or given.isdecimal()):
         raise UserError(f"{flag} {given}: that is no name of a folder; letters, spaces, - and _ are.")
+    if question.name == "trigger" and "," in given:
+        raise UserError(f"{flag} {given}: a comma ends trigger words; leave it out.")
     if question.is_folder:
         folder = Path(given).expanduser()
         if not folder.is_dir():

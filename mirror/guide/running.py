@@ -93,7 +93,7 @@ def is_done(run: Run, step: Step, commands: list[list[str]]) -> bool:
     have nothing to do any more, such as naming a person."""
     done = run.session.done.get(step.name)
     is_same = done is not None and (not commands or done == [shell_line(one) for one in commands])
-    return is_same and all(path.exists() for path in step.leaves(run.answers))
+    return is_same and all(path.exists() for path in step.leaves(run.answers)) and step.is_current(run.answers)
 
 
 def _answer_for(run: Run, step: Step) -> None:

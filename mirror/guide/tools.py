@@ -49,7 +49,9 @@ def use_a_tool() -> int | None:
     """Choose a script, answer its options, run it; its exit code, or None where nothing was run."""
     there = [name for name in TOOLS if (PROJECT / name).is_file()]
     say("", *(f"  {number}: {name}" for number, name in enumerate(there, 1)))
-    script = there[int(ask("Which script", choices=[str(i + 1) for i in range(len(there))], lists=False)) - 1]
+    numbers = {str(number): name for number, name in enumerate(there, 1)}
+    chosen = ask("Which script", choices=[*numbers, *there], lists=False)
+    script = numbers.get(chosen, chosen)
     described, command = describe(script), [script]
     if described["commands"]:
         say(*(f"  {name}: {one['text']}" for name, one in described["commands"].items()))

@@ -6,17 +6,21 @@ is nothing to do. A step is done when its commands ended well in this session, a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mirror.contracts.contract import read_contract
 from mirror.contracts.vault import LabelledPerson, Labels
-from utils.console import UserError
+from utils.captions import usual_trigger
+from utils.console import UserError, say
 from utils.defaults import MODELS_FOLDER
-from utils.files import disk_errors_as, write_text_atomic
+from utils.files import disk_errors_as, readable, write_text_atomic
+from utils.images import list_images
 
 Answers = dict[str, str]  # by question; what was not answered is ""
 Commands = list[list[str]]  # each: script, then its arguments
@@ -44,6 +48,7 @@ class Step:
     commands: Callable[[Answers], Commands]
     leaves: Callable[[Answers], list[Path]] = lambda answers: []
     before: Callable[[Answers], None] = lambda answers: None  # what the commands read
+    is_current: Callable[[Answers], bool] = lambda answers: True  # whether what it read is as it was
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,13 @@ def loras(answers: Answers) -> Path:
     return Path(answers["output"]) / "lora_models" / answers["person"]
 
 
+def _trigger_of(answers: Answers) -> str:
+    """That of the person's dataset, or else the usual one."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads((dataset(answers) / "metadata.json").read_text(encoding="utf-8"))["trigger"])
+    return usual_trigger(answers["person"])
+
+
 def _in_vault(answers: Answers, command: str, *arguments: str) -> list[str]:
     return ["facevault.py", command, *arguments, "--output", str(vault(answers))]
 
@@ -99,6 +111,19 @@ def _pack(answers: Answers) -> list[str]:
 
 def _scan(answers: Answers) -> Commands:
     return [_in_vault(answers, "scan", answers["photos"], "--recursive", *_pack(answers))]
+
+
+def _knows_all_photos(answers: Answers) -> bool:
+    """Whether no photo was added since the scan, so that it need not run again."""
+    try:
+        report = json.loads((vault(answers) / "scan_report.json").read_text(encoding="utf-8"))
+        known = {one["file"] for one in report["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return True  # whether there is a report at all is asked elsewhere
+    folder, own = Path(answers["photos"]), vault(answers).resolve()
+    images = list_images(folder, recursive=True).images
+    new = [path for path in images if readable(path.relative_to(folder).as_posix()) not in known]
+    return all(own in path.resolve().parents for path in new)
 
 
 def persons_of(answers: Answers) -> list[LabelledPerson]:
@@ -166,9 +191,24 @@ def _train(answers: Answers) -> Commands:
     return [[*command, *(["--resume"] if preset.is_ours else []), *_pack(answers)]]
 
 
+def _is_trained_here(answers: Answers) -> bool:
+    return PRESETS[answers["preset"]].is_ours or bool(answers["trainer_path"])
+
+
 def _trained(answers: Answers) -> list[Path]:
-    made_here = PRESETS[answers["preset"]].is_ours or answers["trainer_path"]
-    return [loras(answers) / ("lora.safetensors" if made_here else "trainer")]
+    return [loras(answers) / ("lora.safetensors" if _is_trained_here(answers) else "trainer")]
+
+
+def _told_results(answers: Answers) -> list[str]:
+    """What the LoRA pipeline leaves, and what can be done next."""
+    lines = [f"Dataset: {dataset(answers)}"]
+    if not _is_trained_here(answers):
+        return [
+            *lines,
+            f"Nothing is trained yet. Files for ai-toolkit: {loras(answers) / 'trainer'}; its command is above.",
+        ]
+    lines.append(f"LoRA: {loras(answers)}")
+    return [*lines, "Next: workflow 4 improves both."] if PRESETS[answers["preset"]].is_ours else lines
 
 
 def loop_config(answers: Answers) -> Path:
@@ -177,11 +217,18 @@ def loop_config(answers: Answers) -> Path:
 
 def write_loop_config(answers: Answers) -> None:
     """The configuration of the loop, unless there is one of this name. Its paths start at its own folder."""
-    path = loop_config(answers)
+    path, config = loop_config(answers), _loop_settings(answers)
     if path.exists():
+        _tell_differences(path, config)
         return
     if not dataset(answers).is_dir():
         raise UserError(f"There is no {dataset(answers)}: workflow 1 makes the dataset of {answers['person']}.")
+    with disk_errors_as(f"{path} cannot be written"):
+        write_text_atomic(path, json.dumps(config, indent=2) + "\n")
+
+
+def _loop_settings(answers: Answers) -> dict[str, Any]:
+    """The loop's configuration as the answers have it."""
     base = Path(answers["base_model"])
     config = {
         "person_name": answers["person"],
@@ -196,8 +243,20 @@ def write_loop_config(answers: Answers) -> None:
     }
     if answers["pack"]:
         config["pack"] = answers["pack"]
-    with disk_errors_as(f"{path} cannot be written"):
-        write_text_atomic(path, json.dumps(config, indent=2) + "\n")
+    return config
+
+
+def _tell_differences(path: Path, wanted: dict[str, Any]) -> None:
+    """What a configuration that is there says otherwise than the answers; a broken one is the loop's to refuse."""
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        training = {"preset": there["training"]["preset"]} if "preset" in there.get("training", {}) else None
+        there = there | {"training": training or wanted["training"]}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return
+    other = [f"{key} {there[key]}, not {value}" for key, value in wanted.items() if there.get(key, value) != value]
+    if other:
+        say(f"{path} is there already, and the loop runs with it: {'; '.join(other)}. Delete it to have it made anew.")
 
 
 def _loop(answers: Answers) -> Commands:
@@ -207,7 +266,7 @@ def _loop(answers: Answers) -> Commands:
 
 _PHOTOS = Question("photos", "Folder with the photos (they are never changed)", is_folder=True)
 _PERSON = Question("person", "Name of the person", is_name=True)
-_TRIGGER = Question("trigger", "Trigger words for the person", lambda answers: f"ohwx {answers['person']}")
+_TRIGGER = Question("trigger", "Trigger words for the person", _trigger_of)
 _PACK = Question("pack", "InsightFace model pack", is_needed=False)
 _BASE = Question(
     "base_model",
@@ -230,6 +289,7 @@ _LOOK = (
         "Find every face in the photos",
         _scan,
         lambda answers: [vault(answers) / "vault.sqlite", vault(answers) / "scan_report.json"],
+        is_current=_knows_all_photos,
     ),
     Step(
         "cluster",
@@ -269,7 +329,7 @@ WORKFLOWS = {
             ),
             Step("train", "Train the LoRA", _train, _trained),
         ),
-        lambda answers: [f"Dataset: {dataset(answers)}", f"LoRA: {loras(answers)}", "Next: workflow 4 improves both."],
+        _told_results,
     ),
     "2": Workflow(
         "Photo Organization",

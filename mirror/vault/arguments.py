@@ -60,7 +60,12 @@ def dedup_options(parser: argparse.ArgumentParser) -> None:
 def label_options(parser: argparse.ArgumentParser) -> None:
     """`label`: one act at a time."""
     add = parser.add_argument
-    add("cluster", nargs="?", metavar="CLUSTER", help="number or name of a cluster; without one all are shown")
+    add(
+        "cluster",
+        nargs="?",
+        metavar="CLUSTER",
+        help="number or name of a cluster; without one all are shown, and names asked for on a terminal",
+    )
     add("name", nargs="?", metavar="NAME", help="its name; one that another cluster has merges the two")
     add(
         "--names", type=options.path, metavar="FILE", help='JSON file such as {"1": "alice", "2": null}; or labels.json'

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mirror.vault.choices import BATCH, FORMATS, MIN_FACE, ORGANIZED, REAL_MIN, REPEATS, SIZE, STYLES
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, say, show
-from utils.files import demand_writable, some_of
+from utils.files import demand_writable, folder_of, some_of
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.prepared import PreparedSet
@@ -37,11 +37,11 @@ def register(command) -> None:
 def run_caption(args: argparse.Namespace) -> int:
     """Captions of a person's photos into the store, and into the dataset if there is one."""
     from mirror.vault.captions import MEASURED, Captions, StoredCaption
-    from mirror.vault.preparation import parts_of
+    from mirror.vault.preparation import Settings, parts_of, with_trigger
     from mirror.vault.shots import person_named, shots_of
 
-    trigger = args.trigger or f"ohwx {args.name}"
     with the_only_run(args.output) as store:
+        trigger = with_trigger(store, args.name, Settings(args.trigger or "")).trigger
         shots = shots_of(store, person_named(store, args.name))
         _demand_photos(shots, args.name)
         parts = parts_of(shots, earlier_settings(args.output / ORGANIZED, args.name))
@@ -74,10 +74,8 @@ def tell_captions(store: VaultStore, shots: list[tuple[Shot, Window]], name: str
 
 
 def refresh_dataset(store: VaultStore, output: Path, name: str, trigger: str) -> None:
-    """The texts of a dataset that was prepared before; its pictures stay as they are."""
+    """The texts of a dataset that was prepared before, which is made anew with the settings of that time."""
     from dataclasses import replace
-
-    from mirror.vault.preparation import folder_of
 
     earlier = earlier_settings(output / ORGANIZED, name)
     if earlier is None:
@@ -91,7 +89,7 @@ def refresh_dataset(store: VaultStore, output: Path, name: str, trigger: str) ->
 
 def run_prep(args: argparse.Namespace) -> int:
     """The dataset of one person."""
-    from mirror.vault.preparation import Settings, folder_of, with_trigger
+    from mirror.vault.preparation import Settings, with_trigger
 
     making = Settings(
         trigger=args.trigger or "",
@@ -107,29 +105,34 @@ def run_prep(args: argparse.Namespace) -> int:
     with the_only_run(args.output) as store:
         settings = with_trigger(store, args.name, making)
         folder = args.output / ORGANIZED / folder_of(args.name)
-        tell_prepared(prepare(store, args.output, folder, args.name, settings), folder)
+        tell_prepared(prepare(store, args.output, folder, args.name, settings, args.restore), folder)
     return EXIT_OK
 
 
-def prepare(store: VaultStore, output: Path, folder: Path, name: str, settings: Settings) -> PreparedSet:
-    """Write one dataset."""
+def prepare(
+    store: VaultStore, output: Path, folder: Path, name: str, settings: Settings, restores: bool = False
+) -> PreparedSet:
+    """Write one dataset. `restores`: with the pictures that somebody deleted from it."""
     from mirror.vault.preparation import Preparation, duplicates_in
     from mirror.vault.shots import person_named
 
-    return Preparation(store, name, person_named(store, name), folder, settings).run(duplicates_in(store, output))
+    job = Preparation(store, name, person_named(store, name), folder, settings)
+    return job.run(duplicates_in(store, output), restores)
 
 
 def earlier_settings(organized: Path, name: str) -> Settings | None:
     """How the dataset of a person was prepared; None where there is none."""
-    from mirror.contracts.contract import read_contract
+    from mirror.contracts.contract import demand_own, read_contract
     from mirror.contracts.prepared import PreparedSet
     from mirror.vault.choices import METADATA
-    from mirror.vault.preparation import Settings, folder_of
+    from mirror.vault.preparation import Settings
 
     path = organized / folder_of(name) / METADATA
     if not path.is_file():
         return None
-    return Settings(**read_contract(path, PreparedSet, "facevault.py prep").settings)
+    demand_own(path, "facevault.py")
+    known = read_contract(path, PreparedSet, "facevault.py prep")
+    return Settings(**known.settings) if known.person == name else None
 
 
 def tell_prepared(prepared: PreparedSet, folder: Path) -> None:
@@ -220,6 +223,7 @@ def _add_making(add) -> None:
         help="side of the square whose area trainers' buckets have",
     )
     add("--min-face", type=options.count, default=MIN_FACE, metavar="PIXELS", help="leave out smaller faces")
+    add("--restore", action="store_true", help="bring pictures back that were deleted from the folder by hand")
 
 
 def _caption_options(parser: argparse.ArgumentParser) -> None:

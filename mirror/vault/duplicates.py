@@ -1,8 +1,8 @@
 """Which pictures show the same: the same bytes, the same photo saved anew, or photos of one moment.
 
     exact   the same bytes in several files
-    near    one photo resaved, resized, cropped a little, brightened or mirrored: perceptual hashes (imagehash) propose,
-            laying one small picture over the other decides
+    near    one photo resaved, resized, cropped a little, brightened, mirrored or lying on its side: perceptual hashes
+            (imagehash) propose, laying one small picture over the other decides
     burst   several photos of one moment: every face has the same embedding, pose, place and light within their noise
 
 Of each set one picture is kept, the best; every other is a duplicate of that one itself, never of a neighbour's.
@@ -17,6 +17,7 @@ from functools import cmp_to_key
 import cv2
 import numpy as np
 
+from mirror.vault.crops import upright
 from mirror.vault.store import Face, StoredPicture, VaultStore
 
 # Bits of imagehash's pHash (64) that differ, up to which two pictures are laid over each other. Of 200 planted copies
@@ -67,13 +68,13 @@ class _Small:
 
 def find_duplicates(store: VaultStore, most_bits: int = PHASH_BITS) -> list[DuplicateSet]:
     """Sets of pictures that show the same, near ones and bursts; exact ones are files of one picture."""
-    pictures = store.pictures()
+    pictures = store.pictures_on_disk()
     order = sorted(pictures)
-    smalls = [_small(store.thumbnail_of(content)) for content in order]
     place = {content: i for i, content in enumerate(order)}
     faces: dict[str, list[Face]] = {}
     for face in store.faces():
         faces.setdefault(face.content, []).append(face)
+    smalls = [_small(store.thumbnail_of(content), _turned_deg(faces.get(content, []))) for content in order]
     pairs: dict[tuple[int, int], tuple[str, int, float, bool]] = {}
     for i, j in _near_candidates(smalls, most_bits):
         likeness, mirrored = _likeness(smalls[i], smalls[j])
@@ -87,11 +88,16 @@ def find_duplicates(store: VaultStore, most_bits: int = PHASH_BITS) -> list[Dupl
     return _sets(pairs, [pictures[content] for content in order], largest)
 
 
-def _small(jpeg: bytes) -> _Small:
+def _turned_deg(faces: list[Face]) -> int:
+    """How a picture is turned so that its largest face stands upright: one saved on its side is the same photo."""
+    return max(faces, key=lambda face: face.size).turned_deg if faces else 0
+
+
+def _small(jpeg: bytes, turned_deg: int) -> _Small:
     import imagehash
     from PIL import Image
 
-    grey = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
+    grey = upright(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE), turned_deg)
     hashes = [
         int(str(imagehash.phash(Image.fromarray(one))), 16) for one in (grey, np.ascontiguousarray(grey[:, ::-1]))
     ]

@@ -6,15 +6,15 @@ import argparse
 from pathlib import Path
 
 from mirror.contracts.contract import demand_own, write_contract
-from mirror.contracts.prepared import ExportedPerson, ExportedPhoto, Manifest
+from mirror.contracts.prepared import ExportedPerson, ExportedPhoto, Manifest, PreparedSet
 from mirror.vault.captions import Captions, measured, words_for
 from mirror.vault.choices import LORA_READY, MANIFEST, METADATA, ORGANIZED, REPEATS
 from mirror.vault.crops import Window
-from mirror.vault.preparation import Preparation, Settings, duplicates_in, folder_of, with_trigger
+from mirror.vault.preparation import Preparation, Settings, duplicates_in, with_trigger
 from mirror.vault.shots import Shot, named_persons, person_named, shots_by_person
 from mirror.vault.store import VaultStore
 from utils.console import UserError, print_table, show
-from utils.files import disk_errors_as, readable, timestamp
+from utils.files import disk_errors_as, folder_of, readable, timestamp
 
 
 def export(store: VaultStore, args: argparse.Namespace) -> None:
@@ -56,7 +56,7 @@ def _write(store: VaultStore, args: argparse.Namespace, name: str, person: int) 
     """The folder of a person, and what became of it."""
     is_lora = args.format == "lora"
     folder = args.output / (LORA_READY if is_lora else ORGANIZED) / folder_of(name)
-    if not is_lora and _is_dataset(folder):
+    if not is_lora and _is_dataset(folder, name):
         return folder, f"prepared already by prep, left as it is: {folder}"
     settings = Settings(
         trigger=args.trigger or "",
@@ -65,21 +65,23 @@ def _write(store: VaultStore, args: argparse.Namespace, name: str, person: int) 
         min_face=args.min_face if is_lora else 1,
         repeats=REPEATS if is_lora else None,
         links=args.symlink,
+        exported=True,
     )
     job = Preparation(store, name, person, folder, with_trigger(store, name, settings))
-    prepared = job.run(duplicates_in(store, args.output))
+    prepared = job.run(duplicates_in(store, args.output), args.restore)
     left = f", {len(prepared.left_out)} left out" if prepared.left_out else ""
-    how = f" ({job.linked})" if job.linked else ""
+    how = "".join(f", {count} of them as {way}" for way, count in job.linked.items())
     return folder, f"{len(prepared.pictures)} pictures{how}{left}: {folder}"
 
 
-def _is_dataset(folder: Path) -> bool:
-    """Whether prep made the folder, with crops, which an export would mix up with whole photos."""
-    from mirror.contracts.contract import read_contract
-    from mirror.contracts.prepared import PreparedSet
-
+def _is_dataset(folder: Path, name: str) -> bool:
+    """Whether prep made the folder for this person: an export would undo what was chosen there."""
     path = folder / METADATA
-    return path.is_file() and bool(read_contract(path, PreparedSet, "facevault.py prep").settings["crop"])
+    try:
+        known = PreparedSet.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return False  # nothing, or what an export then refuses by name
+    return known.person == name and not known.settings.get("exported")
 
 
 def _photo(store: VaultStore, shot: Shot, stored: dict) -> ExportedPhoto:

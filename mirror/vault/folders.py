@@ -19,6 +19,7 @@ from mirror.vault.store import VaultStore
 from utils.files import bytes_of, disk_errors_as, sha256_of, write_bytes_atomic
 
 _SCHEMA = """CREATE TABLE IF NOT EXISTS written (path TEXT, sha256 TEXT, recipe TEXT, PRIMARY KEY (path, sha256))"""
+_CLEARED = "cleared "  # before the recipe of a file that was deleted here: nobody else took it away
 
 
 class Folder:
@@ -65,27 +66,48 @@ class Folder:
             return ""
         self._note(name, sha256, recipe)
         target = self.path / name
+        draft = target.with_name(f".{target.name[:40]}.link.tmp")  # cleared as those of write_bytes_atomic are
         with self._writing(name):
-            with contextlib.suppress(FileNotFoundError):
-                target.unlink()
-            for how, make in (("symlink", os.symlink), ("hard link", os.link)):
-                with contextlib.suppress(OSError, NotImplementedError):
-                    make(source.resolve(), target)
-                    return how
-            shutil.copyfile(source, target)
-        return "copy"
+            draft.unlink(missing_ok=True)
+            how = _linked(source, draft)
+            os.replace(draft, target)  # at once: a picture that is missing was deleted by somebody
+            draft.unlink(missing_ok=True)  # a second hard link to the same file is not moved
+        return how
+
+    def names(self) -> list[str]:
+        """Of every file that was ever written here, whether it is there or not."""
+        inside = self._key("")
+        rows = self._store.ask("SELECT DISTINCT path FROM written WHERE substr(path, 1, ?) = ?", len(inside), inside)
+        return sorted(key[len(inside) :] for (key,) in rows)
+
+    def is_changed(self, name: str) -> bool:
+        """Whether the file is there as somebody else wrote it."""
+        return os.path.lexists(self.path / name) and not self.is_ours(name)
+
+    def is_deleted(self, name: str) -> bool:
+        """Whether a file that was written here was taken away, and not by `clear`."""
+        noted = self._digests(name, "AND recipe NOT LIKE ?", f"{_CLEARED}%")
+        return bool(noted) and not os.path.lexists(self.path / name)
+
+    def move(self, name: str, new_name: str) -> bool:
+        """Give a file that somebody changed another name; False where somebody's other file has that."""
+        if not self.is_ours(new_name):
+            return False
+        self._note(new_name, "", "")  # known by its name, and never taken for our own
+        with self._writing(new_name):
+            os.replace(self.path / name, self.path / new_name)
+        return True
 
     def clear(self, keep: Collection[str]) -> list[str]:
         """Delete our own files but those to `keep`; the names of pictures and captions that people changed stay."""
         kept = []
-        inside = self._key("")
-        rows = self._store.ask("SELECT DISTINCT path FROM written WHERE substr(path, 1, ?) = ?", len(inside), inside)
-        for name in sorted(key[len(inside) :] for (key,) in rows):
+        for name in self.names():
             self._clear_drafts(name)
             path = self.path / name
             if name in keep or not os.path.lexists(path):
                 continue
             if self.is_ours(name):
+                self._note_cleared(name)
                 with self._writing(name):
                     path.unlink()
                 with contextlib.suppress(OSError):
@@ -112,9 +134,23 @@ class Folder:
         with self._store.change() as db:
             db.execute("INSERT OR REPLACE INTO written VALUES (?, ?, ?)", (self._key(name), sha256, recipe))
 
+    def _note_cleared(self, name: str) -> None:
+        with self._store.change() as db:
+            db.execute("UPDATE written SET recipe = ? || recipe WHERE path = ?", (_CLEARED, self._key(name)))
+
     @contextlib.contextmanager
     def _writing(self, name: str):
         path = self.path / name
         with disk_errors_as(f"{path} cannot be written", "Fix that and give the same command again: it goes on."):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield
+
+
+def _linked(source: Path, target: Path) -> str:
+    """How the photo got to `target`: symlink, hard link or copy, whichever the system can do."""
+    for how, make in (("symlink", os.symlink), ("hard link", os.link)):
+        with contextlib.suppress(OSError, NotImplementedError):
+            make(source.resolve(), target)
+            return how
+    shutil.copyfile(source, target)
+    return "copy"

@@ -104,19 +104,17 @@ def stats_of(store: VaultStore) -> list[list[str]]:
 
 
 def duplicates_of(store: VaultStore, most_bits: int) -> Duplicates:
-    """All files that show the same as a better one."""
-    pictures = store.pictures()
+    """All files that show the same as a better one, of those that are on the disk."""
+    pictures = store.pictures_on_disk()
     found = {one.keep: one for one in duplicates.find_duplicates(store, most_bits)}
     dropped = {one.content: (keep, one) for keep, group in found.items() for one in group.duplicates}
     groups: dict[str, list[DuplicateFile]] = {}
     for content, picture in pictures.items():
         keep, one = dropped.get(content, (content, None))
-        copies = [
-            _duplicate(path, "exact", 0, 1.0, False, "the same bytes")
-            if one is None
-            else _duplicate(path, one.kind, one.bits, one.likeness, one.mirrored, one.why)
-            for path in (picture.paths[1:] if one is None else picture.paths)
-        ]
+        first, *same = picture.paths
+        copies = [_duplicate(path, "exact", 0, 1.0, False, f"the same bytes as {_file(first)}") for path in same]
+        if one is not None:
+            copies.insert(0, _duplicate(first, one.kind, one.bits, one.likeness, one.mirrored, one.why))
         if copies:
             groups.setdefault(keep, []).extend(copies)
     return Duplicates(

@@ -38,16 +38,18 @@ from mirror.vault.folders import Folder
 from mirror.vault.shots import Shot, person_named, read_photo, shots_of
 from mirror.vault.store import VaultStore
 from mirror.vault.wording import Measured, told_constant_phrases
-from utils.captions import METADATA_LINES, caption_of
+from utils.captions import METADATA_LINES, caption_of, usual_trigger
 from utils.console import UserError
 from utils.decoding import ImageError, decode, is_opaque
 from utils.defaults import MAX_SYNTHETIC_SHARE
-from utils.files import disk_errors_as, file_word, readable, timestamp, versions_of
+from utils.files import disk_errors_as, file_word, folder_of, readable, some_of, timestamp, versions_of
 from utils.images import read_file
 from utils.progress import GroupProgress
 
 _COPIED = (".jpg", ".jpeg", ".png", ".webp")  # read by every trainer as they are
 _VERSION = 1  # of how pictures are made: part of each recipe
+DELETED = "somebody deleted its picture here; --restore brings it back"
+_DIGITS = 8  # of a photo's SHA-256, at the end of the name of its picture
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Settings:
     repeats: int | None = None  # of kohya's folder name; None: the pictures lie in the folder itself
     lines: bool = False  # metadata.jsonl too
     links: bool = False  # instead of copies, where a photo is taken as it is
+    exported: bool = False  # by export, which leaves what prep made as it is
 
     def as_dict(self) -> dict[str, str | int | bool | None]:
         return dict(vars(self))
@@ -70,7 +73,7 @@ class Settings:
     @property
     def inner(self) -> str:
         """Folder of the pictures within the dataset's, with its slash."""
-        return "" if self.repeats is None else f"{self.repeats}_{_folder_word(self.trigger)}/"
+        return "" if self.repeats is None else folder_of(f"{self.repeats}_{self.trigger}") + "/"
 
 
 @dataclass(frozen=True)
@@ -80,17 +83,6 @@ class Chosen:
     shot: Shot
     window: Window
     quality: float
-
-
-def folder_of(name: str) -> str:
-    """A person's name as the name of a folder, on every system; most stay as they are."""
-    word = _folder_word(name)
-    return word if word.strip("_") else f"person_{word}"
-
-
-def _folder_word(text: str) -> str:
-    kept = "".join(letter if letter.isprintable() and letter not in '<>:"/\\|?*' else "_" for letter in text)
-    return kept.strip(" .") or "_"
 
 
 def choose(shots: list[Shot], settings: Settings, duplicates: dict[str, str]) -> tuple[list[Chosen], list[LeftOut]]:
@@ -152,13 +144,15 @@ def qualities(shots: list[Shot]) -> list[float]:
 
 
 def with_trigger(store: VaultStore, name: str, settings: Settings) -> Settings:
-    """The trigger that was given, or else that of the person's captions, or else the usual one."""
+    """The trigger that was given, which the person's captions then have too, or else theirs, or else the usual one."""
+    captions = Captions(store)
+    faces = {shot.face.id for shot in shots_of(store, person_named(store, name))}
+    stored = {face: one for face, one in captions.all().items() if face in faces}
     if settings.trigger:
+        captions.put({face: replace(one, trigger=settings.trigger) for face, one in stored.items()})
         return settings
-    stored = Captions(store).all()
-    faces = [shot.face.id for shot in shots_of(store, person_named(store, name))]
-    used = Counter(stored[face].trigger for face in faces if face in stored).most_common(1)
-    return replace(settings, trigger=used[0][0] if used else f"ohwx {name}")
+    used = Counter(one.trigger for one in stored.values()).most_common(1)
+    return replace(settings, trigger=used[0][0] if used else usual_trigger(name))
 
 
 def duplicates_in(store: VaultStore, output: Path) -> dict[str, str]:
@@ -167,13 +161,13 @@ def duplicates_in(store: VaultStore, output: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     content_of = {readable(str(file)): one.content for one in store.pictures().values() for file in one.paths}
-    reasons: dict[str, str] = {}
+    there, reasons = store.pictures_on_disk(), {}
     for group in read_contract(path, Duplicates, "facevault.py dedup").groups:
         kept = content_of.get(group.keep)
         for one in group.duplicates:
             content = content_of.get(one.file)
-            if None not in (kept, content) and content != kept:
-                reasons[content] = f"{one.kind} duplicate of {group.keep}, which is kept: {one.why}"
+            if kept in there and content not in (None, kept):
+                reasons.setdefault(content, f"{one.kind} duplicate of {group.keep}, which is kept: {one.why}")
     return reasons
 
 
@@ -197,16 +191,21 @@ class Preparation:
             raise UserError(f"No photo of {name} is there any more: scan the folder again that holds them.")
         _demand_folder_of(target, name)
         self.folder = Folder(store, target)
+        self.earlier = self._earlier_names()
         self.stored = Captions(store).all()
         self.written: list[tuple[PreparedPicture, Measured]] = []
         self.ours: set[str] = {METADATA}
         self.warnings: list[str] = []
-        self.linked = ""
+        self.linked: Counter[str] = Counter()  # pictures in this run, by how
 
-    def run(self, duplicates: dict[str, str]) -> PreparedSet:
-        """Write pictures, captions and metadata.json; what an earlier run wrote and nobody changed goes."""
+    def run(self, duplicates: dict[str, str], restores: bool = False) -> PreparedSet:
+        """Write pictures, captions and metadata.json; what an earlier run wrote and nobody changed goes.
+
+        `restores`: pictures too that somebody deleted.
+        """
         target = self.folder.path
-        chosen, left_out = choose(self.shots, self.settings, duplicates)
+        deleted = {} if restores else dict.fromkeys(self._deleted(), DELETED)
+        chosen, left_out = choose(self.shots, self.settings, duplicates | deleted)
         with GroupProgress() as progress:
             task = progress.add("Preparing", len(chosen))
             for one in chosen:
@@ -214,7 +213,7 @@ class Preparation:
                 left_out += [_left_out(one.shot, problem)] if problem else []
                 progress.step(task)
         if not self.written:
-            reasons = "; ".join(dict.fromkeys(one.reason for one in left_out))
+            reasons = some_of(list(dict.fromkeys(one.reason for one in left_out)), separator="; ")
             raise UserError(f"No photo of {self.name} can be used: {reasons}.")
         self._write_lines()
         for name in self.folder.clear(self.ours):
@@ -224,6 +223,21 @@ class Preparation:
             write_contract(target / METADATA, prepared)
         return prepared
 
+    def _deleted(self) -> set[str]:
+        """Contents of photos whose pictures somebody deleted, now or before an earlier run."""
+        try:
+            known = PreparedSet.model_validate_json((self.folder.path / METADATA).read_bytes())
+        except (OSError, ValueError):
+            return set()
+        gone = {one.content for one in known.pictures if self.folder.is_deleted(one.file)}
+        there = {content for content in gone if self._is_there(content)}
+        return gone - there | {one.content for one in known.left_out if one.reason == DELETED}
+
+    def _is_there(self, content: str) -> bool:
+        """Whether a picture of the photo lies here under any name, as after a killed run with another one."""
+        names = (Path(name) for name in self.earlier.get(content[:_DIGITS], ()))
+        return any(name != caption_of(name) and (self.folder.path / name).exists() for name in names)
+
     def _has(self, one: Chosen) -> bool:
         return any(picture.content == one.shot.picture.content for picture, _ in self.written)
 
@@ -232,7 +246,8 @@ class Preparation:
         shot, window = one.shot, one.window
         as_it_is = self._is_copied(one)
         suffix = shot.source.suffix.lower() if as_it_is else ".png"
-        name = f"{self.settings.inner}{file_word(shot.source.stem)[:60]}_{shot.picture.content[:8]}{suffix}"
+        name = f"{self.settings.inner}{file_word(shot.source.stem)[:60]}_{shot.picture.content[:_DIGITS]}{suffix}"
+        name = self._with_changes(name, shot.picture.content)
         try:
             self._save(one, name, as_it_is)
         except ImageError as problem:
@@ -242,6 +257,25 @@ class Preparation:
         self.ours |= {name} if words is None else {name, caption_of(Path(name)).as_posix()}
         self.written.append((self._row(one, name, seen, words, by), seen))
         return None
+
+    def _earlier_names(self) -> dict[str, list[str]]:
+        """Pictures and captions that may ever have been here, by the end of their names, which is of the content."""
+        found: dict[str, list[str]] = {}
+        names = self.folder.names()
+        for name in sorted({*names, *(caption_of(Path(one)).as_posix() for one in names)}):
+            found.setdefault(Path(name).stem[-_DIGITS:], []).append(name)
+        return found
+
+    def _with_changes(self, name: str, content: str) -> str:
+        """The name of a picture, after what somebody changed under an earlier one (the photo was renamed, --kohya) has
+        moved there. A changed picture keeps its suffix."""
+        for old in filter(self.folder.is_changed, self.earlier.get(content[:_DIGITS], ())):
+            suffix = Path(old).suffix
+            new = Path(name).with_suffix(suffix).as_posix()
+            is_there = old == new or self.folder.move(old, new)
+            if is_there and suffix != caption_of(Path(old)).suffix:
+                name = new
+        return name
 
     def _is_copied(self, one: Chosen) -> bool:
         """Whether the photo is taken byte for byte: whole, upright, unscaled, of a kind that every trainer reads."""
@@ -257,7 +291,8 @@ class Preparation:
             return
         source, data = read_photo(shot)
         if links:
-            self.linked = self.folder.link(name, source, shot.picture.content, recipe) or self.linked
+            how = self.folder.link(name, source, shot.picture.content, recipe)
+            self.linked.update([how] if how else [])
             return
         if not as_it_is:
             image = cut(upright(decode(data), shot.face.turned_deg), one.window)

@@ -17,6 +17,7 @@ from mirror.dataset.pixels import brightness, grey_of, histogram, sharpness
 from mirror.faces.engine import FaceMeasurement
 from mirror.faces.looking import look_at
 from mirror.faces.measurer import Measurer
+from mirror.vault.choices import LORA_READY, ORGANIZED
 from mirror.vault.store import Face, MeasuredFace, StoredPicture, VaultStore, path_key
 from utils.console import UserError
 from utils.defaults import IMAGE_EXTENSIONS
@@ -183,23 +184,33 @@ class Scan:
 
 
 def scan(store: VaultStore, looker: VaultLooker, folder: Path, pictures: list[ScannedPicture]) -> Scan:
-    """Measure what is new and note what moved and what vanished. Ctrl-C and kills lose the pictures in hand alone."""
+    """Measure what is new and note what moved and what vanished. Ctrl-C and kills lose the pictures in hand alone.
+
+    A missing file of another folder has moved if its content is here; else its disk may only be unplugged.
+    """
     before = {path_key(path): (content, vanished) for path, content, _, _, vanished in store.files()}
     look_at(pictures, looker)
     seen = {path_key(one.path): one for one in pictures}
     root = path_key(folder)
     inside = root if root.endswith(os.fsencode(os.sep)) else root + os.fsencode(os.sep)
+    found = {one.content for one in pictures if one.content is not None}
     gone = {
         key: facts  # a file in a sub-folder that this scan did not enter is still there
         for key, facts in before.items()
-        if key.startswith(inside) and key not in seen and not os.path.lexists(key)
+        if key not in seen and (key.startswith(inside) or facts[0] in found) and not os.path.lexists(key)
     }
     store.mark_seen(seen, gone)
     result = Scan(pictures)
-    left = {content: key for key, (content, vanished) in gone.items() if content is not None and not vanished}
+    left: dict[str, list[bytes]] = {}
+    for key, (content, vanished) in gone.items():
+        if content is not None and not vanished:
+            left.setdefault(content, []).append(key)
     for key, one in seen.items():
-        if key not in before and one.content in left:
-            result.moved.append(MovedFile(file=one.name, was=_name(left.pop(one.content), folder)))
+        if before.get(key, (None,))[0] != one.content and left.get(one.content):
+            same = left[one.content]
+            was = next((old for old in same if os.path.basename(old) == os.path.basename(key)), same[0])
+            same.remove(was)
+            result.moved.append(MovedFile(file=one.name, was=_name(was, folder)))
     moved_from = {one.was for one in result.moved}
     names = [_name(key, folder) for key, (_, vanished) in sorted(gone.items()) if not vanished]
     result.vanished = [name for name in names if name not in moved_from]
@@ -210,11 +221,16 @@ def _name(key: bytes, folder: Path) -> str:
     return readable(Path(os.path.relpath(os.fsdecode(key), os.path.abspath(folder))).as_posix())
 
 
-def collect(photos: Path, recursive: bool) -> tuple[list[ScannedPicture], Listing]:
-    """List the pictures. Raises UserError where there are none."""
+def collect(photos: Path, recursive: bool, output: Path) -> tuple[list[ScannedPicture], Listing]:
+    """List the pictures, without those that FaceVault made below `output`. Raises UserError where there are none."""
     folder = demand_folder(photos, "facevault.py scan takes the folder that holds your photos.")
     listing = list_images(folder, recursive)
     listing.problems = [readable(problem) for problem in listing.problems]
+    made = _made_here(listing.images, folder, output)
+    if made:
+        listing.images = [path for path in listing.images if path not in made]
+        said = f"Left out, as FaceVault itself made them: {len(made)} picture(s) in {output}."
+        listing.problems.append(readable(said))
     left_out = [] if recursive else [sub for sub in listing.subfolders if holds_pictures(sub)]
     hint = f"{len(left_out)} sub-folder(s) with pictures were left out; --recursive takes them in."
     if not listing.images:
@@ -224,6 +240,13 @@ def collect(photos: Path, recursive: bool) -> tuple[list[ScannedPicture], Listin
     listing.problems += [readable(f"{folder}: {hint}")] if left_out else []
     names = [readable(path.relative_to(folder).as_posix()) for path in listing.images]
     return [ScannedPicture(name, path) for name, path in zip(names, listing.images, strict=True)], listing
+
+
+def _made_here(images: list[Path], photos: Path, output: Path) -> set[Path]:
+    """Pictures that lie in a dataset of the vault, where datasets lie below the photos."""
+    folders = {(output / name).resolve() for name in (ORGANIZED, LORA_READY)}
+    folders = {one for one in folders if photos.resolve() in one.parents}
+    return {path for path in images if folders & {*path.parent.resolve().parents}} if folders else set()
 
 
 def scan_report(

@@ -72,14 +72,23 @@ def person_named(store: VaultStore, name: str) -> int:
     persons = named_persons(store)
     if name in persons:
         return persons[name]
-    if name.isdecimal() and store.ask("SELECT 1 FROM persons WHERE id = ?", int(name)):
-        raise UserError(f"Cluster {name} has no name yet: facevault.py label {name} NAME gives one.")
+    if name.isdecimal():
+        raise _no_name(store, name)
     if store.ask("SELECT 1 FROM persons WHERE name = ?", name):
         raise UserError(f"{name} is marked as not a person to keep: facevault.py label {name} {name} changes that.")
     known = f"known: {', '.join(persons)}" if persons else "nobody has a name yet"
     raise UserError(
         f"Nobody in {store.path} is called {name}; {known}. facevault.py label CLUSTER {name} gives a name."
     )
+
+
+def _no_name(store: VaultStore, number: str) -> UserError:
+    rows = store.ask("SELECT name FROM persons WHERE CAST(id AS TEXT) = ?", number)
+    if not rows:
+        return UserError(f"There is no cluster {number}. facevault.py label shows which there are; give a name.")
+    if rows[0][0]:
+        return UserError(f"Cluster {number} is called {rows[0][0]}: give that name.")
+    return UserError(f"Cluster {number} has no name yet: facevault.py label {number} NAME gives one.")
 
 
 def shots_of(store: VaultStore, person: int) -> list[Shot]:

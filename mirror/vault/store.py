@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +234,15 @@ class VaultStore:
             for content, status, reason, width, height, size, sharp, bright in rows
             if content in paths
         }
+
+    def pictures_on_disk(self) -> dict[str, StoredPicture]:
+        """As `pictures`, without files that are not there at this moment, whatever the last scan saw."""
+        found = {}
+        for content, picture in self.pictures().items():
+            paths = tuple(path for path in picture.paths if os.path.lexists(path))
+            if paths:
+                found[content] = replace(picture, paths=paths)
+        return found
 
     def thumbnail_of(self, content: str) -> bytes | None:
         rows = self.ask("SELECT thumbnail FROM pictures WHERE content = ?", content)

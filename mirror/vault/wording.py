@@ -222,8 +222,8 @@ def constant_phrases(captions: Sequence[str], trigger: str) -> dict[str, int]:
     if len(captions) < FEWEST_CAPTIONS:
         return {}
     counts: Counter[str] = Counter()
-    for one in captions:
-        phrases = {part.strip().casefold() for part in re.split(r"[,;.]+", one)}
-        counts.update(phrase for phrase in phrases - _MEASURED if phrase and phrase != trigger.casefold())
+    for one in captions:  # without the trigger, which may hold a full stop: "ohwx J. Smith"
+        phrases = {part.strip() for part in re.split(r"[,;.]+", one.casefold().replace(trigger.casefold(), ","))}
+        counts.update(phrases - _MEASURED - {""})
     least = CONSTANT_SHARE * len(captions)
     return {phrase: count for phrase, count in counts.most_common() if count >= least}

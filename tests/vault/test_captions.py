@@ -62,6 +62,8 @@ def test_phrases_in_nearly_all_captions_are_told():
     captions = [f"ohwx alice, red coat, place {i % 2}" for i in range(10)]
     assert constant_phrases(captions, TRIGGER) == {"red coat": 10}
     assert constant_phrases(captions[:4], TRIGGER) == {}, "too few to say"
+    dotted = [f"ohwx J. Smith, red coat, place {i % 2}" for i in range(10)]
+    assert constant_phrases(dotted, "ohwx J. Smith") == {"red coat": 10}
 
 
 def test_one_outfit_and_one_room_are_told_from_many():

@@ -92,6 +92,35 @@ def test_nothing_is_deleted_and_a_dry_run_writes_nothing(found, tmp_path):
     assert not (again.output / "duplicates.json").exists()
 
 
+def test_a_photo_on_its_side_is_the_same_photo(tmp_path, found):
+    run, _ = found
+    sides = tmp_path / "sides"
+    sides.mkdir()
+    originals = sorted(path for path in run.photos.glob("*.jpg") if not path.name.startswith(KINDS))[:6]
+    for path in originals:
+        image = cv2.imread(str(path))
+        write(sides / f"side_{path.name}", cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE), 85)
+    shutil.copy(sides / f"side_{originals[0].name}", sides / "bytes.jpg")
+    again = VaultRun(run.output, tmp_path)
+    again("scan", sides, "--pack", "demo")
+    turned = again.ask("SELECT count(DISTINCT content) FROM faces WHERE turned = 270")[0][0]
+    again("dedup")
+    pairs = {
+        (Path(group["keep"]).name, Path(one["file"]).name)
+        for group in again.json("duplicates.json")["groups"]
+        for one in group["duplicates"]
+    }
+    (same,) = [
+        one
+        for group in again.json("duplicates.json")["groups"]
+        for one in group["duplicates"]
+        if one["kind"] == "exact" and "side_" in one["file"]
+    ]
+    assert same["why"].startswith("the same bytes as ") and same["why"].endswith("bytes.jpg")
+    seen = [names for names in pairs if any(name.startswith("side_") for name in names)]
+    assert turned >= 4 and len(seen) >= turned
+
+
 def test_bursts_and_the_same_bytes(tmp_path, found):
     """Two photos of one moment are a burst; the same person another time is not; the same bytes are exact."""
     photos = tmp_path / "photos"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT
+from terminal import Terminal
 from vault_fixture import VaultRun, make_vault
 
 
@@ -161,3 +163,22 @@ def test_the_table_and_the_numbers(vault):
     assert "Name one: facevault.py label CLUSTER NAME" in shown and ".jpg" in shown
     stats = vault("stats").stdout
     assert f"{vault.ask('SELECT count(*) FROM faces')[0][0]}" in stats and "faces in no cluster" in stats
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are POSIX's")
+def test_names_are_asked_for_on_a_terminal(vault):
+    command = [sys.executable, str(ROOT / "facevault.py"), "label", "--output", str(vault.output)]
+    persons = vault.json("labels.json")["persons"]
+    terminal = Terminal(vault.output, command)
+    for one, word in zip(persons, ("7", "", "-"), strict=False):
+        seen = terminal.answer("Name (Enter: none yet", word)
+        if word == "7":
+            assert one["faces"][0]["file"] in seen
+            terminal.see("clusters are called by numbers")
+            terminal.answer("Name (Enter: none yet", "alice")
+    terminal.answer("Name (Enter: none yet", "q")
+    terminal.see(f"cluster {persons[0]['cluster']} is alice.")
+    assert terminal.end() == 0
+    assert vault.names == {persons[0]["cluster"]: "alice"}
+    left_out = [one["cluster"] for one in vault.json("labels.json")["persons"] if not one["kept"]]
+    assert left_out == [persons[2]["cluster"]]

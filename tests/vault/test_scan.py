@@ -87,6 +87,33 @@ def test_moved_and_vanished_files_are_told_apart(vault, album):
     assert vault.report["vanished"] == [] and again.returncode == 0
 
 
+def test_a_library_that_moved_is_found_again_and_its_dead_files_are_never_kept(vault, album):
+    shutil.copy(album / "0.jpg", album / "copy of 0.jpg")
+    settle(album)
+    vault.scan(album)
+    album = album.rename(album.with_name("library"))
+    (album / "1.jpg").replace(album / "2.jpg")
+    done = vault.scan(album)
+    assert "Found again elsewhere" in done.stdout and len(vault.report["moved"]) == 5
+    assert {"file": "2.jpg", "was": "../photos/1.jpg"} in vault.report["moved"]
+    there = [os.fsdecode(path) for (path,) in vault.ask("SELECT path FROM files WHERE NOT vanished ORDER BY path")]
+    assert [path for path in there if os.path.exists(path)] == sorted(str(path) for path in album.iterdir())
+    (album / "0.jpg").unlink()  # the scan does not know yet
+    run_script("facevault.py", "dedup", "--output", vault.output)
+    found = json.loads((vault.output / "duplicates.json").read_text())
+    assert found["groups"] == [], "nothing is a duplicate of a file that is gone"
+
+
+def test_datasets_below_the_photos_are_no_photos(vault, album, make_picture):
+    vault.output = album / "outputs"
+    make_picture(vault.output / "organized" / "alice" / "0.jpg", 7)
+    make_picture(album / "organized" / "8.jpg", 8)
+    done = vault.scan(album, "--recursive")
+    assert "as FaceVault itself made them: 1 picture(s)" in done.stderr
+    assert [row["file"] for row in vault.report["files"]][-2:] == ["4.jpg", "organized/8.jpg"]
+    assert len(vault.report["files"]) == 6 and "Left out" in vault.report["warnings"][0]
+
+
 def test_a_folder_that_is_not_entered_has_not_vanished(vault, album, make_picture):
     make_picture(album / "sub" / "6.jpg", 6)
     settle(album)
