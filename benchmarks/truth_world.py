@@ -126,13 +126,13 @@ def write_world(base: Path, seed: int, size: int, pixels: int, sweep: bool) -> N
         writer.write_shots(base / "Lora_Candidates" / group, shots, pictures, {"set": group})
 
 
-def run_mirror_metrics(base: Path, pack: str) -> Measured:
-    """The real script, as users run it, with a cache of its own. Raises RuntimeError with what it said."""
-    output, cache = base / "results", base / "cache.sqlite"
+def run_script(pack: str, base: Path, candidates: str, output: Path, cache: Path) -> str:
+    """mirror_metrics.py as users run it, over the world in `base`; its summary as JSON. Raises RuntimeError with what
+    it said."""
     done = subprocess.run(
         [
             *(sys.executable, str(ROOT / "mirror_metrics.py"), "--pack", pack, "--cache", str(cache)),
-            *("--reference", str(base / "Reference_Images"), "--candidates", str(base / "Lora_Candidates")),
+            *("--reference", str(base / writer.REFERENCES), "--candidates", str(base / candidates)),
             *("--output", str(output), "--json"),
         ],
         capture_output=True,
@@ -142,6 +142,13 @@ def run_mirror_metrics(base: Path, pack: str) -> Measured:
     )
     if done.returncode:
         raise RuntimeError(f"mirror_metrics.py ended with {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+def run_mirror_metrics(base: Path, pack: str) -> Measured:
+    """The results of the real script, with a cache of its own. Raises RuntimeError with what it said."""
+    output, cache = base / "results", base / "cache.sqlite"
+    run_script(pack, base, writer.CANDIDATES, output, cache)
     (data,) = output.glob("Data_*.csv")
     (summary,) = output.glob("Summary_*.json")
     table = pd.read_csv(data, encoding="utf-8-sig", keep_default_na=False, na_values=[""])

@@ -15,21 +15,19 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from benchmarks.truth_world import run_script
 from demo import make_world as writer
 from demo.parallel import render_all
 from demo.sets import STEPS, make_set, make_world
 from mirror.faces.metrics import wilson
 from mirror.faces.verdicts import GOOD, RULES, TOO_FEW
 
-ROOT = Path(__file__).resolve().parent.parent
 SIZE, PIXELS, FEW = 30, 320, 12
 SEVERITIES = (0.25, 0.5, 0.75, 1.0)
 NAMED = {  # group: the verdict that is true of it
@@ -98,20 +96,7 @@ def measure(base: Path, pack: str, candidates: str = writer.CANDIDATES) -> dict:
     """Summary of the real script. Raises RuntimeError with what it said."""
     cache = next(iter(sorted(base.glob("*.sqlite"))), base / "cache.sqlite")
     with tempfile.TemporaryDirectory() as output:
-        done = subprocess.run(
-            [
-                *(sys.executable, str(ROOT / "mirror_metrics.py"), "--pack", pack, "--cache", str(cache), "--json"),
-                *("--reference", str(base / writer.REFERENCES), "--candidates", str(base / candidates)),
-                *("--output", output),
-            ],
-            capture_output=True,
-            encoding="utf-8",
-            env=os.environ | {"PYTHONIOENCODING": "utf-8"},
-            stdin=subprocess.DEVNULL,
-        )
-    if done.returncode:
-        raise RuntimeError(f"mirror_metrics.py ended with {done.returncode}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout)
+        return json.loads(run_script(pack, base, candidates, Path(output), cache))
 
 
 def verdicts_of(summary: dict) -> dict[str, list[str]]:

@@ -248,10 +248,6 @@ class VaultStore:
         rows = self.ask("SELECT thumbnail FROM pictures WHERE content = ?", content)
         return rows[0][0] if rows else None
 
-    def face_thumbnail(self, face: int) -> bytes | None:
-        rows = self.ask("SELECT thumbnail FROM faces WHERE id = ?", face)
-        return rows[0][0] if rows else None
-
     def faces(self) -> list[Face]:
         """All faces of pictures that are there, by id."""
         there = "content IN (SELECT content FROM files WHERE NOT vanished AND content IS NOT NULL)"
