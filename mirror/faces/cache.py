@@ -251,4 +251,6 @@ def _face_of(known: dict, embedding: np.ndarray | None) -> FaceMeasurement:
     known["status"] = Status(known["status"])
     known["size_wh"] = tuple(known["size_wh"])
     known["box_xyxy"] = tuple(known["box_xyxy"]) if known["box_xyxy"] is not None else None
+    for name in ("keypoints", "landmarks"):
+        known[name] = tuple(map(tuple, known[name])) if known[name] is not None else None
     return FaceMeasurement(**known, embedding=embedding)

@@ -33,7 +33,9 @@ OTHER_FACE_SHARE, MOST_OTHERS = 0.04, 9
 DETECTION, RECOGNITION, POSE, AGE = "detection", "recognition", "landmark_3d_68", "genderage"
 
 # Raise when the numbers of a measurement change for the same picture and pack: cached rows are then measured anew.
-MEASUREMENT_VERSION = 4
+MEASUREMENT_VERSION = 5
+
+Points = tuple[tuple[float, float], ...]  # x, y in pixels
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,9 @@ class FaceMeasurement:
     turned_deg: int = 0  # clockwise: how the picture was turned to measure the face upright
     found: str = ""  # in words, where the face was not found at once
     note: str = ""  # what is wrong with the file, though it could be decoded
+    # In pixels of the original picture, as the face is upright: left eye, right eye, nose tip, mouth corners (as seen).
+    keypoints: Points | None = None
+    landmarks: Points | None = None  # 68, in the order of iBUG 300-W (Sagonas et al. 2013); None: the pack has none
     others: tuple[FaceMeasurement, ...] = ()  # further faces of the same picture, largest first
 
     @property
@@ -142,7 +147,13 @@ class FaceEngine:
             second_face_share=second_face_share(faces.boxes[:, :4], faces.largest),
             turned_deg=faces.turned_deg,
             found=_words_for(faces),
+            keypoints=_rounded(faces.points_in_original(keypoints)),
+            landmarks=_rounded(faces.points_in_original(face[POSE][:, :2])) if POSE in self._models else None,
         )
+
+
+def _rounded(points: np.ndarray) -> Points:
+    return tuple((round(float(x), 2), round(float(y), 2)) for x, y in points)
 
 
 def _status_of(faces: Faces) -> Status:

@@ -78,6 +78,13 @@ class Faces:
             270: (height - bottom, left, height - top, right),
         }[self.turned_deg]
 
+    def points_in_original(self, points: np.ndarray) -> np.ndarray:
+        """Points (N, 2) of `image` in pixels of the picture before it was turned."""
+        x, y = points[:, 0], points[:, 1]
+        height, width = self.image.shape[:2]
+        turned = {0: (x, y), 90: (y, width - x), 180: (width - x, height - y), 270: (height - y, x)}
+        return np.stack(turned[self.turned_deg], axis=1)
+
 
 class FaceFinder:
     """Looks for faces with InsightFace's detector `model`. Thread-safe.
