@@ -16,13 +16,15 @@ ROOMS = (
     "generation",
     "training",
     "loop",
+    "export",
     "report",
     "guide",
 )
 KEPT_AWAY = {
     "generation": {"detectors", "faces"},  # makes images, and measures none
     "loop": {"generation", "training"},  # its steps are subprocesses
-    "report": {"detectors", "generation", "training", "loop", "vault"},  # shows, and finds nothing out
+    "export": {"training", "loop"},
+    "report": {"detectors", "generation", "training", "loop", "vault", "export"},  # shows, and finds nothing out
 }
 LEAST = {
     "detectors": {"utils"},  # what a file says of itself needs no contract
