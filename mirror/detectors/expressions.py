@@ -170,7 +170,7 @@ def _kind_of(path: Path, session: Any) -> _Kind:
     if kind is None:
         raise UserError(
             f"{path} is no expression model: it takes {first.name} {first.type} {first.shape} and gives "
-            f"{outputs[0].shape}. Known are FER+, HSEmotion's EfficientNets, and models with the metadata {METADATA_KEY}."
+            f"{outputs[0].shape}. Known are FER+, HSEmotion's EfficientNets, and models with metadata {METADATA_KEY}."
         )
     return kind
 

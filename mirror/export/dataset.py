@@ -21,8 +21,10 @@ from mirror.dataset.persons import two_persons
 from mirror.dataset.references import BESIDE, Photo, PhotoPixels
 from mirror.dataset.sensors import SensorChoice, find_measurer
 from mirror.dataset.soundness import LIMITS, OUTLIER, check
+from mirror.detectors.expressions import ExpressionModel, Reading, find_expression_model
 from mirror.faces.cache import FaceCache
 from mirror.faces.engine import FaceMeasurement
+from mirror.faces.expressions import ExpressionSensor, reading_of
 from mirror.faces.measurer import Beside, Measurer, Picture
 from mirror.faces.metrics import leave_one_out, pose_corrected
 from mirror.generation.origins import origin_in
@@ -71,6 +73,7 @@ class Candidate:
     light: Light
     likeness: float | None  # to the other pictures, corrected for the turn of the head; None with too few of them
     is_synthetic: bool
+    reading: Reading | None = None  # None: no expression model, or nothing to read
     faults: tuple[str, ...] = ()  # sentences of mirror.dataset.soundness
 
     @property
@@ -90,6 +93,7 @@ class ExportDataset:
 
     folder: Path
     pack: str  # identity
+    expressions: ExpressionModel | None  # what read them
     candidates: list[Candidate]
     not_used: list[NotUsed]
     synthetic_left_out: list[Candidate] = field(default_factory=list)  # which --allow-synthetic would take
@@ -104,11 +108,20 @@ def read_dataset(args: argparse.Namespace, cache: FaceCache) -> ExportDataset:
     if not listing.images:
         deeper = " Its sub-folders are taken in with --recursive." if listing.subfolders else ""
         raise UserError(f"{folder} holds no pictures ({', '.join(IMAGE_EXTENSIONS)}).{deeper}")
-    measurer = _measurer(args, cache)
+    measurer, sensor = _measurer(args, cache), _sensor(args)
     names = [readable(path.relative_to(folder).as_posix()) for path in listing.images]
     pictures = [Picture(REFERENCE, folder.name, *one) for one in zip(names, listing.images, strict=True)]
-    measurer.measure(pictures, _BESIDE)
-    return _sorted_out(folder, measurer.identity, pictures, args.allow_synthetic, listing.problems)
+    measurer.measure(pictures, _beside(sensor))
+    model = None if sensor is None else sensor.model
+    empty = ExportDataset(folder, measurer.identity, model, [], [], warnings=list(listing.problems))
+    return _sorted_out(empty, pictures, args.allow_synthetic)
+
+
+def _sensor(args: argparse.Namespace) -> ExpressionSensor | None:
+    path = find_expression_model(args.models_dir, args.expression_model)
+    if path is None and args.expression_model is not None:
+        raise UserError(f"The expression model {args.expression_model} is not in {args.models_dir}.")
+    return None if path is None else ExpressionSensor(ExpressionModel(path, args.device))
 
 
 def _measurer(args: argparse.Namespace, cache: FaceCache) -> Measurer:
@@ -125,41 +138,53 @@ def _measurer(args: argparse.Namespace, cache: FaceCache) -> Measurer:
     return measurer
 
 
-def _measure_beside(image: np.ndarray, face: FaceMeasurement) -> bytes:
-    light = Light.of(image, face)
-    return json.dumps([json.loads(BESIDE.measure(image, face)), None if light is None else asdict(light)]).encode()
+def _beside(sensor: ExpressionSensor | None) -> Beside:
+    """Pixels, light and expression of a picture, in one."""
+    kinds, reads = [BESIDE.kind, f"light-{_VERSION}"], None
+    if sensor is not None:
+        reads = sensor.beside()
+        kinds.append(reads.kind)
+
+    def measure(image: np.ndarray, face: FaceMeasurement) -> bytes:
+        light = Light.of(image, face)
+        known = [json.loads(BESIDE.measure(image, face)), None if light is None else asdict(light)]
+        return json.dumps([*known, reads.measure(image, face).decode() if reads else None]).encode()
+
+    return Beside(kind=" ".join(kinds), measure=measure)
 
 
-_BESIDE = Beside(kind=f"{BESIDE.kind} light-{_VERSION}", measure=_measure_beside)
+def _read_beside(picture: Picture) -> tuple[Photo, Light | None, Reading | None]:
+    """What `_beside` measured."""
+    pixels, light, reading = json.loads(picture.beside) if picture.beside else (None, None, None)
+    photo = Photo(
+        picture.filename,
+        picture.status,
+        picture.reason,
+        picture.face,
+        None if pixels is None else PhotoPixels(**pixels),
+        picture.thumbnail,
+    )
+    return photo, None if light is None else Light(**light), reading_of(reading.encode() if reading else None)
 
 
-def _sorted_out(
-    folder: Path, pack: str, pictures: list[Picture], allow_synthetic: bool, problems: list[str]
-) -> ExportDataset:
+def _sorted_out(dataset: ExportDataset, pictures: list[Picture], allow_synthetic: bool) -> ExportDataset:
     """Who may be chosen. Raises UserError where there is no face, or where there are two persons."""
-    photos, lights = [], []
-    for picture in pictures:
-        known, light = (None, None) if picture.beside is None else json.loads(picture.beside)
-        pixels = None if known is None else PhotoPixels(**known)
-        photos.append(Photo(picture.filename, picture.status, picture.reason, picture.face, pixels, picture.thumbnail))
-        lights.append(None if light is None else Light(**light))
+    folder, known = dataset.folder, [_read_beside(picture) for picture in pictures]
+    photos = [photo for photo, _, _ in known]
     faces = [photo for photo in photos if photo.measured]
     if not faces:
         raise UserError(
             f"No face was found in the {len(photos)} picture(s) of {folder}. Check that it holds photos of the person."
         )
     _demand_one_person(folder, faces)
-    found = check(photos, [])
-    likeness = _likeness(faces)
-    dataset = ExportDataset(folder, pack, [], [], warnings=list(problems))
-    for picture, photo, light in zip(pictures, photos, lights, strict=True):
+    found, likeness = check(photos, []), _likeness(faces)
+    for picture, (photo, light, reading) in zip(pictures, known, strict=True):
         faults = [fault for fault in found.faults if fault.file == photo.file]
-        dropping = [fault for fault in faults if not fault.keep or not photo.measured]
-        if not photo.measured or light is None or any(fault.fault == OUTLIER for fault in dropping):
-            reason = dropping[0].sentence if dropping else "Its face could not be measured."
+        dropping = [fault for fault in faults if fault.fault == OUTLIER and not fault.keep]
+        if not photo.measured or light is None or dropping:
+            reason = (dropping or faults)[0].sentence if faults else "Its face could not be measured."
             dataset.not_used.append(NotUsed(file=photo.file, reason=reason))
             continue
-        is_synthetic = not is_of_person(photo.file) or origin_in(picture.path) is not None
         candidate = Candidate(
             photo.file,
             picture.path,
@@ -167,21 +192,25 @@ def _sorted_out(
             photo.pixels,
             light,
             likeness.get(photo.file),
-            is_synthetic,
+            not is_of_person(photo.file) or origin_in(picture.path) is not None,
+            reading,
             tuple(fault.sentence for fault in faults),
         )
-        if is_synthetic and not allow_synthetic:
+        if candidate.is_synthetic and not allow_synthetic:
             dataset.synthetic_left_out.append(candidate)
             dataset.not_used.append(NotUsed(file=photo.file, reason=GENERATED))
         else:
             dataset.candidates.append(candidate)
-    if not dataset.candidates:
-        raise UserError(f"None of the {len(photos)} picture(s) of {folder} can be used: {_why(dataset.not_used)}")
-    say(
-        f"{len(dataset.candidates)} of {len(photos)} picture(s) of {folder} can be chosen from"
-        + (f"; {len(dataset.synthetic_left_out)} are generated." if dataset.synthetic_left_out else ".")
-    )
+    _demand_candidates(dataset, len(photos))
     return dataset
+
+
+def _demand_candidates(dataset: ExportDataset, count: int) -> None:
+    if not dataset.candidates:
+        raise UserError(f"None of the {count} picture(s) of {dataset.folder} can be used: {_why(dataset.not_used)}")
+    generated = len(dataset.synthetic_left_out)
+    left_out = f"; {generated} generated one(s) are left out, --allow-synthetic takes them." if generated else "."
+    say(f"{len(dataset.candidates)} of {count} picture(s) of {dataset.folder} can be chosen from{left_out}")
 
 
 def _why(not_used: list[NotUsed]) -> str:
