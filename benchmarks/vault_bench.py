@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from demo.album import make_album, write_album
-from mirror.vault.clustering import is_turned, persons, plain_dbscan
+from mirror.vault.clustering import is_turned, persons
+from mirror.vault.neighbours import plain_dbscan
 from mirror.vault.store import open_store
 from mirror.vault.thresholds import default_threshold
 from utils import options

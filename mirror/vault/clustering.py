@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-NEIGHBOURS = 32  # nearest faces of each that DBSCAN is shown: bounds its memory at any number of faces
+from mirror.vault.neighbours import NOBODY, components
+
 # Profiles of different persons are alike as often as profile and front of one: degrees of yaw from which a face ties no
 # two groups together. On 731 rendered faces BCubed F was 0.855 and 0.884 without this limit, 0.891 with 40 (0.873 and
 # 0.887 with 45, 0.888 and 0.892 with 35).
@@ -27,8 +28,8 @@ TURNED_DEG = 40.0
 # benchmarks/vault_bench.py: of 547 rendered faces recall 0.76 to 0.83, precision 0.96 to 0.95.
 JOIN_NEAREST, JOIN_ABOVE, JOIN_MARGIN = 3, 0.05, 0.05  # faces; cosine above the threshold; cosine to the next person
 _BLOCK = 1024  # rows compared at once
+_AT_ONCE = 8192  # groups of which all pairs are kept, 256 MB
 _CANDIDATES = 8  # persons that a left-over face is held against
-NOBODY = -1
 
 
 @dataclass(frozen=True)
@@ -149,68 +150,30 @@ def alike(embeddings: np.ndarray, pictures: Sequence[int], threshold: float, kno
     return np.unique(groups.number, return_inverse=True)[1]
 
 
-def components(embeddings: np.ndarray, threshold: float) -> list[np.ndarray]:
-    """Indices of faces that hang together by pairs with a cosine from `threshold` on; single ones left out."""
-    labels = plain_dbscan(embeddings, 1 - threshold, 2)
-    order = np.argsort(labels, kind="stable")
-    parts = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if len(order) else []
-    return [part for part in parts if labels[part[0]] != NOBODY]
-
-
-def plain_dbscan(embeddings: np.ndarray, distance: float, min_samples: int) -> np.ndarray:
-    """Labels (N,) of DBSCAN on cosine distance, NOBODY for noise, of each face's NEIGHBOURS nearest."""
-    from sklearn.cluster import DBSCAN
-    from sklearn.neighbors import sort_graph_by_row_values
-
-    if len(embeddings) < 2:
-        return np.full(len(embeddings), NOBODY)
-    graph = _nearest(embeddings, distance)
-    if not graph.nnz:
-        return np.full(len(embeddings), NOBODY)
-    graph = sort_graph_by_row_values(graph, warn_when_not_sorted=False)
-    return DBSCAN(eps=distance, min_samples=min_samples, metric="precomputed").fit_predict(graph)
-
-
-def _nearest(embeddings: np.ndarray, distance: float):
-    """Sparse (N, N) cosine distances of the nearest NEIGHBOURS within `distance`, both ways."""
-    from scipy.sparse import csr_matrix
-
-    count = len(embeddings)
-    rows, columns, values = [], [], []
-    for start in range(0, count, _BLOCK):
-        cosine = embeddings[start : start + _BLOCK] @ embeddings.T
-        here = np.arange(len(cosine))
-        cosine[here, start + here] = -2
-        near = cosine >= 1 - distance
-        for row in np.flatnonzero(near.sum(axis=1) > NEIGHBOURS):  # few: most faces have few that are alike
-            near[row] &= cosine[row] >= np.partition(cosine[row], -NEIGHBOURS)[-NEIGHBOURS]
-        row, column = np.nonzero(near)
-        rows.append(start + row)
-        columns.append(column)
-        values.append(np.maximum(1 - cosine[row, column], 1e-7))  # a zero would be no entry
-    row, column, value = map(np.concatenate, (rows, columns, values))
-    graph = csr_matrix((value, (row, column)), shape=(count, count))
-    return graph.maximum(graph.T).tocsr()
+def _mean_of(one: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Cosines of two groups as those of both together, the first having `share` of the faces; -2 where either has."""
+    return np.where((one == -2) | (other == -2), -2, share * one + (1 - share) * other)
 
 
 class _Groups:
     """Groups of faces that grow by merging; a group's number is that of its first face."""
 
-    def __init__(self, number: np.ndarray, sums: np.ndarray, pictures: list[set[int]]):
+    def __init__(self, number: np.ndarray, sums: np.ndarray, pictures: np.ndarray):
         self.number = number  # (N,) group of each face
         self.sums = sums  # (N, D) sum of the embeddings, valid at a group's number
         self.sizes = np.ones(len(number), dtype=int)
-        self.pictures = pictures
+        self.pictures = pictures  # (N,) picture of each face
         self.members = [[i] for i in range(len(number))]
         self.owner = np.full(len(number), NOBODY)
         self.banned: list[frozenset[int]] = [frozenset()] * len(number)
+        self.is_limited = np.zeros(len(number), dtype=bool)  # whether anything is banned
 
     @classmethod
     def of(cls, embeddings: np.ndarray, pictures: np.ndarray, known: Known) -> _Groups:
         """Every face by itself, but those that belong to one person."""
-        groups = cls(np.arange(len(embeddings)), embeddings.astype(np.float32), [{int(one)} for one in pictures])
+        groups = cls(np.arange(len(embeddings)), embeddings.astype(np.float32), pictures)
         for face, persons in known.banned.items():
-            groups.banned[face] = persons
+            groups.banned[face], groups.is_limited[face] = persons, bool(persons)
         first: dict[int, int] = {}
         for face, person in known.owner.items():
             groups.owner[face] = person
@@ -224,6 +187,9 @@ class _Groups:
         Only groups that grew, or whose nearest did, are compared anew: no group comes nearer to the others by growing.
         """
         active = np.unique(which)
+        if len(active) <= _AT_ONCE:
+            self._merge_few(active, threshold)
+            return
         stale = np.ones(len(active), dtype=bool)
         best, cosine = np.zeros(len(active), dtype=int), np.zeros(len(active), dtype=np.float32)
         while len(active) > 1:
@@ -249,46 +215,87 @@ class _Groups:
             place = np.cumsum(stays) - 1
             stale |= ~stays[best]
             active, best, cosine, stale = active[stays], place[best[stays]], cosine[stays], stale[stays]
+            if len(active) <= _AT_ONCE:
+                self._merge_few(active, threshold)
+                return
+
+    def _merge_few(self, active: np.ndarray, threshold: float) -> None:
+        """As `merge_alike`, with a matrix of all pairs: a merged group's row is the mean of both.
+
+        This is the update of Lance & Williams (1967, Computer Journal 9, 373-380). What may not be
+        merged with one of two groups may not be merged with both together, so -2 stays -2.
+        """
+        alike, sizes = self._alike(active, np.arange(len(active))), self.sizes[active].astype(np.float32)
+        best = alike.argmax(axis=1)
+        here = np.arange(len(active))
+        cosine = alike[here, best]
+        while (cosine >= threshold).any():
+            mutual = (cosine >= threshold) & (best[best] == here) & (here < best)
+            if not mutual.any():  # equal to the last bit but one: take the nearest
+                mutual = here == int(cosine.argmax())
+            one = np.minimum(here, best)[mutual]
+            other = np.maximum(here, best)[mutual]
+            share = sizes[one] / (sizes[one] + sizes[other])
+            alike[one] = _mean_of(alike[one], alike[other], share[:, None])
+            alike[:, one] = _mean_of(alike[:, one], alike[:, other], share)
+            alike[other], alike[:, other] = -2, -2
+            sizes[one] += sizes[other]
+            for i, j in zip(active[one], active[other], strict=True):
+                self._merge(int(i), int(j))
+            changed = np.zeros(len(active), dtype=bool)
+            changed[one] = changed[other] = True
+            stale = np.flatnonzero(changed | changed[best])
+            best[stale] = alike[stale].argmax(axis=1)
+            cosine[stale] = alike[stale, best[stale]]
 
     def _partners(self, active: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(place in `active` of the nearest group that each may be merged with, their mean cosine)
 
         For the groups at the places `wanted` in `active`.
         """
-        means = self.sums[active] / self.sizes[active, None]
-        shown = self._shown(active)
-        owner, limited = self.owner[active], [i for i, one in enumerate(active) if self.banned[one]]
         best, cosine = np.zeros(len(wanted), dtype=int), np.zeros(len(wanted), dtype=np.float32)
         for start in range(0, len(wanted), _BLOCK):
-            rows = wanted[start : start + _BLOCK]
-            alike = means[rows] @ means.T
-            together = (shown[rows] @ shown.T).tocoo()  # a group shares a picture with itself, too
-            alike[together.row, together.col] = -2
-            owned = np.flatnonzero(owner[rows] != NOBODY)
-            if len(owned):
-                others = owner[None, :] != NOBODY
-                alike[owned] = np.where(others & (owner[rows][owned, None] != owner[None, :]), -2, alike[owned])
-            for i in limited:
-                refused = np.isin(owner, list(self.banned[active[i]]))
-                alike[np.ix_(rows == i, refused)] = -2
-                alike[refused[rows], i] = -2
-            place = slice(start, start + len(rows))
+            place = slice(start, start + _BLOCK)
+            alike = self._alike(active, wanted[place])
             best[place] = alike.argmax(axis=1)
-            cosine[place] = alike[np.arange(len(rows)), best[place]]
+            cosine[place] = alike[np.arange(len(alike)), best[place]]
         return best, cosine
 
+    def _alike(self, active: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """(R, A) mean cosines of groups, at the places `rows` in `active`, to all; -2 for what may not be one."""
+        means = self.sums[active] / self.sizes[active, None]
+        alike = means[rows] @ means.T
+        alike[np.arange(len(rows)), rows] = -2
+        shown = self._shown(active)
+        if shown is not None:
+            together = (shown[rows] @ shown.T).tocoo()
+            alike[together.row, together.col] = -2
+        owner = self.owner[active]
+        is_owned = owner != NOBODY
+        owned = np.flatnonzero(is_owned[rows])
+        if len(owned):
+            alike[owned] = np.where(is_owned & (owner[rows][owned, None] != owner[None, :]), -2, alike[owned])
+        for i in np.flatnonzero(self.is_limited[active]):
+            refused = np.isin(owner, list(self.banned[active[i]]))
+            alike[np.ix_(rows == i, refused)] = -2
+            alike[refused[rows], i] = -2
+        return alike
+
     def _shown(self, active: np.ndarray):
-        """Sparse (A, pictures): which groups have a face in which picture."""
+        """Sparse (A, pictures): which groups have a face in which picture, of pictures with several of the groups.
+
+        None where there is no such picture.
+        """
         from scipy.sparse import csr_matrix
 
-        place: dict[int, int] = {}
-        rows, columns = [], []
-        for i, one in enumerate(active):
-            for picture in self.pictures[one]:
-                rows.append(i)
-                columns.append(place.setdefault(picture, len(place)))
+        faces = np.concatenate([self.members[one] for one in active])
+        _, picture, counts = np.unique(self.pictures[faces], return_inverse=True, return_counts=True)
+        is_shared = counts[picture] > 1
+        if not is_shared.any():
+            return None
+        rows = np.repeat(np.arange(len(active)), self.sizes[active])[is_shared]
         ones = np.ones(len(rows), dtype=np.float32)
-        return csr_matrix((ones, (rows, columns)), shape=(len(active), max(1, len(place))))
+        return csr_matrix((ones, (rows, picture[is_shared])), shape=(len(active), len(counts)))
 
     def _merge(self, one: int, other: int) -> None:
         one, other = min(one, other), max(one, other)
@@ -296,6 +303,6 @@ class _Groups:
         self.members[one] += self.members[other]
         self.sums[one] += self.sums[other]
         self.sizes[one] += self.sizes[other]
-        self.pictures[one] |= self.pictures[other]
         self.banned[one] |= self.banned[other]
+        self.is_limited[one] |= self.is_limited[other]
         self.owner[one] = max(self.owner[one], self.owner[other])

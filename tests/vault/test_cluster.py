@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from vault_fixture import VaultRun, make_vault
 
-from benchmarks.vault_bench import scores, truth_of
-from mirror.vault.clustering import NOBODY, Known, alike, persons, plain_dbscan
+from benchmarks.vault_bench import gallery, scores, truth_of
+from mirror.vault.clustering import NOBODY, Known, alike, persons
+from mirror.vault.neighbours import nearest, plain_dbscan
 
 
 def people(counts: list[int], spread: float, seed: int = 0, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -75,6 +76,15 @@ def test_merging_at_once_is_merging_one_by_one():
     assert {frozenset(group) for group in groups} == {
         frozenset(np.flatnonzero(labels == one).tolist()) for one in set(labels)
     }
+
+
+def test_in_cells_nearly_all_neighbours_are_found_and_no_false_ones():
+    embeddings, _, _ = gallery(4000, 128)
+    exact, by_cells = (nearest(embeddings, 0.6, up_to) for up_to in (4000, 100))
+    rows, columns = by_cells.nonzero()
+    cosines = (embeddings[rows] * embeddings[columns]).sum(axis=1)
+    assert np.allclose(by_cells.data, 1 - cosines, atol=1e-5) and cosines.min() >= 0.4
+    assert 0.95 <= exact.multiply(by_cells > 0).nnz / exact.nnz < 1, "nearly the exact graph, and not the same"
 
 
 def test_profiles_join_persons_and_tie_none_together():
