@@ -169,8 +169,9 @@ def _kind_of(path: Path, session: Any) -> _Kind:
         kind = _ours(path, names, session, first) if names is not None else _known(path, session, first)
     if kind is None:
         raise UserError(
-            f"{path} is no expression model: it takes {first.name} {first.type} {first.shape} and gives "
-            f"{outputs[0].shape}. Known are FER+, HSEmotion's EfficientNets, and models with metadata {METADATA_KEY}."
+            f"{path} is no expression model: it takes {first.name} {first.type} {first.shape} "
+            f"and gives {outputs[0].shape}. Known are FER+, HSEmotion's EfficientNets, "
+            f"and models with the metadata {METADATA_KEY}."
         )
     return kind
 
