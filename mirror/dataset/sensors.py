@@ -117,7 +117,7 @@ def find_sensors(choice: SensorChoice, cache: FaceCache, action: str) -> Sensors
 
 
 def find_expressions(
-    models_dir: Path, named: str | None, device: str, cache: FaceCache | None
+    models_dir: Path, named: str | None, device: str, cache: FaceCache | None = None
 ) -> ExpressionSensor | None:
     """The expression model that was named, else the one that is there; None if there is none. Raises UserError."""
     path = find_expression_model(models_dir, named)
