@@ -99,6 +99,9 @@ def test_an_expression_that_is_missing_is_a_gap(dataset, tmp_path, mini_pack):
     assert (gap.target, gap.share_percent, gap.goal_percent) == ("neutral", 0.0, 20.0)
     assert gap.reason.startswith("Neutral faces are 0.0% (target: 20%)")
     assert report.settings["expression_model"] == str(smiles.resolve())
+    planned = run_script("generate_synthetic.py", tmp_path / "gaps.json", "--person", "ohwx", "--dry-run", "--json")
+    names = [one["name"] for one in json.loads(planned.stdout)["images"]]
+    assert "synthetic_expression_neutral_001" in names and "no sensor measures" not in planned.stderr
 
 
 def test_without_a_model_nothing_is_guessed(dataset, tmp_path, mini_pack):
