@@ -242,8 +242,11 @@ def _restored(record: str, embedding: bytes, crc: int) -> FaceMeasurement | None
 
 
 def _fields(face: FaceMeasurement) -> dict:
-    """What is kept as JSON: embeddings are bytes, and the other faces of a picture stand beside the first."""
-    left_out = ("embedding", "others")
+    """What is kept as JSON: embeddings are bytes, and the other faces of a picture stand beside the first.
+
+    Nobody asks for the eyes' places of a picture that was measured before.
+    """
+    left_out = ("embedding", "others", "eyes_xy")
     return {field.name: getattr(face, field.name) for field in fields(face) if field.name not in left_out}
 
 

@@ -53,6 +53,8 @@ class FaceMeasurement:
     embedding: np.ndarray | None = None  # (D,) float32, unit norm
     second_face_share: float | None = None  # see `second_face_share`
     turned_deg: int = 0  # clockwise: how the picture was turned to measure the face upright
+    # pixels of the original picture, as they follow each other on the upright face; None too where it was recalled
+    eyes_xy: tuple[tuple[float, float], tuple[float, float]] | None = None
     found: str = ""  # in words, where the face was not found at once
     note: str = ""  # what is wrong with the file, though it could be decoded
     others: tuple[FaceMeasurement, ...] = ()  # further faces of the same picture, largest first
@@ -141,6 +143,7 @@ class FaceEngine:
             embedding=unit(face["embedding"]).astype(np.float32),
             second_face_share=second_face_share(faces.boxes[:, :4], faces.largest),
             turned_deg=faces.turned_deg,
+            eyes_xy=tuple(faces.in_original(np.tile(eye, 2))[:2] for eye in keypoints[:2]),
             found=_words_for(faces),
         )
 
