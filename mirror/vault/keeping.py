@@ -60,7 +60,7 @@ def _measures(one: Candidate) -> list[_Measure]:
         # before sharpness, as the noise of strong compression looks sharp; a blurred photo has fewer bytes, too
         _Measure(picture.bytes, 1.15, f"less compressed: {picture.bytes:,} against {{}} bytes", f"{picture.bytes:,}"),
         _Measure(sharp, 1.15, f"sharper: {sharp:.0f} against {{}}", f"{sharp:.0f}"),
-        _Measure(face, 1.0, f"larger face: {face:.0f} against {{}} pixels", f"{face:.0f}"),
+        _Measure(face, 1.0, f"larger in the face: {face:.0f} against {{}} pixels", f"{face:.0f}"),
     ]
 
 
