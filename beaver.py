@@ -80,12 +80,12 @@ def menu(args: argparse.Namespace) -> int:
         if chosen == LEAVE:
             return EXIT_OK
         try:
-            if chosen == TOOLS:
-                use_a_tool()
-            elif chosen == PAGES:
+            if chosen == PAGES:
                 open_newest_page(args.output)
-            else:
-                run_workflow(args, chosen, asks_again=not goes_on)
+                continue
+            code = use_a_tool() if chosen == TOOLS else run_workflow(args, chosen, asks_again=not goes_on)
+            if code == EXIT_INTERRUPTED:
+                return code
         except UserError as problem:
             say(*problem.lines)
 
@@ -123,10 +123,11 @@ def run_workflow(args: argparse.Namespace, number: str, asks_again: bool = False
     try:
         code = run_steps(run)
     except KeyboardInterrupt:
-        say("", f"Stopped in the step {run.session.running or 'that was next'}; what was done is kept.", *_go_on(args))
+        say("", *_stopped(run, args))
         raise
     if code == EXIT_INTERRUPTED:
-        raise KeyboardInterrupt
+        say("", *_stopped(run, args))
+        return code
     if code != EXIT_OK:
         say(
             "",
@@ -137,6 +138,10 @@ def run_workflow(args: argparse.Namespace, number: str, asks_again: bool = False
     say("")
     show(*run.workflow.afterwards(run.answers))
     return EXIT_OK
+
+
+def _stopped(run: Run, args: argparse.Namespace) -> list[str]:
+    return [f"Stopped in the step {run.session.running or 'that was next'}; what was done is kept.", *_go_on(args)]
 
 
 def _go_on(args: argparse.Namespace) -> list[str]:

@@ -80,6 +80,8 @@ def test_the_pipeline_runs_without_a_question(project):
     by_step = dict(zip(project.steps, project.calls, strict=True))
     assert by_step["label"][2:4] == ["7", "alice"], "the largest cluster"
     assert "Taken for alice: cluster 7: no name, 5 faces" in done.stderr
+    assert "a guess by size: the largest without a name; it has 5 faces, 50% of those in clusters" in done.stderr
+    assert "outputs/facevault/faces.html. --cluster takes others" in done.stderr.replace("\\", "/")
     assert by_step["caption"][2:5] == ["alice", "--trigger", "ohwx alice"]
     train = by_step["train_lora.py"]
     assert train[1] == "outputs/facevault/organized/alice" and train[-4:] == ["--epochs", "3", "--rank", "8"]
@@ -160,6 +162,7 @@ def test_stopped_in_the_middle_it_goes_on_there(project, number):
     said = process.communicate(timeout=60)[1] if number != signal.SIGKILL else ""
     if number != signal.SIGKILL:
         assert process.returncode == 130 and "Stopped in the step prep" in said and "Traceback" not in said
+        assert said.count("Interrupted.") == 1
         assert (project.folder / "stopped.log").is_file(), "the step heard of it too"
     process.kill()
     process.wait()
@@ -258,7 +261,7 @@ def test_the_menu_leads_through_the_pipeline(project):
     for entry in ("1: LoRA Training Pipeline", "2: Photo Organization", "3: Individual Tools", "4: Bootstrap Loop"):
         assert entry in menu
     terminal.answer("Folder with the photos", "nowhere")
-    terminal.see("no folder that is there")
+    assert "--photos" not in terminal.see("nowhere is no folder that is there")
     terminal.answer("Folder with the photos", "photos")
     terminal.answer("Name of the person", "alice")
     terminal.answer("Trigger words for the person [ohwx alice]", "")
@@ -291,14 +294,59 @@ def test_ctrl_c_leaves_it_and_the_next_start_offers_to_go_on(project):
         time.sleep(0.05)
     time.sleep(0.3)
     terminal.say("\x03")
-    terminal.see("Stopped in the step caption")
+    assert terminal.see("Stopped in the step caption").count("Interrupted.") == 1
     assert terminal.end() == 130 and (project.folder / "stopped.log").is_file()
+    assert "Interrupted." not in terminal.text
     before = len(project.steps)
     terminal = terminal_of(project)
     terminal.answer("LoRA Training Pipeline (alice) stopped in the step caption. Go on?", "")
     terminal.see("Next: workflow 4")
     terminal.answer("What shall be done", "q")
     assert terminal.end() == 0 and project.steps[before:] == STEPS[STEPS.index("caption") :]
+
+
+@posix
+def test_the_menu_starts_the_loop(project):
+    terminal = terminal_of(project, STANDIN_SLOW="bootstrap_loop.py")
+    terminal.answer("What shall be done", "4")
+    terminal.answer("Name of the person", "../alice")
+    assert "--person" not in terminal.see("that is no name of a folder")
+    terminal.answer("Name of the person", "alice")
+    terminal.answer("Trigger words for the person [ohwx alice]", "zkw alice")
+    assert "flux" not in terminal.answer("What to train", "sd15")
+    terminal.answer("stable-diffusion-v1-5/stable-diffusion-v1-5", "models")
+    terminal.answer("Iterations at most [5]", "3")
+    terminal.answer("InsightFace model pack", "")
+    terminal.see("workflow 1 makes the dataset of alice")
+    terminal.answer("What shall be done", "q")
+    assert terminal.end() == 0 and not project.calls, "without a dataset nothing is started"
+
+    (project.folder / "outputs" / "facevault" / "organized" / "alice").mkdir(parents=True)
+    terminal = terminal_of(project, STANDIN_SLOW="bootstrap_loop.py")
+    terminal.answer("Bootstrap Loop (alice) stopped in the step loop. Go on?", "")
+    terminal.see("$ ")
+    while not project.calls:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    terminal.say("\x03")
+    terminal.see("Stopped in the step loop")
+    assert terminal.end() == 130 and [call[-1] for call in project.calls] == ["--dry-run"]
+
+    terminal = terminal_of(project)
+    terminal.answer("Bootstrap Loop (alice) stopped in the step loop. Go on?", "")
+    terminal.see("bootstrap_report.html")
+    terminal.answer("What shall be done", "q")
+    assert terminal.end() == 0 and project.session["finished"]
+    config = project.folder / "outputs" / "bootstrap_alice.json"
+    assert [call[1:] for call in project.calls[1:]] == [
+        ["--config", str(config.relative_to(project.folder)), one] for one in ("--dry-run", "--yes")
+    ]
+    written = json.loads(config.read_text(encoding="utf-8"))
+    assert (written["person_trigger"], written["max_iterations"], written["training"]) == (
+        "zkw alice",
+        3,
+        {"preset": "sd15"},
+    )
 
 
 @posix

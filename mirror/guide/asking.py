@@ -49,7 +49,7 @@ def answer(question: Question, answers: Answers, asks: bool) -> str:
     while True:
         try:
             said = ask(question.words, given, question.choices, lists=question.name != "preset")
-            return checked(question, _without_quotes(said) if question.is_folder else said)
+            return checked(question, _without_quotes(said) if question.is_folder else said, was_asked=True)
         except UserError as problem:
             say(*problem.lines)
 
@@ -59,22 +59,23 @@ def _without_quotes(path: str) -> str:
     return path[1:-1] if len(path) > 2 and path[0] == path[-1] and path[0] in "'\"" else path
 
 
-def checked(question: Question, given: str) -> str:
-    """The answer, if it is one. Raises UserError."""
+def checked(question: Question, given: str, was_asked: bool = False) -> str:
+    """The answer, if it is one. Raises UserError, which speaks of the option unless the user `was_asked`."""
     flag = f"--{question.name.replace('_', '-')}"
     if not given:
         if question.is_needed:
-            raise UserError(f"{question.words}: there is no answer; give {flag}.")
+            raise UserError("An answer is needed." if was_asked else f"{question.words}: no answer; give {flag}.")
         return ""
+    said = given if was_asked else f"{flag} {given}"
     if question.choices and given not in question.choices:
-        raise UserError(f"{flag} {given} is none of {', '.join(question.choices)}.")
+        raise UserError(f"{said} is none of {', '.join(question.choices)}.")
     if question.is_name and (folder_of(given) != given or given.isdecimal()):
-        raise UserError(f"{flag} {given}: that is no name of a folder; letters, spaces, - and _ are.")
+        raise UserError(f"{said}: that is no name of a folder; letters, spaces, - and _ are.")
     if question.name == "trigger" and "," in given:
-        raise UserError(f"{flag} {given}: a comma ends trigger words; leave it out.")
+        raise UserError(f"{said}: a comma ends trigger words; leave it out.")
     if question.is_folder:
         folder = Path(given).expanduser()
         if not folder.is_dir():
-            raise UserError(f"{flag} {given} is no folder that is there.")
+            raise UserError(f"{said} is no folder that is there.")
         return str(folder)
     return given

@@ -14,8 +14,8 @@ from pathlib import Path
 from mirror.contracts.contract import read_contract, write_contract
 from mirror.contracts.session import BeaverSession
 from mirror.guide.asking import answer
-from mirror.guide.workflows import WORKFLOWS, Answers, Step, Workflow, faces_page, told_clusters
-from utils.console import EXIT_OK, UserError, say, shell_line
+from mirror.guide.workflows import WORKFLOWS, Answers, Step, Workflow, faces_page, told_choice, told_clusters
+from utils.console import EXIT_INTERRUPTED, EXIT_OK, UserError, say, shell_line
 from utils.defaults import PROJECT
 from utils.files import disk_errors_as
 
@@ -73,7 +73,8 @@ def run_steps(run: Run) -> int:
         for command in commands:
             code = run_command(command)
             if code != EXIT_OK:
-                _forget_answers_of(run, step)
+                if code != EXIT_INTERRUPTED:
+                    _forget_answers_of(run, step)
                 return code
         run.session.done[step.name] = [shell_line(one) for one in commands]
         run.session.running = None
@@ -105,8 +106,7 @@ def _answer_for(run: Run, step: Step) -> None:
                 say("", f"Persons that were found (to look at: {faces_page(run.answers)}):", *lines)
             run.answers[question.name] = answer(question, run.answers, run.asks)
             if not run.asks and question.name == "cluster":
-                chosen = [line for line in lines if line.split(":")[0] in run.answers[question.name].split()]
-                say(f"Taken for {run.answers['person']}: cluster {'; '.join(chosen) or run.answers[question.name]}")
+                say(*told_choice(run.answers))
             run.save()
 
 
@@ -127,7 +127,10 @@ def _forget_answers_of(run: Run, step: Step) -> None:
 
 
 def run_command(command: list[str]) -> int:
-    """Run a script of the project; its exit code. The command is shown as it can be typed."""
+    """Run a script of the project; its exit code. The command is shown as it can be typed.
+
+    A script that is interrupted says so itself; KeyboardInterrupt is only raised where it could not.
+    """
     line = [sys.executable, str(PROJECT / command[0]), *command[1:]]
     say(f"$ {as_typed(command)}")
     environment = {"PYTHONUTF8": "1", **os.environ}  # any file name can be printed, as in launch.py
@@ -136,19 +139,23 @@ def run_command(command: list[str]) -> int:
         try:
             return process.wait()
         except KeyboardInterrupt:
-            _end(process)
+            if _ended(process) == EXIT_INTERRUPTED:
+                return EXIT_INTERRUPTED
             raise
 
 
-def _end(process: subprocess.Popen) -> None:
-    """Let a step save its work. A terminal has told it to stop already; another sender told this process alone."""
+def _ended(process: subprocess.Popen) -> int:
+    """Exit code of a step that is to end, after it could save its work.
+
+    A terminal has told it to stop already; another sender told this process alone.
+    """
     try:
         if not sys.stdin.isatty():
             process.send_signal(signal.SIGINT if os.name != "nt" else signal.CTRL_C_EVENT)
-        process.wait(ENDS_SECONDS)
+        return process.wait(ENDS_SECONDS)
     except (KeyboardInterrupt, subprocess.TimeoutExpired):
         process.kill()
-        process.wait()
+        return process.wait()
 
 
 @contextlib.contextmanager

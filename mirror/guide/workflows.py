@@ -151,6 +151,24 @@ def _likely_cluster(answers: Answers) -> str:
     return str(next((one.cluster for one in [*named, *(one for one in persons if not one.name)]), ""))
 
 
+def told_choice(answers: Answers) -> list[str]:
+    """Which cluster was taken without asking, why, and how to look whether that is right."""
+    persons = [one for one in persons_of(answers) if one.faces]
+    chosen = next((one for one in persons if str(one.cluster) == answers["cluster"]), None)
+    if chosen is None:
+        return []
+    line = next(line for line in told_clusters(answers) if line.startswith(f"{chosen.cluster}: "))
+    share = len(chosen.faces) / sum(len(one.faces) for one in persons)
+    size = f"it has {len(chosen.faces)} faces, {share:.0%} of those in clusters"
+    how = "it has that name already" if chosen.name else "the largest without a name"
+    return [
+        f"Taken for {answers['person']}: cluster {line}",
+        f"That is a guess by size: {how}; {size}." if not chosen.name else f"Because {how}; {size}.",
+        f"Look whether it is one person, and that person: {faces_page(answers)}. --cluster takes others, such as 4,9. "
+        "To look before anything is named: workflow 2.",
+    ]
+
+
 def _label(answers: Answers) -> Commands:
     """Names the chosen clusters, those that do not have the name yet."""
     persons = {str(one.cluster): one for one in persons_of(answers)}

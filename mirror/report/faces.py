@@ -98,6 +98,7 @@ def _sets(duplicates: Duplicates, pictures: Mapping[str, bytes]) -> list[dict]:
             "keep": _picture(group.keep, "kept", "", small),
             "others": [
                 _picture(one.file, f"{one.kind}{', mirrored' if one.mirrored else ''}", one.why, small)
+                | {"kind": one.kind}
                 for one in group.duplicates
             ],
         }

@@ -40,14 +40,15 @@ def run_caption(args: argparse.Namespace) -> int:
     from mirror.vault.captions import MEASURED, Captions, StoredCaption
     from mirror.vault.expressions import read_expressions
     from mirror.vault.preparation import Settings, parts_of, with_trigger
-    from mirror.vault.shots import person_named, shots_of
+    from mirror.vault.shots import name_of, person_named, shots_of
 
     with the_only_run(args.output) as store:
-        trigger = with_trigger(store, args.name, Settings(args.trigger or "")).trigger
-        shots = shots_of(store, person_named(store, args.name))
-        _demand_photos(shots, args.name)
+        name = name_of(store, args.name)
+        trigger = with_trigger(store, name, Settings(args.trigger or "")).trigger
+        shots = shots_of(store, person_named(store, name))
+        _demand_photos(shots, name)
         read_expressions(store, shots, find_expressions(args.models_dir, args.expression_model, args.device))
-        parts = parts_of(shots, earlier_settings(args.output / ORGANIZED, args.name))
+        parts = parts_of(shots, earlier_settings(args.output / ORGANIZED, name))
         if args.model is None:
             plan = {shot.face.id: StoredCaption(MEASURED, args.style, trigger, "") for shot, _ in parts}
             Captions(store).put(plan)
@@ -56,8 +57,8 @@ def run_caption(args: argparse.Namespace) -> int:
 
             captioner = load_captioner(args.model, args.style, args.device)
             caption_photos(store, parts, captioner, trigger, args.batch)
-        tell_captions(store, parts, args.name, trigger)
-        refresh_dataset(store, args.output, args.name, trigger)
+        tell_captions(store, parts, name, trigger)
+        refresh_dataset(store, args.output, name, trigger)
     return EXIT_OK
 
 
@@ -93,6 +94,7 @@ def refresh_dataset(store: VaultStore, output: Path, name: str, trigger: str) ->
 def run_prep(args: argparse.Namespace) -> int:
     """The dataset of one person."""
     from mirror.vault.preparation import Settings, with_trigger
+    from mirror.vault.shots import name_of
 
     making = Settings(
         trigger=args.trigger or "",
@@ -106,9 +108,10 @@ def run_prep(args: argparse.Namespace) -> int:
         links=args.symlink,
     )
     with the_only_run(args.output) as store:
-        settings = with_trigger(store, args.name, making)
-        folder = args.output / ORGANIZED / folder_of(args.name)
-        tell_prepared(prepare(store, args.output, folder, args.name, settings, args.restore), folder)
+        name = name_of(store, args.name)
+        settings = with_trigger(store, name, making)
+        folder = args.output / ORGANIZED / folder_of(name)
+        tell_prepared(prepare(store, args.output, folder, name, settings, args.restore), folder)
     return EXIT_OK
 
 
@@ -152,7 +155,7 @@ def tell_prepared(prepared: PreparedSet, folder: Path) -> None:
         ]
         print_table(share.title, ["", "Pictures", "Share", "Goal"], rows)
     for gap in prepared.recommendations:
-        show(f"Lacking: {gap.reason}")
+        show(f"Lacking: {gap.reason}.")
     reasons = Counter(one.reason for one in prepared.left_out)
     for reason, count in reasons.items():
         names = [one.source for one in prepared.left_out if one.reason == reason]
@@ -231,7 +234,7 @@ def _add_making(add) -> None:
 
 def _caption_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("name", metavar="NAME", help="person, as labelled")
+    add("name", metavar="NAME", help="person, as labelled, or the number of a labelled cluster")
     add(
         "--model",
         type=options.path,
@@ -249,7 +252,7 @@ def _caption_options(parser: argparse.ArgumentParser) -> None:
 
 def _prep_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("name", metavar="NAME", help="person, as labelled")
+    add("name", metavar="NAME", help="person, as labelled, or the number of a labelled cluster")
     _add_making(add)
     add("--no-crop", action="store_true", help="whole photos, other people and all")
     add("--real-min", type=options.count, default=REAL_MIN, metavar="N", help="warn below so many pictures")
@@ -270,7 +273,7 @@ def _prep_options(parser: argparse.ArgumentParser) -> None:
 def _export_options(parser: argparse.ArgumentParser) -> None:
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--all", action="store_true", help="everybody who has a name")
-    who.add_argument("--person", metavar="NAME", help="one person")
+    who.add_argument("--person", metavar="NAME", help="one person, by the name or the number of the cluster")
     add = parser.add_argument
     add(
         "--format",

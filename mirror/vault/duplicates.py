@@ -11,13 +11,14 @@ Of each set one picture is kept, the best; every other is a duplicate of that on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cmp_to_key
 
 import cv2
 import numpy as np
 
 from mirror.vault.crops import upright
+from mirror.vault.keeping import Candidate, better_one, why_kept
 from mirror.vault.store import Face, StoredPicture, VaultStore
 
 # Bits of imagehash's pHash (64) that differ, up to which two pictures are laid over each other. Of 200 planted copies
@@ -84,8 +85,8 @@ def find_duplicates(store: VaultStore, most_bits: int = PHASH_BITS) -> list[Dupl
         likeness = _laid_over(smalls[i].grey, smalls[j].grey)
         if (i, j) not in pairs and likeness >= BURST_PICTURE:
             pairs[i, j] = ("burst", _bits(smalls[i], smalls[j], False), likeness, False)
-    largest = {content: max((face.size for face in known), default=0.0) for content, known in faces.items()}
-    return _sets(pairs, [pictures[content] for content in order], largest)
+    largest = {content: max(known, key=lambda face: face.size) for content, known in faces.items()}
+    return _sets(pairs, [Candidate(pictures[content], largest.get(content)) for content in order])
 
 
 def _turned_deg(faces: list[Face]) -> int:
@@ -200,62 +201,28 @@ def _place(face: Face, picture: StoredPicture) -> tuple[float, float]:
     return (left + right) / 2 / side, (top + bottom) / 2 / side
 
 
-def _sets(
-    pairs: dict[tuple[int, int], tuple[str, int, float, bool]], pictures: list[StoredPicture], largest: dict[str, float]
-) -> list[DuplicateSet]:
+def _sets(pairs: dict[tuple[int, int], tuple[str, int, float, bool]], known: list[Candidate]) -> list[DuplicateSet]:
     """The best picture keeps all that are duplicates of it, then the best of the rest."""
     beside: dict[int, set[int]] = {}
     for i, j in pairs:
         beside.setdefault(i, set()).add(j)
         beside.setdefault(j, set()).add(i)
     left, sets = set(beside), []
-    by_quality = cmp_to_key(lambda i, j: _deciding(pictures[i], pictures[j], largest)[0])
+    candidates = {
+        i: replace(known[i], eyes_closed=known[i].has_closed_eyes_beside(known[j] for j in others))
+        for i, others in beside.items()
+    }
+    by_quality = cmp_to_key(lambda i, j: better_one(candidates[i], candidates[j]))
     for best in sorted(beside, key=by_quality, reverse=True):
-        others = sorted(beside[best] & left, key=lambda i: str(pictures[i].paths[0])) if best in left else []
+        others = sorted(beside[best] & left, key=lambda i: str(known[i].picture.paths[0])) if best in left else []
         if not others:
             continue
         left -= {best, *others}
-        kept = pictures[best]
         found = []
         for i in others:
             kind, bits, likeness, mirrored = pairs[min(i, best), max(i, best)]
-            why = _why(kept, pictures[i], largest)
-            found.append(Duplicate(pictures[i].content, kind, bits, round(likeness, 3), mirrored, why))
-        sets.append(DuplicateSet(kept.content, found))
-    return sorted(sets, key=lambda one: str(next(p for p in pictures if p.content == one.keep).paths[0]))
-
-
-def _measures(picture: StoredPicture, largest: dict[str, float]) -> list[tuple[float, float, str]]:
-    """What decides, the first thing first: (value, ratio from which it counts, in words)."""
-    width, height = picture.size_wh
-    # a brightened copy has stronger edges: the variance of the Laplacian grows with the square of the gain
-    sharp = picture.sharpness / max(picture.brightness / 128, 0.1) ** 2
-    face = largest.get(picture.content, 0.0)
-    return [
-        (width * height, 1.10, f"larger: {width} x {height} against {{}} pixels"),
-        # before sharpness, as the noise of strong compression looks sharp; a blurred photo has fewer bytes, too
-        (picture.bytes, 1.15, f"less compressed: {picture.bytes:,} against {{}} bytes"),
-        (sharp, 1.15, f"sharper: {sharp:.0f} against {{}}"),
-        (face, 1.0, f"larger face: {face:.0f} against {{}} pixels"),
-    ]
-
-
-def _shown(picture: StoredPicture, largest: dict[str, float]) -> list[str]:
-    """The same values of the other picture."""
-    (width, height), values = picture.size_wh, _measures(picture, largest)
-    return [f"{width} x {height}", f"{picture.bytes:,}", f"{values[2][0]:.0f}", f"{values[3][0]:.0f}"]
-
-
-def _deciding(one: StoredPicture, other: StoredPicture, largest: dict[str, float]) -> tuple[int, int]:
-    """(1, 0 or -1 as `one` is better, as good or worse; which of `_measures` says so)"""
-    for nth, (own, its) in enumerate(zip(_measures(one, largest), _measures(other, largest), strict=True)):
-        low, high = sorted((own[0], its[0]))
-        if high > own[1] * low:
-            return (1 if own[0] == high else -1), nth
-    return 0, 0
-
-
-def _why(kept: StoredPicture, other: StoredPicture, largest: dict[str, float]) -> str:
-    """Why `kept` is the better one, in words."""
-    better, nth = _deciding(kept, other, largest)
-    return _measures(kept, largest)[nth][2].format(_shown(other, largest)[nth]) if better > 0 else "as good"
+            why = why_kept(candidates[best], candidates[i])
+            found.append(Duplicate(known[i].picture.content, kind, bits, round(likeness, 3), mirrored, why))
+        sets.append(DuplicateSet(known[best].picture.content, found))
+    first_file = {one.picture.content: str(one.picture.paths[0]) for one in known}
+    return sorted(sets, key=lambda one: first_file[one.keep])

@@ -11,7 +11,7 @@ from mirror.vault.captions import Captions, measured, words_for
 from mirror.vault.choices import LORA_READY, MANIFEST, METADATA, ORGANIZED, REPEATS
 from mirror.vault.crops import Window
 from mirror.vault.preparation import Preparation, Settings, duplicates_in, with_trigger
-from mirror.vault.shots import Shot, named_persons, person_named, shots_by_person
+from mirror.vault.shots import Shot, name_of, named_persons, person_named, shots_by_person
 from mirror.vault.store import VaultStore
 from utils.console import UserError, print_table, show
 from utils.files import disk_errors_as, folder_of, readable, timestamp
@@ -40,7 +40,8 @@ def export(store: VaultStore, args: argparse.Namespace) -> None:
 
 def _wanted(store: VaultStore, args: argparse.Namespace) -> dict[str, int]:
     if args.person is not None:
-        return {args.person: person_named(store, args.person)}
+        name = name_of(store, args.person)
+        return {name: person_named(store, name)}
     persons = named_persons(store)
     if not persons:
         raise UserError("Nobody has a name yet: facevault.py label CLUSTER NAME gives one.")

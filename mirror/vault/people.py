@@ -144,7 +144,13 @@ def name(store: VaultStore, asked: str, new_name: str) -> str:
     same = [one for one in all_persons(store).values() if one.name == new_name and one.id != person.id]
     if same:
         return merge(store, new_name, asked)
-    with _act(store, f"{person.called} is {new_name}") as said:
+    if person.name is None:
+        what = f"{person.called} is {new_name}"
+    elif person.name != new_name:
+        what = f"{person.name} is called {new_name} now"
+    else:
+        what = f"cluster {person.id} is called {new_name} " + ("already" if person.kept else "and kept again")
+    with _act(store, what) as said:
         _pin(store, person.id)
         with store.change() as db:
             db.execute("UPDATE persons SET name = ?, kept = 1 WHERE id = ?", (new_name, person.id))

@@ -1,11 +1,10 @@
-"""From the photos of one person to a dataset folder: which photos, which part of each, and what the set still lacks."""
+"""From the photos of one person to a dataset folder: which photos, which part of each, and the captions beside them."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,19 +12,9 @@ import cv2
 import numpy as np
 
 from mirror.contracts.contract import demand_own, read_contract, write_contract
-from mirror.contracts.gaps import Distribution, Recommendation
 from mirror.contracts.prepared import CaptionBy, LeftOut, PreparedPicture, PreparedSet
 from mirror.contracts.vault import Duplicates
-from mirror.dataset.gaps import (
-    FEWEST_IMAGES,
-    GAP_TYPES,
-    GOOD_MINIMUM,
-    distribution,
-    recommend,
-    synthetic_room,
-)
 from mirror.faces.pose import angle_bin
-from mirror.vault import sameness
 from mirror.vault.captions import (
     Captions,
     edited_words,
@@ -35,13 +24,13 @@ from mirror.vault.captions import (
 from mirror.vault.choices import DUPLICATES, METADATA, MIN_FACE, REAL_MIN, SIZE
 from mirror.vault.crops import Window, choose_window, cut, in_window, upright
 from mirror.vault.folders import Folder
+from mirror.vault.lacking import coverage, warnings_of, warnings_of_photos
 from mirror.vault.shots import Shot, person_named, read_photo, shots_of
 from mirror.vault.store import VaultStore
-from mirror.vault.wording import Measured, told_constant_phrases
+from mirror.vault.wording import Measured
 from utils.captions import METADATA_LINES, caption_of, usual_trigger
 from utils.console import UserError
 from utils.decoding import ImageError, decode, is_opaque
-from utils.defaults import MAX_SYNTHETIC_SHARE
 from utils.files import disk_errors_as, file_word, folder_of, readable, some_of, timestamp, versions_of
 from utils.images import read_file
 from utils.progress import GroupProgress
@@ -339,7 +328,9 @@ class Preparation:
     def _prepared(self, left_out: list[LeftOut], chosen: list[Chosen]) -> PreparedSet:
         pictures = [one for one, _ in self.written]
         shares, wanted = coverage(pictures)
-        self.warnings += list(self._found_wanting(pictures, chosen, shares))
+        settings, crowded = self.settings, sum(seen.has_others for _, seen in self.written)
+        self.warnings += warnings_of(pictures, shares, settings.trigger, settings.size, settings.real_min)
+        self.warnings += warnings_of_photos(self.store, [one.shot for one in chosen], crowded)
         return PreparedSet(
             created=timestamp(),
             person=self.name,
@@ -353,47 +344,6 @@ class Preparation:
             warnings=self.warnings,
         )
 
-    def _found_wanting(
-        self, pictures: list[PreparedPicture], chosen: list[Chosen], shares: list[Distribution]
-    ) -> Iterator[str]:
-        """What a trainer should know before hours of training."""
-        count, least = len(pictures), self.settings.real_min
-        if count < least:
-            yield f"Only {count} pictures: fewer than {least} rarely teach a face. Add photos, or generate with care."
-        elif count < GOOD_MINIMUM:
-            yield f"{count} pictures: {GOOD_MINIMUM} are the usual minimum, and the loop can add some."
-        for share in shares:
-            largest = max(share.targets, key=lambda one: one.count)
-            if (
-                share.type == "shot_size"
-                and share.measured >= FEWEST_IMAGES // 2
-                and largest.count >= 0.8 * share.measured
-            ):
-                yield f"Unbalanced shots: {largest.count} of {share.measured} pictures are {largest.label.lower()}."
-        for region, part in sameness.same_throughout([self._regions(one) for one in chosen]).items():
-            yield f"One {region} in {part:.0%} of the pictures: the LoRA will draw it for ever. Add photos with others."
-        crowded = sum(seen.has_others for _, seen in self.written)
-        if crowded:
-            yield f"{crowded} pictures show other people too, whom a LoRA may learn: cut them away, without --no-crop."
-        enlarged = sum(_is_enlarged(one, self.settings.size) for one in pictures)
-        if enlarged:
-            yield f"{enlarged} pictures have fewer pixels than {self.settings.size}²: a trainer enlarges them."
-        captions = [one.caption for one in pictures if one.caption]
-        yield from told_constant_phrases(captions, self.settings.trigger)
-
-    def _regions(self, one: Chosen) -> dict[str, np.ndarray | None]:
-        jpeg = self.store.thumbnail_of(one.shot.picture.content)
-        if jpeg is None:
-            return dict.fromkeys((sameness.OUTFIT, sameness.ROOM))
-        small = upright(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), one.shot.face.turned_deg)
-        across, down = small.shape[1] / one.shot.size_wh[0], small.shape[0] / one.shot.size_wh[1]
-        box = tuple(edge * (across, down)[i % 2] for i, edge in enumerate(one.shot.face_box))
-        return sameness.histograms(small, box)
-
-
-def _is_enlarged(one: PreparedPicture, size: int) -> bool:
-    return one.size_wh[0] * one.size_wh[1] < 0.9 * size * size  # as train_lora.py counts them
-
 
 def _is_plain(path: Path) -> bool:
     """Opaque and not turned by EXIF: some trainers read neither."""
@@ -405,10 +355,3 @@ def _is_plain(path: Path) -> bool:
             return is_opaque(data) and image.getexif().get(0x0112, 1) == 1
     except (ImageError, OSError, ValueError):
         return False
-
-
-def coverage(pictures: list[PreparedPicture]) -> tuple[list[Distribution], list[Recommendation]]:
-    """Shares of angles, shot sizes and light, and what gap_analysis.py would ask for."""
-    kinds = [gap for name, gap in GAP_TYPES.items() if name in pictures[0].values]
-    shares = [distribution(gap, [one.values.get(gap.name) for one in pictures]) for gap in kinds]
-    return shares, recommend(shares, synthetic_room(len(pictures), 0, MAX_SYNTHETIC_SHARE), MAX_SYNTHETIC_SHARE)

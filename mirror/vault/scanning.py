@@ -18,6 +18,7 @@ from mirror.faces.engine import FaceMeasurement
 from mirror.faces.looking import look_at
 from mirror.faces.measurer import Measurer
 from mirror.vault.choices import LORA_READY, ORGANIZED
+from mirror.vault.eyes import eye_contrast
 from mirror.vault.store import Face, MeasuredFace, StoredPicture, VaultStore, path_key
 from utils.console import UserError
 from utils.defaults import IMAGE_EXTENSIONS
@@ -94,7 +95,6 @@ class VaultLooker:
 
     def _face(self, one: FaceMeasurement, image: np.ndarray) -> MeasuredFace:
         crop = grey_of(_part(image, one.box_xyxy, 0.0))
-        small = cv2.resize(crop, (FACE_SIDE, FACE_SIDE), interpolation=cv2.INTER_AREA)
         face = Face(
             id=0,
             content="",
@@ -104,9 +104,10 @@ class VaultLooker:
             pitch_deg=round(one.pitch_deg, 2),
             roll_deg=round(one.roll_deg, 2),
             age=one.age,
-            sharpness=round(float(cv2.Laplacian(small, cv2.CV_64F).var()), 2),
+            sharpness=round(face_sharpness(image, one.box_xyxy), 2),
             brightness=round(float(crop.mean()), 2),
             turned_deg=one.turned_deg,
+            eyes=eye_contrast(image, one.keypoints[:2], one.yaw_deg),
             person=None,
         )
         return MeasuredFace(face, one.embedding, _face_jpeg(image, one))
@@ -138,6 +139,13 @@ def _outcome(measured: FaceMeasurement, faces: list[MeasuredFace], note: str) ->
     else:
         status, said = Status.NO_FACE, "faces were found, all below --min-score or --min-size"
     return status, "; ".join(filter(None, (said, note)))
+
+
+def face_sharpness(image: np.ndarray, box_xyxy: tuple[float, ...]) -> float:
+    """Variance of the Laplacian of a face's own crop, at one size for all faces; image (H, W, 3) uint8 BGR."""
+    crop = grey_of(_part(image, box_xyxy, 0.0))
+    small = cv2.resize(crop, (FACE_SIDE, FACE_SIDE), interpolation=cv2.INTER_AREA)
+    return float(cv2.Laplacian(small, cv2.CV_64F).var())
 
 
 def _part(image: np.ndarray, box_xyxy: tuple[float, ...], margin: float) -> np.ndarray:

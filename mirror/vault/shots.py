@@ -67,6 +67,16 @@ def named_persons(store: VaultStore) -> dict[str, int]:
     return dict(rows)
 
 
+def name_of(store: VaultStore, asked: str) -> str:
+    """The name of a person who is asked for by it, or by a cluster's number. Raises UserError as `person_named`."""
+    persons = named_persons(store)
+    number = asked.removeprefix("cluster ").strip()
+    if asked not in persons and number.isdecimal():
+        asked = next((name for name, person in persons.items() if person == int(number)), number)
+    person_named(store, asked)
+    return asked
+
+
 def person_named(store: VaultStore, name: str) -> int:
     """The number of a person. Raises UserError naming those that are known."""
     persons = named_persons(store)
@@ -85,9 +95,9 @@ def person_named(store: VaultStore, name: str) -> int:
 def _no_name(store: VaultStore, number: str) -> UserError:
     rows = store.ask("SELECT name FROM persons WHERE CAST(id AS TEXT) = ?", number)
     if not rows:
-        return UserError(f"There is no cluster {number}. facevault.py label shows which there are; give a name.")
+        return UserError(f"There is no cluster {number}. facevault.py label shows which there are.")
     if rows[0][0]:
-        return UserError(f"Cluster {number} is called {rows[0][0]}: give that name.")
+        return UserError(f"Cluster {number} is not a person to keep: facevault.py label {number} NAME changes that.")
     return UserError(f"Cluster {number} has no name yet: facevault.py label {number} NAME gives one.")
 
 

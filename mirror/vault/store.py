@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, mtime_ns 
 CREATE INDEX IF NOT EXISTS files_by_content ON files (content);
 CREATE TABLE IF NOT EXISTS faces (id INTEGER PRIMARY KEY AUTOINCREMENT, content TEXT, left REAL, top REAL, right REAL,
     bottom REAL, score REAL, yaw REAL, pitch REAL, roll REAL, age REAL, sharpness REAL, brightness REAL, turned INTEGER,
-    embedding BLOB, thumbnail BLOB, person INTEGER);
+    embedding BLOB, thumbnail BLOB, person INTEGER, eyes REAL);
 CREATE INDEX IF NOT EXISTS faces_by_content ON faces (content);
 CREATE TABLE IF NOT EXISTS persons (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, kept INTEGER DEFAULT 1);
 CREATE TABLE IF NOT EXISTS pins (face INTEGER PRIMARY KEY, person INTEGER);
@@ -61,6 +61,7 @@ class Face:
     sharpness: float  # variance of the Laplacian of the face's own crop, see mirror.vault.scanning
     brightness: float  # mean grey level of the crop, 0-255
     turned_deg: int
+    eyes: float | None  # see mirror.vault.eyes; None: not measured
     person: int | None  # None: in no cluster
 
     @property
@@ -196,18 +197,20 @@ class VaultStore:
         face = one.face
         values = (
             *(content, *face.box_xyxy, face.score, face.yaw_deg, face.pitch_deg, face.roll_deg, face.age),
-            *(face.sharpness, face.brightness, face.turned_deg, one.embedding.astype("<f4").tobytes(), one.thumbnail),
+            *(face.sharpness, face.brightness, face.turned_deg, face.eyes),
+            *(one.embedding.astype("<f4").tobytes(), one.thumbnail),
         )
         if known is None:
             db.execute(
                 "INSERT INTO faces (content, left, top, right, bottom, score, yaw, pitch, roll, age, sharpness, "
-                "brightness, turned, embedding, thumbnail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "brightness, turned, eyes, embedding, thumbnail) "
+                f"VALUES ({', '.join('?' * len(values))})",
                 values,
             )
         else:
             db.execute(
                 "UPDATE faces SET content = ?, left = ?, top = ?, right = ?, bottom = ?, score = ?, yaw = ?, "
-                "pitch = ?, roll = ?, age = ?, sharpness = ?, brightness = ?, turned = ?, embedding = ?, "
+                "pitch = ?, roll = ?, age = ?, sharpness = ?, brightness = ?, turned = ?, eyes = ?, embedding = ?, "
                 "thumbnail = ? WHERE id = ?",
                 (*values, known),
             )
@@ -258,7 +261,7 @@ class VaultStore:
         columns = "id, content, left, top, right, bottom, score, yaw, pitch, roll, age, sharpness, brightness, turned"
         return [
             Face(row[0], row[1], tuple(row[2:6]), *row[6:])
-            for row in self.ask(f"SELECT {columns}, person FROM faces WHERE {condition}", *values)
+            for row in self.ask(f"SELECT {columns}, eyes, person FROM faces WHERE {condition}", *values)
         ]
 
     def embeddings(self, faces: list[Face]) -> np.ndarray:
@@ -349,6 +352,15 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             f"BEGIN IMMEDIATE; PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
             f"{_SCHEMA} COMMIT;"
         )
+    elif not _has_eyes(db):
+        with db:  # a store of before they were measured; of the faces in it nothing is known
+            db.execute("BEGIN IMMEDIATE")
+            if not _has_eyes(db):  # another run may have been quicker
+                db.execute("ALTER TABLE faces ADD COLUMN eyes REAL")
+
+
+def _has_eyes(db: sqlite3.Connection) -> bool:
+    return any(name == "eyes" for _, name, *_ in db.execute("PRAGMA table_info(faces)"))
 
 
 def _overlap(box: tuple[float, ...], other: tuple[float, ...]) -> float:

@@ -48,6 +48,9 @@ def duplicates(count: int) -> Duplicates:
         DuplicateGroup(keep=f"/photos/{i}.jpg", duplicates=[DuplicateFile(file=f"/photos/{i} {HOSTILE}.jpg", **other)])
         for i in range(count)
     ]
+    keep = f"/photos/{'a-long-way-down/' * 4}0.jpg"
+    same = other | {"kind": "exact", "bits": 0, "mirrored": False, "why": f"the same bytes as {keep}"}
+    groups.append(DuplicateGroup(keep=keep, duplicates=[DuplicateFile(file="/photos/again.jpg", **same)]))
     return Duplicates(created="2026-01-02T03:04:05", pictures=9, settings={}, groups=groups)
 
 
@@ -81,8 +84,11 @@ def test_cards_open_with_their_faces_and_low_scores_apart(browser, tmp_path, wid
     shown.page.click("#alone .head")
     assert len(shown.texts("#alone .faces li")) == 4
     shown.page.click("#duplicates summary")
-    assert len(shown.texts(".set")) == 2 and "near, mirrored" in shown.texts(".set .tag")
+    assert len(shown.texts(".set")) == 3 and "near, mirrored" in shown.texts(".set .tag")
     assert any("the other is larger: 9 x 9" in text for text in shown.texts(".set .hint"))
+    assert any(text.startswith("the same bytes as /photos/a-long-way") for text in shown.texts(".set .hint"))
+    places = "[...document.querySelectorAll('.set li')].every((one) => one.scrollWidth <= one.clientWidth)"
+    assert shown.ask(places), "a long path stays in its place"
     assert_fits(shown)
     assert_quiet(shown)
     shown.page.close()
@@ -115,7 +121,7 @@ def test_ten_thousand_faces_open_quickly(browser, tmp_path):
     assert time.monotonic() - began < 30  # 2 s on an idle machine
     shown.page.click(".person.open .more >> nth=0")
     assert len(shown.texts(".person.open .faces:not(.low) li")) == 600
-    assert "40 more in duplicates.json" in shown.texts("#duplicates")[0]
+    assert "41 more in duplicates.json" in shown.texts("#duplicates")[0]
     assert_quiet(shown)
     shown.page.close()
 

@@ -195,7 +195,7 @@ def test_a_deleted_picture_stays_away_until_it_is_restored(vault):
     (left,) = [one for one in metadata(vault)["left_out"] if "somebody deleted its picture" in one["reason"]]
     assert left["content"].startswith(every[0].stem[-8:])
     assert "organized/alice stays as it was" in vault("label", "alice", "Al.").stdout
-    assert "is alice.\n" in vault("label", "Al.", "alice").stdout
+    assert "Al. is called alice now.\n" in vault("label", "Al.", "alice").stdout
     prep(vault, "--most", 1)
     assert prep(vault, "--restore").returncode == 0 and pictures_in(dataset(vault)) == every
     prep(vault, "--most", 1)
@@ -339,6 +339,21 @@ def test_kills_lose_nothing_and_double_nothing(vault):
 def test_a_mistake_gets_one_sentence(vault, arguments, said):
     done = vault(*arguments, code=2)
     assert said in done.stderr and done.stderr.count("takes it in") <= 3
+
+
+def test_a_person_goes_by_the_number_of_the_cluster_too(vault):
+    number = vault.ask("SELECT id FROM persons WHERE name = 'alice'")[0][0]
+    vault("caption", number)
+    vault("prep", number, "--size", SIZE)
+    assert metadata(vault)["person"] == "alice" and metadata(vault)["trigger"] == "ohwx alice"
+    vault("export", "--person", f"cluster {number}", "--format", "json")
+    assert [one["name"] for one in vault.json("manifest.json")["persons"]] == ["alice"]
+    unnamed = vault.ask("SELECT id FROM persons WHERE name IS NULL")[0][0]
+    assert f"facevault.py label {unnamed} NAME gives one" in vault("prep", unnamed, code=2).stderr
+    assert f"cluster {number} is called alice already." in vault("label", "alice", "alice").stdout
+    vault("label", "--not-a-person", number)
+    assert f"label {number} NAME changes that" in vault("prep", number, code=2).stderr
+    assert f"cluster {number} is called alice and kept again." in vault("label", number, "alice").stdout
 
 
 def test_odd_names_get_a_folder_and_no_two_share_one(vault):
