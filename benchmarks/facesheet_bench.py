@@ -59,7 +59,7 @@ def side_of(picture: Picture) -> str:
 
 
 def tilt_of(picture: Picture) -> float:
-    """Degrees clockwise by which a picture is to be turned back for a level head: its eye line's, in profile its own."""
+    """Degrees clockwise by which the head is tilted in the picture: its roll, and in profile its pitch too."""
     truth = picture.truth
     if abs(truth.yaw_deg) < 55:
         return truth.roll_deg

@@ -15,7 +15,7 @@ import numpy as np
 from mirror.contracts.exports import NotUsed
 from mirror.dataset.pixels import SHARPNESS_LIMIT
 from mirror.export.dataset import Candidate, ExportDataset
-from mirror.export.heads import Placement, place
+from mirror.export.heads import Placement, place, turn_beyond_profile_deg
 from mirror.faces.engine import FaceMeasurement
 from mirror.faces.pose import BIN_LIMITS_DEG
 from utils.console import UserError
@@ -67,8 +67,10 @@ def _turned(side: int, wanted: float, low: float, high: float) -> Callable[[Face
         yaw = face.yaw_deg * side if side else abs(face.yaw_deg)
         if not low <= yaw < high:
             return None
+        if low < PROFILE_FROM:
+            return _level(face, abs(yaw - wanted))
         # Seen from the side, pitch and roll are the same turn: levelling undoes both.
-        return abs(yaw - wanted) if low >= PROFILE_FROM else _level(face, abs(yaw - wanted))
+        return abs(turn_beyond_profile_deg(face) - wanted)
 
     return off
 
