@@ -15,16 +15,14 @@ import numpy as np
 from mirror.contracts.exports import NotUsed
 from mirror.dataset.pixels import SHARPNESS_LIMIT
 from mirror.export.dataset import Candidate, ExportDataset
-from mirror.export.heads import Placement, place, turn_beyond_profile_deg
+from mirror.export.heads import PROFILE_FROM, QUARTER_FROM, Placement, is_sure, place, turn_deg
 from mirror.faces.engine import FaceMeasurement
-from mirror.faces.pose import BIN_LIMITS_DEG
 from utils.console import UserError
 from utils.images import natural_key
 
 # Degrees. Of the front our choice: up to 15 both cheeks show alike. The others are the bins of the project.
 FRONT_YAW = 15.0
-QUARTER_YAW, QUARTER_FROM = 40.0, BIN_LIMITS_DEG["three_quarter"][0]
-PROFILE_YAW, PROFILE_FROM = 90.0, BIN_LIMITS_DEG["profile"][0]
+QUARTER_YAW, PROFILE_YAW = 40.0, 90.0
 LEVEL_PITCH = 20.0  # heads that are pitched further are none of a row of level heads; our choice
 UP_PITCH, UP_FROM, UP_YAW = 25.0, 12.0, 25.0
 
@@ -48,7 +46,7 @@ class Angle:
     by: str = "yaw"  # what it is told by, yaw or pitch
 
     def fits(self, candidate: Candidate) -> bool:
-        return self.off(candidate.face) is not None
+        return is_sure(candidate.face) and self.off(candidate.face) is not None
 
 
 def _level(face: FaceMeasurement, off_deg: float) -> float | None:
@@ -57,7 +55,7 @@ def _level(face: FaceMeasurement, off_deg: float) -> float | None:
 
 
 def _front(face: FaceMeasurement) -> float | None:
-    return _level(face, abs(face.yaw_deg)) if abs(face.yaw_deg) <= FRONT_YAW else None
+    return _level(face, turn_deg(face)) if abs(face.yaw_deg) <= FRONT_YAW else None
 
 
 def _turned(side: int, wanted: float, low: float, high: float) -> Callable[[FaceMeasurement], float | None]:
@@ -67,10 +65,9 @@ def _turned(side: int, wanted: float, low: float, high: float) -> Callable[[Face
         yaw = face.yaw_deg * side if side else abs(face.yaw_deg)
         if not low <= yaw < high:
             return None
-        if low < PROFILE_FROM:
-            return _level(face, abs(yaw - wanted))
+        off_deg = abs(turn_deg(face) - wanted)
         # Seen from the side, pitch and roll are the same turn: levelling undoes both.
-        return abs(turn_beyond_profile_deg(face) - wanted)
+        return off_deg if low >= PROFILE_FROM else _level(face, off_deg)
 
     return off
 
@@ -192,6 +189,8 @@ def _why_not(candidate: Candidate, choices: list[Choice]) -> str:
     if said:
         return " ".join(said)
     face = candidate.face
+    if not is_sure(face):
+        return f"Where its face is, or to which side it turns, is unsure (detection score {face.det_score:.2f})."
     return f"It shows none of the asked angles: yaw {face.yaw_deg:.0f}, pitch {face.pitch_deg:.0f} degrees."
 
 
