@@ -75,6 +75,7 @@ class Candidate:
     is_synthetic: bool
     reading: Reading | None = None  # None: no expression model, or nothing to read
     faults: tuple[str, ...] = ()  # sentences of mirror.dataset.soundness
+    fault_kinds: tuple[str, ...] = ()  # their names there
 
     @property
     def face_side(self) -> float:
@@ -195,6 +196,7 @@ def _sorted_out(dataset: ExportDataset, pictures: list[Picture], allow_synthetic
             not is_of_person(photo.file) or origin_in(picture.path) is not None,
             reading,
             tuple(fault.sentence for fault in faults),
+            tuple(fault.fault for fault in faults),
         )
         if candidate.is_synthetic and not allow_synthetic:
             dataset.synthetic_left_out.append(candidate)

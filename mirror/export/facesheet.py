@@ -14,6 +14,7 @@ import numpy as np
 
 from mirror.contracts.exports import NotUsed
 from mirror.dataset.pixels import SHARPNESS_LIMIT
+from mirror.dataset.soundness import BLURRED, BRIGHT, DARK, GREY, SEVERAL
 from mirror.export.dataset import Candidate, ExportDataset
 from mirror.export.heads import PROFILE_FROM, QUARTER_FROM, Placement, is_sure, place, turn_deg
 from mirror.faces.engine import FaceMeasurement
@@ -30,7 +31,9 @@ UP_PITCH, UP_FROM, UP_YAW = 25.0, 12.0, 25.0
 # has all of it and is this much further off. Small on purpose: a sheet is asked for by angles.
 # benchmarks/facesheet_bench.py measures how far from the best angle the choice then is.
 WORTH_DEG = {"sharpness": 2.0, "size": 1.5, "neutral": 3.0, "identity": 1.5, "whole head": 3.0}
-FAULT_DEG = 10.0  # a fault that mirror.dataset.soundness names, such as blur or darkness
+# What each of these faults costs. The others that mirror.dataset.soundness knows are counted by the worth of size and
+# identity, or do not matter in a sheet.
+FAULT_DEG, SPOILING = 10.0, (SEVERAL, BLURRED, DARK, BRIGHT, GREY)
 PITCH_SHARE = 0.3  # of the pitch, beside the yaw: it shows less, and is read less exactly
 FULL_SHARPNESS = 3 * SHARPNESS_LIMIT  # from here on sharper is not better; of good photos see mirror.dataset.references
 
@@ -82,9 +85,9 @@ def _pitched(way: int) -> Callable[[FaceMeasurement], float | None]:
 
 def _sides(name: str, what: str, wanted: float, low: float, high: float) -> list[Angle]:
     words = (
-        ("", 0, f"{what} of either side, the better one"),
-        ("_left", -1, f"{what} of the person's own left side: the nose points to the left of the picture"),
-        ("_right", 1, f"{what} of the person's own right side: the nose points to the right of the picture"),
+        ("", 0, f"a {what} of either side, the better one"),
+        ("_left", -1, f"a {what} of the person's own left side: the nose points to the left of the picture"),
+        ("_right", 1, f"a {what} of the person's own right side: the nose points to the right of the picture"),
     )
     return [Angle(name + end, shows, _turned(side, wanted, low, high), name) for end, side, shows in words]
 
