@@ -166,10 +166,9 @@ def _pick(candidate: Candidate, angle: Angle, cell: int, usual_likeness: float |
     }
     if candidate.likeness is not None and usual_likeness:
         has["identity"] = candidate.likeness / usual_likeness
-    costs = {
-        name: WORTH_DEG[name] * (1 - min(1.0, max(0.0, has[name]))) for name in WORTH_DEG if has.get(name) is not None
-    }
-    costs = {"angle": off} | costs | {"faults": FAULT_DEG * len(candidate.faults)}
+    known = {name: min(1.0, max(0.0, share)) for name, share in has.items() if share is not None}
+    costs = {"angle": off} | {name: WORTH_DEG[name] * (1 - share) for name, share in known.items()}
+    costs["faults"] = FAULT_DEG * sum(kind in SPOILING for kind in candidate.fault_kinds)
     return Pick(candidate, placement, off, {name: round(cost, 2) for name, cost in costs.items()})
 
 
@@ -181,9 +180,8 @@ def neutral_share(candidate: Candidate) -> float | None:
 def left_over(dataset: ExportDataset, choices: list[Choice]) -> list[NotUsed]:
     """Every picture that is not in the sheet, with its reason, in natural order of their names."""
     taken = {choice.best.candidate.file for choice in choices if choice.best}
-    rest = [
-        NotUsed(file=one.file, reason=_why_not(one, choices)) for one in dataset.candidates if one.file not in taken
-    ]
+    others = [one for one in dataset.candidates if one.file not in taken]
+    rest = [NotUsed(file=one.file, reason=_why_not(one, choices)) for one in others]
     return sorted([*dataset.not_used, *rest], key=lambda one: (natural_key(one.file), one.file))
 
 

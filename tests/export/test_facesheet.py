@@ -24,9 +24,9 @@ GUIDE = (
     "python export_facesheet.py --dataset outputs/facevault/organized/alice "
     "--angles front,profile_left,profile_right,three_quarter --output alice_metahuman.jpg"
 )
+STANDIN = {"det_demo": "det_10g", "rec_demo": "w600k_r50", "lmk_demo": "1k3d68", "age_demo": "genderage"}
 PIXELS = 288
 YAWS = {"a1": 2.0, "a2": -10.0, "a3": 40.0, "a4": -42.0, "a5": -84.0, "a6": 82.0, "a10": -66.0}
-RIGHT_PROFILES = ("a6",)
 FULL = "front,three_quarter_left,three_quarter_right,profile_left,profile_right"
 
 
@@ -48,7 +48,11 @@ def alice(tmp_path_factory, heads) -> Path:
     for name in ("utils", "mirror"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "export_facesheet.py", project)
-    shutil.copytree(ROOT / "models" / "demo" / "face", project / "models" / "buffalo_l")
+    (project / "models" / "buffalo_l").mkdir(parents=True)
+    for ours, name in STANDIN.items():
+        shutil.copy(
+            ROOT / "models" / "demo" / "face" / f"{ours}.onnx", project / "models" / "buffalo_l" / f"{name}.onnx"
+        )
     dataset = project / "outputs" / "facevault" / "organized" / "alice"
     dataset.mkdir(parents=True)
     for name, head in heads.items():
@@ -115,9 +119,10 @@ def test_the_guides_command_as_it_stands(alice):
     with Image.open(sheet) as picture:
         assert picture.format == "JPEG" and not picture.getexif() and picture.info["dpi"] == (300, 300)
         assert picture.width >= 4 * 1024 and picture.height >= 1024, "print size"
-    assert files_of(sheet) == {"front": "a1", "profile_left": "a5", "profile_right": "a6", "three_quarter": "a3"} or (
-        files_of(sheet)["three_quarter"] == "a4"
-    )
+    files = files_of(sheet)
+    assert list(files) == ["front", "profile_left", "profile_right", "three_quarter"], "in the order asked"
+    assert (files["front"], files["profile_left"], files["profile_right"]) == ("a1", "a5", "a6")
+    assert files["three_quarter"] in ("a3", "a4"), "the better side"
     record = record_of(sheet)
     told = {cell["chosen"]["file"] for cell in record["cells"]} | {one["file"] for one in record["not_used"]}
     assert told == {f"{name}.jpg" for name in (*YAWS, "a0")}, "every picture is accounted for"
@@ -158,7 +163,7 @@ def test_heads_are_level_alike_and_at_one_place(sheet, heads):
             assert chosen["levelled_by"] == "ear-nose line" and abs(chosen["turned_deg"] - truth.roll_deg) < 9
         else:
             across = points[42:48].mean(axis=0) - points[36:42].mean(axis=0)
-            assert abs(np.degrees(np.arctan2(across[1], across[0]))) < 4
+            assert abs(np.degrees(np.arctan2(across[1], across[0]))) < 6
     assert np.ptp(rows) < 0.06
     assert np.ptp(sizes) / np.mean(sizes) < 0.2
 
@@ -207,26 +212,31 @@ def test_generated_pictures_fill_only_what_no_photo_shows(export, dataset, tmp_p
     assert "it is generated, and the photo a1.jpg" in reasons["synthetic_face_angle_front_001_20260101_000000.png"]
 
 
-def test_of_two_pictures_at_one_angle_the_sharp_and_neutral_one_is_taken(export, heads, tmp_path):
+def test_of_two_pictures_at_one_angle_the_sharp_one_is_taken(export, heads, tmp_path):
     image = heads["a1"].image
     folder = tmp_path / "two"
     save(folder / "1_blurred.jpg", cv2.GaussianBlur(image, (0, 0), 4))
     save(folder / "2_sharp.jpg", image)
     export(folder, tmp_path / "sheet.jpg", "--angles", "front")
     assert files_of(tmp_path / "sheet.jpg") == {"front": "2_sharp"}
-    (folder / "1_blurred.jpg").unlink()
-    save(folder / "3_bright.jpg", np.clip(image * 1.25, 0, 255).astype(np.uint8))
-    for neutral, smile, expected in ((20.0, 235.0, "2_sharp"), (235.0, 20.0, "3_bright")):
-        middle = [
-            cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2GRAY)[80:210, 90:200].mean() for path in folder.glob("*")
-        ]
-        shift = np.mean(middle) - 127.5  # the two crops lie on either side of where the answers change
-        levels = {"neutral": neutral + shift, "smile": smile + shift}
+    assert "by faults" in record_of(tmp_path / "sheet.jpg")["not_used"][0]["reason"]
+
+
+def test_a_neutral_face_is_preferred_where_it_is_measured(export, heads, tmp_path):
+    """The stand-in model calls a dark crop neutral, or a bright one."""
+    image = heads["a1"].image
+    folder = tmp_path / "two"
+    save(folder / "bright.jpg", image)
+    save(folder / "dark.jpg", (image * 0.6).astype(np.uint8))
+    for expected, levels in (
+        ("dark", {"neutral": 70.0, "smile": 150.0}),
+        ("bright", {"neutral": 150.0, "smile": 70.0}),
+    ):
         model = own_net(tmp_path / f"{expected}.onnx", levels)
         export(folder, tmp_path / "sheet.jpg", "--angles", "front", "--expression-model", model)
         chosen = cells_of(tmp_path / "sheet.jpg")["front"]["chosen"]
         assert Path(chosen["file"]).stem == expected and chosen["expression"] == "neutral" and chosen["neutral"] > 0.5
-    assert record_of(tmp_path / "sheet.jpg")["expression_model"].startswith("3_bright.onnx@")
+    assert record_of(tmp_path / "sheet.jpg")["expression_model"].startswith("bright.onnx@")
 
 
 @pytest.mark.parametrize(
@@ -239,12 +249,9 @@ def test_of_two_pictures_at_one_angle_the_sharp_and_neutral_one_is_taken(export,
         (("--output", "sheet.psd"), "ends in .jpg, .jpeg, .png, .tif, .tiff"),
         (("--output", "DATASET/sheet.jpg"), "lies in the dataset"),
         (("--dataset", "nowhere"), "nowhere does not exist"),
-        (("--cell", "4096", "--columns", "9", "--angles", FULL + ",up,down,profile,three_quarter"), None),
     ],
 )
 def test_wrong_options_are_one_sentence(export, dataset, tmp_path, more, said):
-    if said is None:
-        pytest.skip("nine cells of the largest size fit a JPEG")
     more = [one.replace("DATASET", str(dataset)) for one in more]
     done = export(dataset, tmp_path / "sheet.jpg", *more, code=2)
     assert said in done.stderr and len(done.stderr.strip().splitlines()) == 1
