@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     record = make_record(args, dataset, choices, layout)
     package.add(args.output.name, encoded(draw_sheet(choices, layout, background), file_format))
     package.write(record)
+    for name in set(package.earlier_files) - {args.output.name}:
+        say(f"{args.output.parent / name} of an earlier run was deleted: one record is of one sheet.")
     tell(args, record)
     return EXIT_OK
 
@@ -218,8 +220,8 @@ def row_of(cell: SheetCell) -> list[str]:
     return [
         cell.angle,
         f"{one.file} (generated)" if one.is_synthetic else one.file,
-        f"{one.yaw_deg:.0f}",
-        f"{one.off_deg:.0f}",
+        str(round(one.yaw_deg)),
+        str(round(one.off_deg)),
         str(one.among),
         "-" if one.sharpness is None else f"{one.sharpness:.0f}",
         "-" if one.neutral is None else f"{one.neutral:.2f}",

@@ -192,7 +192,7 @@ def _why_not(candidate: Candidate, choices: list[Choice]) -> str:
     face = candidate.face
     if not is_sure(face):
         return f"Where its face is, or to which side it turns, is unsure (detection score {face.det_score:.2f})."
-    return f"It shows none of the asked angles: yaw {face.yaw_deg:.0f}, pitch {face.pitch_deg:.0f} degrees."
+    return f"It shows none of the asked angles: yaw {round(face.yaw_deg)}, pitch {round(face.pitch_deg)} degrees."
 
 
 def _lost_to(candidate: Candidate, choice: Choice) -> str:

@@ -12,6 +12,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from mirror.export.facesheet import Choice, Pick
 from mirror.export.geometry import warp
 from utils.console import UserError
+from utils.decoding import ImageError
 
 DPI = 300
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}
@@ -88,7 +89,7 @@ def colour_of(text: str) -> tuple[int, int, int] | None:
 
 
 def draw_sheet(choices: list[Choice], layout: Layout, background: tuple[int, int, int] | None) -> Image.Image:
-    """All cells with their labels. Raises ImageError where a picture can no longer be read."""
+    """All cells with their labels. Raises UserError where a picture can no longer be read."""
     paper = background or _PAPER
     ink = (0, 0, 0) if np.dot(paper, (0.299, 0.587, 0.114)) > 127 else (255, 255, 255)
     sheet = Image.new("RGB", layout.size_wh, paper)
@@ -108,7 +109,10 @@ def draw_sheet(choices: list[Choice], layout: Layout, background: tuple[int, int
 
 def drawn(pick: Pick, cell: int, background: tuple[int, int, int] | None) -> np.ndarray:
     """(cell, cell, 3) uint8 BGR: the levelled head."""
-    image = pick.candidate.image()
+    try:
+        image = pick.candidate.image()
+    except ImageError as error:
+        raise UserError(f"{pick.candidate.path} {error.reason}; it was there a moment ago.") from error
     border = _edge_colour(image) if background is None else background[::-1]
     return warp(image, pick.placement.matrix, (cell, cell), tuple(int(value) for value in border))
 
@@ -134,7 +138,8 @@ def _label(
     if choice.best is not None:
         candidate = choice.best.candidate
         by = choice.angle.by
-        words = f"{by} {candidate.face.pitch_deg if by == 'pitch' else candidate.face.yaw_deg:.0f}"
+        degrees = candidate.face.pitch_deg if by == "pitch" else candidate.face.yaw_deg
+        words = f"{by} {round(round(degrees, 1))}"  # as the record has it
         draw.text(
             (right, (top + bottom) / 2), f"generated, {words}" if candidate.is_synthetic else words, ink, font, "rm"
         )

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,11 @@ from PIL import Image
 from demo.identity import draw_identity, mean_identity
 from demo.render import Picture, render
 from demo.scene import HEAD_CM, Scene
+from mirror.export.facesheet import ANGLES
+from mirror.export.heads import is_sure
+from mirror.faces.engine import FaceMeasurement
+from mirror.faces.pose import Angles, rotation
+from utils.files import Status
 
 GUIDE = (
     "python export_facesheet.py --dataset outputs/facevault/organized/alice "
@@ -174,6 +180,13 @@ def test_the_same_command_gives_the_same_bytes(export, dataset, sheet, tmp_path)
     assert (sheet.read_bytes(), sheet.with_suffix(".json").read_bytes()) == before
 
 
+def test_another_suffix_replaces_the_sheet_and_says_so(export, dataset, tmp_path):
+    export(dataset, tmp_path / "alice.jpg", "--angles", "front")
+    done = export(dataset, tmp_path / "alice.PNG", "--angles", "front")
+    assert "alice.jpg of an earlier run was deleted" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alice.PNG", "alice.json"]
+
+
 def test_a_missing_angle_is_an_empty_cell_that_says_how_to_get_it(export, dataset, tmp_path):
     output = tmp_path / "sheet.tif"
     done = export(dataset, output, "--angles", "up,front", "--background", "#204060")
@@ -262,9 +275,9 @@ def test_unusable_datasets_are_one_sentence_each(export, heads, tmp_path):
     save(tmp_path / "empty_wall" / "1.jpg", np.full((200, 200, 3), 150, np.uint8))
     (tmp_path / "none").mkdir()
     save(tmp_path / "between" / "1.jpg", render(Scene(mean_identity(), yaw_deg=20.0), 224).image)
-    for number, (name, head) in enumerate(list(heads.items())[:4]):
-        save(tmp_path / "two" / f"{name}.jpg", head.image)
-        other = render(Scene(mean_identity(), yaw_deg=YAWS[name] / 2, seed=number), 224)
+    for number, name in enumerate(("a1", "a2", "a3")):
+        save(tmp_path / "two" / f"{name}.jpg", heads[name].image)
+        other = render(Scene(mean_identity(), yaw_deg=YAWS[name], seed=number), 224)
         save(tmp_path / "two" / f"{name}_other.jpg", other.image)
     for folder, said in (
         ("empty_wall", "No face was found in the 1 picture(s)"),
@@ -293,6 +306,16 @@ def test_files_of_others_are_not_overwritten(export, dataset, tmp_path):
     done = export(dataset, tmp_path / "bob.jpg", code=2)
     assert "bob.json was not written by export_facesheet.py" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alice.jpg", "bob.json"]
+
+
+def test_a_face_whose_side_is_unsure_is_trusted_for_no_angle():
+    """Found with a low score, or turned to one side by its pose and to the other by the detector's keypoints."""
+    shape = np.array([[-0.5, 0, 0], [0.5, 0, 0], [0, 0.61, 0.52], [-0.42, 1.09, -0.05], [0.42, 1.09, -0.05]])
+    to_the_left = 100 + 40 * (shape @ rotation(Angles(-60.0, 0.0, 0.0)).T)[:, :2]
+    face = FaceMeasurement(Status.OK, 1, "", (200, 200), (60, 60, 140, 160), 0.9, None, -62.0, 0.0, 0.0)
+    face = replace(face, keypoints=tuple(map(tuple, to_the_left)))
+    assert ANGLES["profile_left"].off(face) is not None and is_sure(face)
+    assert not is_sure(replace(face, det_score=0.5)) and not is_sure(replace(face, yaw_deg=62.0))
 
 
 def test_real_photos_with_a_pack_without_landmarks(export, mini_pack, photos, tmp_path):
