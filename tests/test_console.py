@@ -253,6 +253,7 @@ def test_the_other_scripts_print_names_harmlessly(hostile, tmp_path, tiny_pack, 
         "train_lora",
         "bootstrap_loop",
         "inspect_pkl",
+        "export_facesheet",
     ):
         refused = run_script(f"{script}.py", f"--{HOSTILE}")
         assert refused.returncode == 2

@@ -235,11 +235,12 @@ def test_options_named_are_options_that_exist():
         "generate_synthetic",
         "validate_synthetic",
         "inspect_pkl",
+        "export_facesheet",
     )
     vault = ("scan", "cluster", "dedup", "label", "caption", "prep", "export")
     modules += tuple(f"facevault {command}" for command in vault)
     modules += ("beaver", "train_lora", "demo.make_world", "demo.train_face", "demo.train_yolo")
-    benches = ("mirror_metrics_bench", "truth_bench", "demo_models_bench", "identity_by_yaw")
+    benches = ("mirror_metrics_bench", "truth_bench", "demo_models_bench", "identity_by_yaw", "facesheet_bench")
     benches += ("generate_bench", "train_bench")
     modules += tuple(f"benchmarks.{name}" for name in benches)
     known = "".join(

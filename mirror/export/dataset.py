@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -75,6 +76,7 @@ class Candidate:
     is_synthetic: bool
     reading: Reading | None = None  # None: no expression model, or nothing to read
     faults: tuple[str, ...] = ()  # sentences of mirror.dataset.soundness
+    fault_kinds: tuple[str, ...] = ()  # their names there
 
     @property
     def face_side(self) -> float:
@@ -84,7 +86,7 @@ class Candidate:
 
     def image(self) -> np.ndarray:
         """(H, W, 3) uint8 BGR, as it lies on the disk. Raises ImageError."""
-        return decode(read_file(self.path))
+        return decode(read_file(self.path, math.inf))  # it was within the limit when it was measured
 
 
 @dataclass
@@ -195,6 +197,7 @@ def _sorted_out(dataset: ExportDataset, pictures: list[Picture], allow_synthetic
             not is_of_person(photo.file) or origin_in(picture.path) is not None,
             reading,
             tuple(fault.sentence for fault in faults),
+            tuple(fault.fault for fault in faults),
         )
         if candidate.is_synthetic and not allow_synthetic:
             dataset.synthetic_left_out.append(candidate)

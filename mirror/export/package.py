@@ -32,6 +32,11 @@ class Package:
         self._files: dict[str, bytes] = {}
         self._before = self._read_record()
 
+    @property
+    def earlier_files(self) -> list[str]:
+        """Names of what the script wrote here before; `write` deletes those that are not added again."""
+        return sorted(self._before)
+
     def add(self, name: str, data: bytes) -> None:
         """A file of the export, to be written by `write`; `name` may hold forward slashes."""
         self._files[name] = data
