@@ -1,0 +1,80 @@
+"""Pictures laid over each other: one square canvas, the eyes of all of them on the same pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from mirror.detectors.matting import MattingModel
+from mirror.export.dataset import Candidate
+from mirror.export.geometry import eyes, moved, similarity, warp
+from mirror.faces.engine import FaceMeasurement
+
+# Where the eyes lie, as shares of the canvas, left and right as seen. Our choice: hair and shoulders have room, as a
+# head from crown to chin is about four times as high as its eyes are apart.
+EYES_XY = ((0.425, 0.42), (0.575, 0.42))
+APART = EYES_XY[1][0] - EYES_XY[0][0]
+_HEAD_XYXY = (0.25, 0.12, 0.75, 0.75)  # of the canvas: the head with its hair
+_GRID = 24  # points of the canvas by side, by which its part inside the picture is told
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One picture on the canvas."""
+
+    bgra: np.ndarray  # (S, S, 4) uint8, not multiplied; where it is transparent the colour is 0
+    matrix: np.ndarray  # (2, 3) pixels of the picture to pixels of the canvas
+    beyond_share: float  # of the canvas, where the picture ends
+
+    def png(self) -> bytes:
+        """The file: with alpha where anything is transparent, else without."""
+        pixels = self.bgra if (self.bgra[..., 3] < 255).any() else self.bgra[..., :3]
+        return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def eyes_of(face: FaceMeasurement) -> np.ndarray:
+    """(2, 2) float64: centres of the left and the right eye in pixels.
+
+    Keypoints and landmarks each err in their own way; where the pack has both, their mean errs less than either
+    (benchmarks/expressions_export_bench.py).
+    """
+    keypoints = np.array(face.keypoints[:2])
+    return keypoints if face.landmarks is None else (keypoints + eyes(face)) / 2
+
+
+def canvas_of(face: FaceMeasurement) -> int:
+    """Largest even side of a canvas in pixels for which the picture need not be enlarged."""
+    first, second = eyes_of(face)
+    return int(np.linalg.norm(second - first) / APART) // 2 * 2
+
+
+def matrix_of(face: FaceMeasurement, canvas: int) -> np.ndarray:
+    """(2, 3) from pixels of the picture to those of the canvas; turns a tilted head upright."""
+    return similarity(eyes_of(face), np.array(EYES_XY) * canvas)
+
+
+def head_share(face: FaceMeasurement) -> float:
+    """How much of the head's place on the canvas lies inside the picture, 0 to 1."""
+    left, top, right, bottom = _HEAD_XYXY
+    return _inside(face, np.linspace(left, right, _GRID), np.linspace(top, bottom, _GRID))
+
+
+def _inside(face: FaceMeasurement, across: np.ndarray, down: np.ndarray) -> float:
+    back = cv2.invertAffineTransform(matrix_of(face, 1))
+    points = moved(np.stack(np.meshgrid(across, down), axis=-1).reshape(-1, 2), back)
+    return float(((points >= 0) & (points <= np.array(face.size_wh) - 1)).all(axis=1).mean())
+
+
+def align(candidate: Candidate, canvas: int, matting: MattingModel | None) -> Aligned:
+    """The picture on the canvas; without `matting` only what lies outside of it is transparent. Raises ImageError."""
+    image, matrix = candidate.image(), matrix_of(candidate.face, canvas)
+    pixels = warp(image, matrix, (canvas, canvas))
+    covered = warp(np.full(image.shape[:2], 255, np.uint8), matrix, (canvas, canvas), (0,))
+    alpha = covered
+    if matting is not None:
+        alpha = np.rint(covered * matting.alpha(pixels)).astype(np.uint8)
+    bgra = np.dstack([pixels, alpha])
+    bgra[alpha == 0] = 0  # what cannot be seen is not in the file either
+    return Aligned(bgra, matrix, round(float((covered < 128).mean()), 4))
