@@ -12,9 +12,9 @@ from mirror.export.expressions import Choice, Ranked, Shown
 from mirror.export.geometry import scale_of
 from utils.files import file_word, readable, some_of
 
-Pictures = dict[
-    str, tuple[str, Ranked, Aligned]
-]  # by the file of the dataset: file of the export, and what became of it
+# By the file of the dataset: the file of the export, and what became of the picture.
+Pictures = dict[str, tuple[str, Ranked, Aligned]]
+WORTH_IT = 1.1  # from this gain on it is said what a larger canvas would take; our choice
 
 
 def common_canvas(args: argparse.Namespace, choice: Choice) -> int:
@@ -28,7 +28,9 @@ def why_smaller(args: argparse.Namespace, choice: Choice, canvas: int) -> str:
         return ""
     smallest = [one.candidate.file for one in choice.chosen if canvas_of(one.candidate.face) == canvas]
     others = [own for one in choice.chosen if (own := canvas_of(one.candidate.face)) > canvas]
-    larger = f"; without it {min(args.canvas, *others)} are possible (--smallest-canvas {canvas + 2})" if others else ""
+    possible = min([args.canvas, *others])
+    is_worth_it = others and possible >= WORTH_IT * canvas
+    larger = f"; without it {possible} are possible (--smallest-canvas {canvas + 2})" if is_worth_it else ""
     return (
         f"The pictures are {canvas} x {canvas} pixels, not {args.canvas}: the face of {some_of(smallest)} fills no "
         f"more, nothing is enlarged, and all must overlay{larger}."
@@ -73,7 +75,10 @@ def what_lacks(args: argparse.Namespace, dataset: ExportDataset, shown: Shown, l
         )
     if not lacking:
         return ""
-    found = f"{len(shown.chosen) or 'None'} of {args.count}: {shown.shown_by} picture(s) show it"
+    pictures = {0: "no picture shows it", 1: "1 picture shows it"}.get(
+        shown.shown_by, f"{shown.shown_by} pictures show it"
+    )
+    found = f"{len(shown.chosen) or 'None'} of {args.count}: {pictures}"
     unfit = f", {shown.usable} of them fit" if shown.usable < shown.shown_by else ""
     ways = ["take such photos from the front"]
     if shown.synthetic:

@@ -27,12 +27,15 @@ def small_picture(bgra: np.ndarray) -> bytes:
 def build_expressions(record: ExpressionsRecord, pictures: Mapping[str, bytes]) -> str:
     """The whole page; `pictures` are those of `small_picture` by the file's name in the export."""
     folders = [_folder(folder, pictures) for folder in record.expressions]
+    cards = [card for folder in folders for card in folder["cards"]]
+    other = next((i for i, card in enumerate(cards) if card["expression"] != cards[0]["expression"]), 1)
     return render(
         "expressions",
         _facts(record),
         [shown(one) for one in (*record.warnings, record.canvas_said) if one],
         folders=folders,
-        cards=[card for folder in folders for card in folder["cards"]],
+        cards=cards,
+        above=other,
         eyes=[{"x": f"{100 * x:g}", "y": f"{100 * y:g}"} for x, y in (record.left_eye_xy, record.right_eye_xy)],
         not_used=record.not_used,
     )
@@ -67,6 +70,7 @@ def _card(one: ExpressionPicture, expression: str, data: bytes) -> dict:
     likeness = "" if one.likeness is None else f", likeness {one.likeness:.2f}"
     return {
         "file": shown(one.file),
+        "name": shown(one.file.partition("/")[2]),
         "expression": expression,
         "picture": shown(one.picture),
         "synthetic": one.is_synthetic,
