@@ -55,10 +55,11 @@ def matrix_of(face: FaceMeasurement, canvas: int) -> np.ndarray:
     return similarity(eyes_of(face), np.array(EYES_XY) * canvas)
 
 
-def head_share(face: FaceMeasurement) -> float:
-    """How much of the head's place on the canvas lies inside the picture, 0 to 1."""
+def covered_share(face: FaceMeasurement) -> float:
+    """How much of the canvas lies inside the picture, 0 to 1; the place of the head counts as much as all of it."""
     left, top, right, bottom = _HEAD_XYXY
-    return _inside(face, np.linspace(left, right, _GRID), np.linspace(top, bottom, _GRID))
+    head = _inside(face, np.linspace(left, right, _GRID), np.linspace(top, bottom, _GRID))
+    return (head + _inside(face, np.linspace(0, 1, _GRID), np.linspace(0, 1, _GRID))) / 2
 
 
 def _inside(face: FaceMeasurement, across: np.ndarray, down: np.ndarray) -> float:

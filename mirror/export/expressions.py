@@ -12,7 +12,7 @@ from mirror.contracts.exports import NotUsed
 from mirror.dataset.limits import SECOND_FACE_SHARE
 from mirror.dataset.pixels import DUPLICATE_BITS, SHARPNESS_LIMIT
 from mirror.detectors.expressions import CONFIDENCE
-from mirror.export.aligned import canvas_of, head_share
+from mirror.export.aligned import canvas_of, covered_share
 from mirror.export.dataset import Candidate, ExportDataset
 from utils.images import natural_key
 
@@ -178,7 +178,7 @@ def _parts(candidate: Candidate, expression: str, wanted: Wanted, most_alike: fl
         "frontality": 1 - _YAW_WEIGHT * turned - (1 - _YAW_WEIGHT) * abs(face.pitch_deg) / MOST_PITCH_DEG,
         "sharpness": candidate.pixels.sharpness / (4 * SHARPNESS_LIMIT),
         "size": canvas_of(face) / wanted.canvas,
-        "whole": head_share(face),
+        "whole": covered_share(face),
     }
     if most_alike is not None:
         found["identity"] = 0.0 if candidate.likeness is None else candidate.likeness / max(most_alike, 1e-6)
