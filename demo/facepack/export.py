@@ -71,8 +71,10 @@ class Graph:
         shape = {"kernel_shape": [size, size], "strides": [stride, stride], "pads": [pad] * 4}
         return self.add("Conv", inputs, group=conv.groups, **shape)
 
-    def model(self, input_shape: list, outputs: dict[str, list], note: str) -> bytes:
-        """The file's bytes. A dimension given as text is free."""
+    def model(
+        self, input_shape: list, outputs: dict[str, list], note: str, facts: dict[str, str] | None = None
+    ) -> bytes:
+        """The file's bytes. A dimension given as text is free; `facts` become the file's metadata."""
         made = helper.make_graph(
             self.nodes,
             "demo",
@@ -82,6 +84,7 @@ class Graph:
         )
         model = helper.make_model(made, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR)
         model.doc_string = note
+        helper.set_model_props(model, facts or {})
         onnx.checker.check_model(model)
         return model.SerializeToString()
 
