@@ -25,7 +25,6 @@ KEPT_AWAY = {
     "report": {"detectors", "generation", "training", "loop", "vault"},  # shows, and finds nothing out
 }
 LEAST = {
-    "detectors": {"utils"},  # what a file says of itself needs no contract
     "guide": {"utils", "contracts"},  # leads through scripts, which are subprocesses
 }
 

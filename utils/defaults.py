@@ -14,6 +14,10 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "jfif", "heic", "heif",
 PACK = "buffalo_l"  # InsightFace's own default
 MODELS_FOLDER = PROJECT / "models"
 DETECTOR_FILES = {"face": "yolov5l-face.pt", "hand": "hand_yolov8n.pt", "eye": "eyes_yolov.pt"}  # as documented
+# Where an expression model is looked for, the first that is there: a name of one's own, then the names that the models
+# people have are published under (github.com/onnx/models, github.com/av-savchenko/hsemotion-onnx).
+EXPRESSION_FILES = ("expression*.onnx", "emotion-ferplus*.onnx", "emotion_ferplus*.onnx", "enet_b*.onnx")
+DEMO_EXPRESSION = MODELS_FOLDER / "demo" / "expression" / "expression_demo.onnx"  # ours: demo/train_expression.py
 DEMO_PACK = "demo"  # ships with the project: models/demo/face
 DEMO_WORLD = PROJECT / "demo_world"
 

@@ -32,7 +32,7 @@ from mirror.detectors.allowlist import Safety
 from mirror.detectors.checkpoints import UnfitError, how_to_inspect, import_torch, read_checkpoint
 from mirror.detectors.modelfiles import Report, inspect_bytes
 from mirror.detectors.networks import Network, find_network
-from mirror.detectors.providers import wanted_providers
+from mirror.detectors.providers import open_session
 from mirror.detectors.tensorfiles import read_network
 from utils.console import UserError
 from utils.defaults import DETECTION_SIZE, DETECTOR_FILES
@@ -342,7 +342,7 @@ class _OnnxBackend:
     """A network of onnxruntime."""
 
     def __init__(self, path: Path, data: bytes, device: str):
-        self._session = _session(path, data, device)
+        self._session = open_session(path, data, device)
         self.device = self._session.get_providers()[0]
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         shape = inputs[0].shape
@@ -375,26 +375,6 @@ class _OnnxBackend:
         boxes = self.run(np.full((self.fixed_batch or 1, 3, height, width), 0.5, np.float32))[0, :, :4]
         if np.any(boxes > 0) and np.all((boxes >= 0) & (boxes <= 1)):
             raise UnfitError(_RT_DETR)
-
-
-def _session(path: Path, data: bytes, device: str) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        how = "python -m pip install -r requirements/analysis.txt"
-        raise UserError(f"{path} needs onnxruntime, which is not installed: {how}") from error
-    onnxruntime.set_default_logger_severity(4)  # its warnings about graph details mean nothing to users
-    onnxruntime.disable_telemetry_events()  # nothing leaves the machine
-    options = onnxruntime.SessionOptions()
-    # threads that spin while they wait steal the cores of the other networks (benchmarks/mirror_metrics_bench.py)
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4
-    providers = wanted_providers(device, onnxruntime.get_available_providers())
-    try:
-        return onnxruntime.InferenceSession(data, options, providers=providers)
-    except Exception as error:  # onnx, protobuf and onnxruntime each have their own way to refuse a damaged file
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be loaded as ONNX ({reason}). If it is damaged, fetch it again.") from error
 
 
 def _read_metadata(metadata: dict[str, str], shape: list) -> tuple[int, Output]:
