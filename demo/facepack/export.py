@@ -57,6 +57,12 @@ class Graph:
             case nn.Linear():
                 weights = [self.constant(_array(module.weight)), self.constant(_array(module.bias))]
                 return self.add("Gemm", [value, *weights], transB=1)
+            case nn.InstanceNorm2d(num_features=channels, affine=False):
+                scale, shift = (
+                    self.constant(np.ones(channels, np.float32)),
+                    self.constant(np.zeros(channels, np.float32)),
+                )
+                return self.add("InstanceNormalization", [value, scale, shift], epsilon=module.eps)
             case nn.AvgPool2d(kernel_size=side):
                 return self.add("AveragePool", [value], kernel_shape=[side, side], strides=[side, side])
             case nn.AdaptiveAvgPool2d():
