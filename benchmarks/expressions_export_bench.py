@@ -23,11 +23,12 @@ import cv2
 import numpy as np
 
 from benchmarks.truth_bench import wilson
-from demo.head import EXPRESSIONS as RENDERED
-from demo.identity import draw_identity
+from demo.identity import Identity
 from demo.render import render
 from demo.scene import draw_scene
+from demo.training_data import UNSEEN_SEED, draw_people, generator
 from mirror.contracts.expression_export import ExpressionsRecord
+from mirror.contracts.expressions import EXPRESSIONS
 from mirror.export.aligned import EYES_XY, eyes_of
 from mirror.export.geometry import eyes, moved, similarity
 from mirror.faces.engine import FaceEngine
@@ -36,7 +37,6 @@ from utils.console import EXIT_OK, UserError, run_script, say, show
 from utils.defaults import DEMO_EXPRESSION, PROJECT
 
 PACK = PROJECT / "models" / "demo" / "face"
-EXPRESSIONS = ("neutral", "smile", "serious", "laughing", "surprised", "angry", "sad")
 PIXELS = 512
 MOST_YAW_DEG = 20.0  # as the script takes them
 COUNT = 3  # pictures of each expression
@@ -58,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
     engine = FaceEngine(PACK, "cpu")
     places, chosen = [], []
     with tempfile.TemporaryDirectory() as scratch:
-        for person in range(args.persons):
+        for person, who in enumerate(draw_people(UNSEEN_SEED, args.persons)):
             folder = Path(scratch) / f"{person:03d}"
-            photos = write_photos(folder / "photos", person, args.pictures)
+            photos = write_photos(folder / "photos", who, person, args.pictures)
             places += [
                 one for name, photo in photos.items() for one in compare(engine, folder / "photos" / name, photo)
             ]
@@ -82,16 +82,14 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def write_photos(folder: Path, person: int, count: int) -> dict[str, Photo]:
+def write_photos(folder: Path, who: Identity, person: int, count: int) -> dict[str, Photo]:
     """Photos of one person, with every expression in turn."""
-    random = np.random.default_rng([person, 4242])
-    who = draw_identity(random)
-    known = [name for name in EXPRESSIONS if name in RENDERED]
+    random = generator(UNSEEN_SEED, f"export {person}")
     folder.mkdir(parents=True)
     photos = {}
     for number in range(count):
         most = OTHER_YAW_DEG if number % 5 == 4 else MOST_YAW_DEG
-        expression = known[number % len(known)]
+        expression = EXPRESSIONS[number % len(EXPRESSIONS)]
         scene = draw_scene(who, random, expression=expression, yaw_deg=float(random.uniform(-most, most)))
         picture = render(scene, PIXELS)
         name = f"{number:03d}.jpg"

@@ -18,10 +18,12 @@ from conftest import ROOT, run_script
 from expression_world import expression_model, photo_of, write_photo, write_world
 from PIL import Image
 
+from mirror.contracts.expressions import EXPRESSIONS
 from mirror.faces.packs import KNOWN_PACKS
 from mirror.generation.prompts import prompt_texts
-from utils.defaults import DEMO_PACK
+from utils.defaults import DEMO_EXPRESSION
 
+PACK = ROOT / "models" / "demo" / "face"
 ASKED = "neutral,smile,surprised,angry"
 
 
@@ -38,7 +40,7 @@ class World:
     def __call__(self, output: Path, *arguments: object, code: int = 0, dataset: Path | None = None):
         done = run_script(
             "export_expressions.py",
-            *("--dataset", dataset or self.dataset, "--output", output, "--pack", DEMO_PACK),
+            *("--dataset", dataset or self.dataset, "--output", output, "--pack", PACK),
             *("--models-dir", self.models, "--cache", self.cache, *arguments),
         )
         assert done.returncode == code, done.stderr
@@ -412,7 +414,7 @@ def test_the_command_of_the_guide(world, tmp_path):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "export_expressions.py", tmp_path)
     pack = tmp_path / "models" / "buffalo_l"
-    shutil.copytree(ROOT / "models" / "demo" / "face", pack)
+    shutil.copytree(PACK, pack)
     order = {"det": "det_10g.onnx", "rec": "w600k_r50.onnx", "lmk": "1k3d68.onnx", "age": "genderage.onnx"}
     assert set(order.values()) == set(KNOWN_PACKS["buffalo_l"])
     for path in pack.glob("*.onnx"):
@@ -443,6 +445,27 @@ def test_the_page_lays_pictures_over_each_other(exported):
             )
             assert page.ask("document.getElementById('above').src") != first
             assert page.ask("document.querySelectorAll('.picture').length") == 6
+
+
+def test_the_demo_model_reads_what_rendered_heads_show(world, tmp_path):
+    """No brightness here: faces that really smile, frown and gape. The benchmark has the figures."""
+    from demo.render import render
+    from demo.scene import draw_scene
+    from demo.training_data import UNSEEN_SEED, draw_people, generator
+
+    (who,) = draw_people(UNSEEN_SEED, 1)
+    (tmp_path / "shown").mkdir()
+    for name in EXPRESSIONS:
+        scene = draw_scene(who, generator(UNSEEN_SEED, f"test {name}"), expression=name, yaw_deg=4.0, strength=1.0)
+        write_photo(tmp_path / "shown" / f"{name}.png", render(scene, 400).image)
+    world(
+        tmp_path / "out",
+        *("--expressions", ",".join(EXPRESSIONS), "--expression-model", DEMO_EXPRESSION),
+        dataset=tmp_path / "shown",
+    )
+    found = pictures_of(record_in(tmp_path / "out"))
+    right = [expression for expression, picture in found if picture["picture"] == f"{expression}.png"]
+    assert len(right) >= 5 and len(found) - len(right) <= 1
 
 
 def test_real_photos(mini_pack, photos, tmp_path):
