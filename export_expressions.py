@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
     from mirror.contracts.expression_export import ExpressionsRecord
     from mirror.detectors.matting import MattingModel
-    from mirror.export.aligned import align
+    from mirror.export.aligned import align, exact_eyes
     from mirror.export.dataset import read_dataset
     from mirror.export.expression_record import common_canvas, file_names
     from mirror.export.expressions import Wanted, choose
@@ -65,12 +65,14 @@ def run(args: argparse.Namespace) -> int:
     wanted = Wanted(args.expressions, args.count, args.canvas, args.max_yaw, args.smallest_canvas)
     choice = choose(dataset, wanted)
     demand_a_picture(args, dataset, choice)
-    canvas = common_canvas(args, choice)
+    eyes = {one.candidate.file: exact_eyes(one.candidate) for one in choice.chosen}
+    canvas = common_canvas(args, eyes)
     pictures, previews = {}, {}
     for name, ranked in file_names(choice).items():
-        aligned = align(ranked.candidate, canvas, matting)
+        file = ranked.candidate.file
+        aligned = align(ranked.candidate, eyes[file], canvas, matting)
         package.add(name, aligned.png())
-        pictures[ranked.candidate.file] = (name, ranked, aligned)
+        pictures[file] = (name, ranked, eyes[file], aligned)
         previews[name] = small_picture(aligned.bgra)
     record = make_record(args, dataset, choice, canvas, matting, pictures)
     package.add(PAGE, build_expressions(record, previews).encode())
@@ -143,7 +145,7 @@ def make_record(
     from utils.images import natural_key
 
     not_used = sorted([*dataset.not_used, *choice.not_used], key=lambda one: (natural_key(one.file), one.file))
-    has_landmarks = any(one.candidate.face.landmarks is not None for one in choice.chosen)
+    eyes = {file: eyes for file, (_, _, eyes, _) in pictures.items()}
     return ExpressionsRecord(
         complete=True,
         dataset=readable(str(args.dataset)),
@@ -164,10 +166,9 @@ def make_record(
         not_used=not_used,
         files={},  # the package fills it in
         canvas=canvas,
-        canvas_said=why_smaller(args, choice, canvas),
+        canvas_said=why_smaller(args, eyes, canvas),
         left_eye_xy=EYES_XY[0],
         right_eye_xy=EYES_XY[1],
-        eyes_by="five keypoints and 68 landmarks" if has_landmarks else "five keypoints",
         matting_model=None if matting is None else matting.identity,
         matting_kind=None if matting is None else matting.kind,
         tells=list(dataset.expressions.tells),

@@ -23,6 +23,7 @@ class ExpressionPicture(Contract):
     likeness: float | None  # to the other pictures; null: too few of them
     scale: float  # 1: as large as in the picture; never more
     matrix: list[list[float]]  # 2 x 3: pixels of the picture to pixels of the canvas
+    eyes_by: str  # irises, or where they were not both seen the pack's points
     beyond_share: float  # of the canvas, where the picture ends; it is transparent there
     faults: list[str]
 
@@ -49,7 +50,6 @@ class ExpressionsRecord(ExportRecord):
     canvas_said: str  # why it is smaller than asked; empty where it is not
     left_eye_xy: tuple[float, float]  # share of the canvas; the one at the left of the picture
     right_eye_xy: tuple[float, float]
-    eyes_by: str  # what the eyes were measured with
     matting_model: str | None  # identity; null: backgrounds are as they are
     matting_kind: str | None
     tells: list[str]  # expressions that the model can tell

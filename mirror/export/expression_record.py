@@ -6,28 +6,28 @@ import argparse
 from pathlib import PurePosixPath
 
 from mirror.contracts.expression_export import ExpressionFolder, ExpressionPicture
-from mirror.export.aligned import Aligned, canvas_of
+from mirror.export.aligned import Aligned, Eyes
 from mirror.export.dataset import ExportDataset
 from mirror.export.expressions import Choice, Ranked, Shown
 from mirror.export.geometry import scale_of
 from utils.files import file_word, readable, some_of
 
-# By the file of the dataset: the file of the export, and what became of the picture.
-Pictures = dict[str, tuple[str, Ranked, Aligned]]
+# By the file of the dataset: the file of the export, the picture, where its eyes are, and what became of it.
+Pictures = dict[str, tuple[str, Ranked, Eyes, Aligned]]
 WORTH_IT = 1.1  # from this gain on it is said what a larger canvas would take; our choice
 
 
-def common_canvas(args: argparse.Namespace, choice: Choice) -> int:
+def common_canvas(args: argparse.Namespace, found: dict[str, Eyes]) -> int:
     """Side of all pictures: as asked, or what the smallest face of the chosen ones fills without being enlarged."""
-    return min(args.canvas, *(canvas_of(one.candidate.face) for one in choice.chosen))
+    return min(args.canvas, *(eyes.canvas for eyes in found.values()))
 
 
-def why_smaller(args: argparse.Namespace, choice: Choice, canvas: int) -> str:
+def why_smaller(args: argparse.Namespace, found: dict[str, Eyes], canvas: int) -> str:
     """One sentence on a canvas that is smaller than asked; empty for one that is not."""
     if canvas == args.canvas:
         return ""
-    smallest = [one.candidate.file for one in choice.chosen if canvas_of(one.candidate.face) == canvas]
-    others = [own for one in choice.chosen if (own := canvas_of(one.candidate.face)) > canvas]
+    smallest = [file for file, eyes in found.items() if eyes.canvas == canvas]
+    others = [eyes.canvas for eyes in found.values() if eyes.canvas > canvas]
     possible = min([args.canvas, *others])
     is_worth_it = others and possible >= WORTH_IT * canvas
     larger = f"; without it {possible} are possible (--smallest-canvas {canvas + 2})" if is_worth_it else ""
@@ -89,7 +89,7 @@ def what_lacks(args: argparse.Namespace, dataset: ExportDataset, shown: Shown, l
     return readable(f"{found}{unfit}. For {lacking} more: {', or '.join(ways)}.")
 
 
-def picture_of(name: str, ranked: Ranked, aligned: Aligned) -> ExpressionPicture:
+def picture_of(name: str, ranked: Ranked, eyes: Eyes, aligned: Aligned) -> ExpressionPicture:
     """What the record says of one picture."""
     candidate = ranked.candidate
     return ExpressionPicture(
@@ -105,6 +105,7 @@ def picture_of(name: str, ranked: Ranked, aligned: Aligned) -> ExpressionPicture
         likeness=candidate.likeness,
         scale=round(scale_of(aligned.matrix), 4),
         matrix=aligned.matrix.round(6).tolist(),
+        eyes_by=eyes.told_by,
         beyond_share=aligned.beyond_share,
         faults=list(candidate.faults),
     )

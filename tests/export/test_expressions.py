@@ -167,14 +167,14 @@ def test_generated_pictures_are_marked(world, tmp_path):
 
 
 def test_eyes_are_on_the_same_pixels(world, exported):
-    """The true eyes, through the saved matrix; limits are wider than the 90th percentile of the benchmark."""
+    """The true eyes, through the saved matrix; limits are wider than what the benchmark gives."""
     record = record_in(exported[0])
     wanted = np.array([record["left_eye_xy"], record["right_eye_xy"]])
     off = []
     for _, picture in pictures_of(record):
         matrix, eyes = np.array(picture["matrix"]), world.photos[picture["picture"]].eyes
         off.append(np.linalg.norm((eyes @ matrix[:, :2].T + matrix[:, 2]) / record["canvas"] - wanted, axis=1))
-    assert np.mean(off) < 0.02 and np.max(off) < 0.04
+    assert np.mean(off) < 0.01 and np.max(off) < 0.04
 
 
 def test_the_files_are_what_the_matrices_say(world, exported):
@@ -483,5 +483,5 @@ def test_real_photos(mini_pack, photos, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     record = record_in(tmp_path / "out")
-    assert record["eyes_by"] == "five keypoints"
+    assert {picture["eyes_by"] for _, picture in pictures_of(record)} <= {"irises", "keypoints"}
     assert len(pictures_of(record)) + len(record["not_used"]) == 3 and pictures_of(record)
