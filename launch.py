@@ -8,6 +8,7 @@
     ./run.sh bootstrap [options]   bootstrap_loop.py: all of these, until it no longer helps; --demo shows it
     ./run.sh vault COMMAND         facevault.py: from a photo library to the pictures of one person
     ./run.sh beaver [options]      beaver.py: a menu that leads from a photo library to a LoRA
+    ./run.sh expressions [options] export_expressions.py: aligned pictures by expression, for VTuber models
     ./run.sh inspect [FILE ...]    inspect_pkl.py: what would these model files do when they are loaded?
     ./run.sh facesheet [options]   export_facesheet.py: one sheet of a head from all sides
     ./run.sh test [options]        everything is installed, then pytest runs with these options
@@ -74,6 +75,7 @@ COMMANDS = {
     "bootstrap": Command("bootstrap_loop.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
     "vault": Command("facevault.py", (ANALYSIS,), "about 1 GB"),
     "beaver": Command("beaver.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
+    "expressions": Command("export_expressions.py", (ANALYSIS,), "about 1 GB"),
     "inspect": Command("inspect_pkl.py", (ANALYSIS,), "about 1 GB"),  # --convert alone needs more, and says what
     "facesheet": Command("export_facesheet.py", (ANALYSIS,), "about 1 GB"),
     "test": Command("tests", (ANALYSIS, BOOTSTRAP, TEST), "about 7 GB"),

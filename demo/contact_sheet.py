@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from demo.expressions import EXPRESSIONS
 from demo.identity import Identity, draw_identity
 from demo.render import render
 from demo.scene import FRAMINGS, LIGHTS, Scene
@@ -66,8 +67,7 @@ def _ages(*people: Identity) -> list[Scene]:
 
 
 def _expressions(person: Identity) -> list[Scene]:
-    faces = [(name, {}) for name in ("neutral", "smile", "serious", "laughing", "surprised")]
-    faces += [("neutral", {"eyes_closed": True}), ("smile", {"glasses": "clear"}), ("neutral", {"glasses": "dark"})]
+    faces = [(name, {}) for name in EXPRESSIONS] + [("neutral", {"eyes_closed": True})]
     same = {"fill": 0.70, "yaw_deg": -8, "background": "outdoor", "background_seed": 8, "clothes_seed": 7}
     return [Scene(person, expression=name, light=LIGHTS["daylight"], **same, **extra) for name, extra in faces]
 
@@ -83,8 +83,8 @@ def _lights(person: Identity) -> list[Scene]:
 
 def _framings(person: Identity) -> list[Scene]:
     shots = [("extreme_close_up", {}), ("close_up", {"hand": "cheek"}), ("bust", {"hand": "chin"})]
-    shots += [("half_body", {"hand": "wave"}), ("full_figure", {}), ("bust", {"cover": "mask"})]
-    shots += [("bust", {"cover": "hand"}), ("bust", {"yaw_deg": 150.0})]
+    shots += [("half_body", {"hand": "wave", "glasses": "clear"}), ("full_figure", {})]
+    shots += [("bust", {"cover": "mask", "glasses": "dark"}), ("bust", {"cover": "hand"}), ("bust", {"yaw_deg": 150.0})]
     same = {"background": "indoor", "background_seed": 12, "clothes_seed": 5}
     return [Scene(person, fill=FRAMINGS[name], **same, **extra) for name, extra in shots]
 

@@ -11,8 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from demo.expressions import Expression, express
 from demo.identity import Identity
-from demo.surfaces import Mesh, grid_normals, grid_triangles, smoothstep
+from demo.surfaces import Mesh, bump, grid_normals, grid_triangles, smoothstep
 
 # One ring a row: front (y, z), half width, side (y, z), back (y, z), exponent of the superellipse (2 is an ellipse).
 # An adult head of 23 cm, widths and depths after common anthropometric means, then adjusted by eye on pictures.
@@ -42,26 +43,6 @@ RINGS = np.array(
 _ROWS_BETWEEN = (4, 4, 5, 6, 8, 9, 12, 14, 16, 14, 12, 8, 7, 5, 4, 3, 4, 4)
 _MENTON = 13  # ring of the chin's underside; below it v counts the way along the surface
 NECK_PIVOT = np.array([0.0, -7.5, -2.5])
-
-
-@dataclass(frozen=True)
-class Expression:
-    """Shares in 0..1."""
-
-    smile: float = 0.0
-    open: float = 0.0
-    blink: float = 0.0
-    frown: float = 0.0
-    raised: float = 0.0
-
-
-EXPRESSIONS = {
-    "neutral": Expression(),
-    "smile": Expression(smile=0.9, open=0.0, blink=0.10),
-    "serious": Expression(smile=-0.25, frown=0.75, blink=0.10),
-    "laughing": Expression(smile=1.0, open=0.62, blink=0.32, raised=0.15),
-    "surprised": Expression(open=0.45, raised=0.9),
-}
 
 
 @dataclass(frozen=True)
@@ -110,11 +91,6 @@ def layout(who: Identity, age: float) -> Layout:
         chin_v=-10.6 + who.chin_length,
         nose_half=who.nose_width,
     )
-
-
-def bump(u: np.ndarray, v: np.ndarray, at: tuple[float, float], width: tuple[float, float]) -> np.ndarray:
-    """Gaussian of height 1; `at` u > 0 stands for both sides."""
-    return np.exp(-(((np.abs(u) - at[0]) / width[0]) ** 2) - ((v - at[1]) / width[1]) ** 2)
 
 
 def _ring_table(who: Identity, age: float) -> np.ndarray:
@@ -299,32 +275,6 @@ def _lay_features(
     return shaped
 
 
-def _express(points: np.ndarray, u: np.ndarray, v: np.ndarray, row: int, lay: Layout, face: Expression) -> np.ndarray:
-    """Move the skin; rows from `row` + 1 on belong to the lower lip."""
-    out = points.copy()
-    side = np.sign(u)
-    corner = bump(u, v, (lay.mouth_half, lay.mouth_v), (1.35, 1.25)) * face.smile
-    out += np.stack([side * 0.70 * corner, 0.74 * corner, -0.45 * corner], -1)
-    cheek = bump(u, v, (3.9, -3.4), (1.6, 1.3)) * max(face.smile, 0)
-    out += np.stack([side * 0.12 * cheek, 0.28 * cheek, 0.38 * cheek], -1)
-    taper = np.sqrt(np.clip(1 - (u / (lay.mouth_half * 0.97)) ** 2, 0, 1))
-    lower = np.zeros_like(v)
-    lower[row + 1 :] = 1
-    far = np.abs(v - lay.mouth_v)
-    lift = face.open * 0.45 * taper * np.exp(-far / 0.9) * (1 - lower)
-    drop = face.open * taper * 1.45 * np.exp(-far / 1.6) * lower
-    jaw = face.open * 1.1 * smoothstep(lay.mouth_v + 0.2, lay.mouth_v - 2.0, v) * smoothstep(7.5, 3.5, np.abs(u))
-    jaw = jaw * smoothstep(-19.0, -14.0, v)
-    out[..., 1] += lift - drop - jaw
-    out[..., 2] -= 0.30 * jaw + 0.15 * drop
-    brow = bump(u, v, (2.6, lay.brow_v), (2.6, 1.0))
-    inner = bump(u, v, (1.3, lay.brow_v - 0.1), (1.1, 0.8))
-    out[..., 1] += 0.65 * face.raised * brow - 0.38 * face.frown * inner - 0.10 * face.frown * brow
-    out[..., 0] -= side * 0.22 * face.frown * inner
-    out[..., 2] += 0.12 * face.frown * inner
-    return out
-
-
 @dataclass(frozen=True)
 class Head:
     """Mesh of head and neck (extra: u, v, share that turns with the head), the grid, and where things are."""
@@ -374,9 +324,9 @@ def build_head(who: Identity, age: float, face: Expression) -> Head:
         gap = bulge - shaped[..., 2]
         push = 0.5 * (gap + np.sqrt(gap * gap + 0.02))
         shaped[..., 2] += np.where(lid > 0, push, 0) * near
-    shaped = _express(shaped, u, v, row, lay, face)
+    shaped = express(shaped, u, v, row, lay, face)
     normals = np.concatenate([grid_normals(shaped[: row + 1]), grid_normals(shaped[row + 1 :])])
-    if face.open < 0.02:
+    if face.parted < 0.02:
         normals = grid_normals(np.delete(shaped, row, axis=0))
         normals = np.insert(normals, row, normals[row], axis=0)
     turns = smoothstep(-17.5, -9.5, shaped[..., 1] + 0.35 * np.minimum(shaped[..., 2], 4) - 1.0)

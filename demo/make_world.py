@@ -31,7 +31,20 @@ from utils.files import reason_of, write_bytes_atomic, write_text_atomic
 from utils.progress import GroupProgress
 
 SMALLEST_SIZE, SMALLEST_PIXELS = 2, 64  # below that a set shows nothing and a head has no features
-_RENDERER = ("backgrounds", "hair", "head", "identity", "parts", "raster", "render", "scene", "sets", "shade", "skin")
+_RENDERER = (
+    "backgrounds",
+    "expressions",
+    "hair",
+    "head",
+    "identity",
+    "parts",
+    "raster",
+    "render",
+    "scene",
+    "sets",
+    "shade",
+    "skin",
+)
 _RENDERER += ("surfaces", "truth", "make_world")
 REFERENCES, CANDIDATES, TRUTH, STAMP = "Reference_Images", "Lora_Candidates", "truth.json", "world.json"
 

@@ -7,7 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from demo.head import NECK_PIVOT, Expression, Head, build_head
+from demo.expressions import Expression
+from demo.head import NECK_PIVOT, Head, build_head
 from demo.identity import Identity
 from demo.surfaces import Mesh, ellipsoid, grid_mesh, grid_normals, grid_triangles, joined, smoothstep, tube
 
@@ -32,14 +33,15 @@ def eyeball(head: Head, side: int, gaze_deg: tuple[float, float]) -> Mesh:
 
 def teeth(head: Head) -> Mesh:
     """The inside of the mouth, a curved wall behind the lips; extra: u, height above the middle, opening."""
-    lay, open_ = head.lay, head.face.open
+    lay = head.lay
+    jaw = max(head.face.open, 0.04 * head.face.snarl)  # clenched: the two rows all but meet
     top = head.at(0.0, lay.mouth_v + 0.3, slice(0, head.split_row))
     u = np.linspace(-lay.mouth_half * 0.98, lay.mouth_half * 0.98, 25)[None]
-    v = np.linspace(1.0, -0.6 - 2.4 * open_, 15)[:, None]
+    v = np.linspace(1.0, -0.6 - 2.4 * head.face.parted, 15)[:, None]
     depth = top[2] - 1.0 - 0.20 * u**2 - 0.25 * np.maximum(-v, 0)
     curve = 0.45 * max(head.face.smile, 0) * (u / lay.mouth_half) ** 2
     points = np.stack([u + 0 * v, top[1] + v + curve, depth], -1)
-    extra = np.stack([u + 0 * v, v + 0 * u, np.full(depth.shape, open_)], -1)
+    extra = np.stack([u + 0 * v, v + 0 * u, np.full(depth.shape, jaw)], -1)
     return grid_mesh(points, extra, "mouth")
 
 
@@ -51,8 +53,8 @@ def mouth_lining(head: Head) -> Mesh:
     t = np.linspace(0, 1, 9)[:, None, None]
     pocket = top[None] * (1 - t) + bottom[None] * t
     deep = np.sqrt(np.clip(1 - (head.u[row, cols] / (head.lay.mouth_half * 1.05)) ** 2, 0, 1))
-    pocket[..., 2] -= 3.4 * np.sin(np.pi * t[..., 0]) ** 0.6 * deep * min(head.face.open * 3, 1)
-    extra = np.stack(np.broadcast_arrays(head.u[row, cols][None], np.full((9, 1), -1.02), head.face.open), -1)
+    pocket[..., 2] -= 3.4 * np.sin(np.pi * t[..., 0]) ** 0.6 * deep * min(head.face.parted * 3, 1)
+    extra = np.stack(np.broadcast_arrays(head.u[row, cols][None], np.full((9, 1), -1.02), head.face.parted), -1)
     return grid_mesh(pocket, extra, "mouth")
 
 

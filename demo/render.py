@@ -112,7 +112,7 @@ def pose_meshes(scene: Scene) -> Posed:
     worn: list[Mesh] = []
     if scene.face.blink < 0.97:
         worn.append(joined([parts.eyeball(head, s, gaze_of(scene)) for s in (-1, 1)], "eye"))
-    if scene.face.open > 0.02:
+    if scene.face.parted > 0.02:
         worn += [parts.teeth(head), parts.mouth_lining(head)]
     hair = build_hair(who, age, scene.hair_name)
     if hair is not None:

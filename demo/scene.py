@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
+from demo.expressions import EXPRESSIONS, Expression
 from demo.hair import grey_share
-from demo.head import EXPRESSIONS, Expression
 from demo.identity import Identity
 
 FRAMINGS = {"extreme_close_up": 1.75, "close_up": 0.80, "bust": 0.52, "half_body": 0.27, "full_figure": 0.125}

@@ -8,8 +8,9 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from demo.expressions import Expression
 from demo.hair import grey_share, hair_colour
-from demo.head import Expression, Layout, layout, mouth_line
+from demo.head import Layout, layout, mouth_line
 from demo.identity import Identity
 
 U_RANGE, V_RANGE = (-11.2, 11.2), (-14.0, 9.5)  # cm covered by the paint

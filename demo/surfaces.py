@@ -29,6 +29,11 @@ class Mesh:
             object.__setattr__(self, name, np.asarray(getattr(self, name), np.float32))
 
 
+def bump(u: np.ndarray, v: np.ndarray, at: tuple[float, float], width: tuple[float, float]) -> np.ndarray:
+    """Gaussian of height 1; `at` u > 0 stands for both sides."""
+    return np.exp(-(((np.abs(u) - at[0]) / width[0]) ** 2) - ((v - at[1]) / width[1]) ** 2)
+
+
 def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
     t = np.clip((x - low) / (high - low), 0.0, 1.0)
     return t * t * (3 - 2 * t)

@@ -7,7 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from demo.head import Expression, Head, build_head, mouth_line
+from demo.expressions import Expression
+from demo.head import Head, build_head, mouth_line
 from demo.identity import Identity
 from demo.skin import brow_curve, lid_curve
 

@@ -239,9 +239,10 @@ def test_options_named_are_options_that_exist():
     )
     vault = ("scan", "cluster", "dedup", "label", "caption", "prep", "export")
     modules += tuple(f"facevault {command}" for command in vault)
-    modules += ("beaver", "train_lora", "demo.make_world", "demo.train_face", "demo.train_yolo")
+    modules += ("beaver", "train_lora", "export_expressions")
+    modules += tuple(f"demo.{name}" for name in ("make_world", "train_face", "train_yolo", "train_expression"))
     benches = ("mirror_metrics_bench", "truth_bench", "demo_models_bench", "identity_by_yaw", "facesheet_bench")
-    benches += ("generate_bench", "train_bench")
+    benches += ("generate_bench", "train_bench", "expression_bench", "expressions_export_bench")
     modules += tuple(f"benchmarks.{name}" for name in benches)
     known = "".join(
         subprocess.run(

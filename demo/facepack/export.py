@@ -57,6 +57,12 @@ class Graph:
             case nn.Linear():
                 weights = [self.constant(_array(module.weight)), self.constant(_array(module.bias))]
                 return self.add("Gemm", [value, *weights], transB=1)
+            case nn.InstanceNorm2d(num_features=channels, affine=False):
+                scale, shift = (
+                    self.constant(np.ones(channels, np.float32)),
+                    self.constant(np.zeros(channels, np.float32)),
+                )
+                return self.add("InstanceNormalization", [value, scale, shift], epsilon=module.eps)
             case nn.AvgPool2d(kernel_size=side):
                 return self.add("AveragePool", [value], kernel_shape=[side, side], strides=[side, side])
             case nn.AdaptiveAvgPool2d():
@@ -71,8 +77,10 @@ class Graph:
         shape = {"kernel_shape": [size, size], "strides": [stride, stride], "pads": [pad] * 4}
         return self.add("Conv", inputs, group=conv.groups, **shape)
 
-    def model(self, input_shape: list, outputs: dict[str, list], note: str) -> bytes:
-        """The file's bytes. A dimension given as text is free."""
+    def model(
+        self, input_shape: list, outputs: dict[str, list], note: str, facts: dict[str, str] | None = None
+    ) -> bytes:
+        """The file's bytes. A dimension given as text is free; `facts` become the file's metadata."""
         made = helper.make_graph(
             self.nodes,
             "demo",
@@ -82,6 +90,7 @@ class Graph:
         )
         model = helper.make_model(made, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR)
         model.doc_string = note
+        helper.set_model_props(model, facts or {})
         onnx.checker.check_model(model)
         return model.SerializeToString()
 

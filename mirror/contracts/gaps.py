@@ -206,7 +206,7 @@ class GapReport(Contract):
     people_write_it: ClassVar[bool] = True
 
     schema_version: Literal[1] = 1
-    script: Literal["gap_analysis.py"] = "gap_analysis.py"
+    script: Literal["gap_analysis.py", "export_expressions.py"] = "gap_analysis.py"
     created: str = ""
     dataset: str | None = None  # folder, absolute or relative to the file's own
     recommendations: list[Recommendation]

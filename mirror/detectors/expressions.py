@@ -68,7 +68,7 @@ _FREE_SIDE = 128  # pixels, of a crop for one of ours that takes any size
 # the face fills (github.com/microsoft/FERPlus, src/ferplus.py takes them whole); HSEmotion is shown the box of a face
 # (github.com/av-savchenko/hsemotion-onnx, demo/). Ours sees some of the head's outline too, our choice.
 _FERPLUS_GROWTH = _HSEMOTION_GROWTH = 1.0
-_OURS_GROWTH = 1.2
+OURS_GROWTH = 1.2
 
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet, RGB
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
@@ -195,7 +195,7 @@ def _ours(path: Path, names: str, session: Any, first: Any) -> _Kind | None:
         wrong.append(f"the file gives {width} numbers")
     if wrong:
         raise UserError(f"{path} cannot be used: its metadata {METADATA_KEY} is {names!r}, and {wrong[0]}.")
-    return _Kind(OURS, classes, side, _rgb, _OURS_GROWTH)
+    return _Kind(OURS, classes, side, _rgb, OURS_GROWTH)
 
 
 def _known(path: Path, session: Any, first: Any) -> _Kind | None:
