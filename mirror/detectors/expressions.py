@@ -151,8 +151,8 @@ def find_expression_model(models_dir: Path, named: str | None = None) -> Path | 
     `named` is another file's name there, or its path.
     """
     if named is not None:
-        path = Path(models_dir) / Path(named).expanduser()
-        return path if path.is_file() else None
+        own = Path(named).expanduser()
+        return next((path for path in (Path(models_dir) / own, own) if path.is_file()), None)
     found = (path for pattern in EXPRESSION_FILES for path in sorted(Path(models_dir).glob(pattern)))
     return next((path for path in found if path.is_file()), None)
 
