@@ -1,6 +1,6 @@
 """Do the pictures of export_expressions.py lie over each other, and show what their folder says? Rendered heads.
 
-    python -m benchmarks.expressions_export_bench                       # took 12 minutes on 2 busy cores
+    python -m benchmarks.expressions_export_bench --persons 14 --pictures 14    # took 5 minutes on 2 busy cores
     python -m benchmarks.expressions_export_bench --persons 4           # a quick look
 
 Writes datasets of one person each, everyday photos of people whom the pack never saw, and runs the script on them with

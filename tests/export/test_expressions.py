@@ -460,7 +460,7 @@ def test_the_demo_model_reads_what_rendered_heads_show(world, tmp_path):
         write_photo(tmp_path / "shown" / f"{name}.png", render(scene, 400).image)
     world(
         tmp_path / "out",
-        *("--expressions", ",".join(EXPRESSIONS), "--expression-model", DEMO_EXPRESSION),
+        *("--expressions", ",".join(EXPRESSIONS), "--expression-model", DEMO_EXPRESSION.relative_to(ROOT)),
         dataset=tmp_path / "shown",
     )
     found = pictures_of(record_in(tmp_path / "out"))
