@@ -235,12 +235,13 @@ def test_options_named_are_options_that_exist():
         "generate_synthetic",
         "validate_synthetic",
         "inspect_pkl",
+        "export_for_did",
     )
     vault = ("scan", "cluster", "dedup", "label", "caption", "prep", "export")
     modules += tuple(f"facevault {command}" for command in vault)
     modules += ("beaver", "train_lora", "demo.make_world", "demo.train_face", "demo.train_yolo")
     benches = ("mirror_metrics_bench", "truth_bench", "demo_models_bench", "identity_by_yaw")
-    benches += ("generate_bench", "train_bench")
+    benches += ("generate_bench", "train_bench", "did_bench")
     modules += tuple(f"benchmarks.{name}" for name in benches)
     known = "".join(
         subprocess.run(
@@ -298,7 +299,7 @@ def test_the_front_page_is_short_and_begins_with_a_picture_and_the_commands():
 
 def test_files_that_contributors_are_sent_to_hold_what_is_named():
     rows = re.findall(r"^\| (?!to change)([^|]+) \| (`.*?) \| (`.*?) \|$", TEXTS["CONTRIBUTING.md"], re.MULTILINE)
-    assert len(rows) == 13
+    assert len(rows) == 14
     for what, where, tests in rows:
         for file, names in re.findall(r"`([\w/]+\.py)`(?: \(((?:`\w+`(?:, )?)+)\))?", where):
             source = (ROOT / file).read_text(encoding="utf-8")

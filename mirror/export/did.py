@@ -26,8 +26,9 @@ FRAME, FRAME_ABOVE = 2.75, 0.75
 LOOKED_AT = 30  # good pictures, the best first, that are compared for how they differ: each is decoded once more
 # What a wholly different picture is worth beside the score. At 0.3 it outweighs a score lower by 0.3: our choice.
 DIFFERENCE_WEIGHT = 0.3
-# Difference of colours (CIE Lab, mean over GRID x GRID cells) from where two pictures count as wholly different. 30
-# rendered photos of one person differ by 13 to 57 (benchmarks/did_bench.py), in light, place and clothes.
+# Difference of colours (CIE Lab, mean over GRID x GRID cells) from where two pictures count as wholly different. Pairs of
+# 16 rendered everyday photos of one person (light, place and clothes at random) differ by 30 in the median, by 17 to 39
+# in 90 %, and by 43 at most.
 WHOLLY_DIFFERENT = 40.0
 GRID = 8
 OTHER_LIGHT = 20.0  # grey levels between two faces from where the light is called another one; our choice
@@ -208,9 +209,10 @@ def source_of(number: int, chosen: Chosen, good: int) -> tuple[DidSource, bytes]
 
 
 def _why(number: int, one: Judged, good: int) -> str:
-    of = f"{good} picture{'s' if good != 1 else ''} that break{'s' if good == 1 else ''} no rule"
-    first = f"The best of {of}" if number == 1 else f"Good, and unlike the ones before; one of {of}"
-    ranked = sorted((one for one in one.figures if one.goodness is not None and one.rule.weight), key=_gain)
+    of = f"of {good} pictures that break no rule"
+    first = f"The best {of}" if number == 1 else f"Good, and unlike the ones before; one {of}"
+    first = "The only picture that breaks no rule" if good == 1 else first
+    ranked = sorted((each for each in one.figures if each.goodness is not None and each.rule.weight), key=_gain)
     return f"{first}. Its strongest: {', '.join(f'{each.rule.name} {each.shown}' for each in ranked[:4])}."
 
 
