@@ -26,9 +26,9 @@ FRAME, FRAME_ABOVE = 2.75, 0.75
 LOOKED_AT = 30  # good pictures, the best first, that are compared for how they differ: each is decoded once more
 # What a wholly different picture is worth beside the score. At 0.3 it outweighs a score lower by 0.3: our choice.
 DIFFERENCE_WEIGHT = 0.3
-# Difference of colours (CIE Lab, mean over GRID x GRID cells) from where two pictures count as wholly different. Pairs of
-# 16 rendered everyday photos of one person (light, place and clothes at random) differ by 30 in the median, by 17 to 39
-# in 90 %, and by 43 at most.
+# Difference of colours (CIE Lab, mean over GRID x GRID cells) from where two pictures count as wholly different. Pairs
+# of 16 rendered everyday photos of one person (light, place and clothes at random) differ by 30 in the median, by 17 to
+# 39 in 90 %, and by 43 at most.
 WHOLLY_DIFFERENT = 40.0
 GRID = 8
 OTHER_LIGHT = 20.0  # grey levels between two faces from where the light is called another one; our choice
