@@ -128,7 +128,7 @@ def _below(one: Candidate) -> float:
 _MOST_TWO, _SHARP, _DARK, _BRIGHT = SECOND_FACE_SHARE, SHARPNESS_LIMIT, LIMITS.darkest_face, LIMITS.brightest_face
 # name, value, limit, ideal, weight, as shown, how measured, what is lacking
 RULES = (
-    Rule("faces", _second_face, _MOST_TWO, 0.0, 0, "{:.0%}", DETECTOR, "a second face has {} of the first one's area"),
+    Rule("second-face", _second_face, _MOST_TWO, 0.0, 0, "{:.0%}", DETECTOR, "a second face has {} of its area"),
     Rule("yaw", _yaw, 10.0, 0.0, 3, "{:.1f}°", ANGLES, "the head is turned to a side by {}"),
     Rule("pitch", _pitch, 10.0, 0.0, 2, "{:.1f}°", ANGLES, "the head looks up or down by {}"),
     Rule("tilt", _tilt, 15.0, 0.0, 1, "{:.1f}°", ANGLES, "the head is tilted by {}"),
@@ -140,10 +140,10 @@ RULES = (
     Rule("highlights", _burnt, 0.02, 0.0, 1, "{:.1%}", PIXELS, "{} of the face is burnt out"),
     Rule("dark", _grey, _DARK, 2 * _DARK, 0.5, "{:.0f}", PIXELS, "the face is dark: grey level {} of 255"),
     Rule("bright", _grey, _BRIGHT, _BRIGHT - 50, 0.5, "{:.0f}", PIXELS, "the face is too bright: grey level {} of 255"),
-    Rule("face", _face, SMALLEST_FACE, 2 * SMALLEST_FACE, 1, "{:.0f} px", DETECTOR, "the face is only {} wide"),
-    Rule("above", _above, 0.25, 0.7, 1, "{:.0%}", DETECTOR, "the hair is cut off: room above {} of the face"),
-    Rule("beside", _beside, 0.15, 0.6, 0.5, "{:.0%}", DETECTOR, "the head is cut off: room beside {} of the face"),
-    Rule("below", _below, 0.15, 0.9, 0.5, "{:.0%}", DETECTOR, "the neck is cut off: room below {} of the face"),
+    Rule("face-size", _face, SMALLEST_FACE, 2 * SMALLEST_FACE, 1, "{:.0f} px", DETECTOR, "the face is only {} wide"),
+    Rule("room-above", _above, 0.25, 0.7, 1, "{:.0%}", DETECTOR, "the hair is cut off: room above {} of the face"),
+    Rule("room-beside", _beside, 0.15, 0.6, 0.5, "{:.0%}", DETECTOR, "the head is cut off: room beside {} of the face"),
+    Rule("room-below", _below, 0.15, 0.9, 0.5, "{:.0%}", DETECTOR, "the neck is cut off: room below {} of the face"),
 )
 RULE_NAMES = tuple(rule.name for rule in RULES)
 
