@@ -7,6 +7,7 @@
     ./run.sh train DATASET         train_lora.py: a LoRA of the person, for the next iteration of images
     ./run.sh bootstrap [options]   bootstrap_loop.py: all of these, until it no longer helps; --demo shows it
     ./run.sh vault COMMAND         facevault.py: from a photo library to the pictures of one person
+    ./run.sh did [options]         export_for_did.py: the best pictures for a talking head at D-ID
     ./run.sh beaver [options]      beaver.py: a menu that leads from a photo library to a LoRA
     ./run.sh expressions [options] export_expressions.py: aligned pictures by expression, for VTuber models
     ./run.sh inspect [FILE ...]    inspect_pkl.py: what would these model files do when they are loaded?
@@ -74,6 +75,7 @@ COMMANDS = {
     "train": Command("train_lora.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
     "bootstrap": Command("bootstrap_loop.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
     "vault": Command("facevault.py", (ANALYSIS,), "about 1 GB"),
+    "did": Command("export_for_did.py", (ANALYSIS,), "about 1 GB"),
     "beaver": Command("beaver.py", (ANALYSIS, BOOTSTRAP), "about 7 GB"),
     "expressions": Command("export_expressions.py", (ANALYSIS,), "about 1 GB"),
     "inspect": Command("inspect_pkl.py", (ANALYSIS,), "about 1 GB"),  # --convert alone needs more, and says what

@@ -236,6 +236,36 @@ def test_the_loop_gets_a_configuration_that_it_reads(project):
     assert "is there already" not in project.run(*again, "--iterations", "2").stderr
 
 
+def with_exports(project: Project) -> None:
+    """The exports as stand-ins, which write nothing but their folder."""
+    for name in ("export_for_did.py", "export_facesheet.py", "export_expressions.py"):
+        shutil.copy(ROOT / "tests" / "fixtures" / "beaver_standins.py", project.folder / name)
+
+
+def test_exports_are_offered_after_the_loop_where_their_scripts_are_there(project):
+    dataset = "outputs/facevault/organized/alice"
+    (project.folder / dataset).mkdir(parents=True)
+    loop = ("--workflow", "4", "--person", "alice", "--base-model", "base", "--yes")
+    assert "workflow 6" not in project.run(*loop).stdout
+    with_exports(project)
+    assert "Next: workflow 6 makes packages of the dataset for avatars (D-ID, MetaHuman, VTuber)" in (
+        project.run(*loop).stdout
+    )
+    before = len(project.calls)
+    done = project.run("--workflow", "6", "--person", "alice", "--yes")
+    written = (
+        ("export_for_did.py", "alice_did_package"),
+        ("export_facesheet.py", "alice_metahuman.jpg", "--angles", "front,profile_left,profile_right,three_quarter"),
+        ("export_expressions.py", "alice_live2d", "--expressions", "neutral,smile,surprised,angry"),
+    )
+    wanted = [[script, "--dataset", dataset, "--output", output, *more] for script, output, *more in written]
+    assert project.calls[before:] == wanted and "alice_live2d" in done.stdout and project.session["finished"]
+    project.run("--workflow", "6", "--person", "alice", "--packages", "vtuber", "--pack", "demo", "--yes")
+    assert project.calls[before + 3 :] == [[*wanted[2], "--pack", "demo"]]
+    done = project.run("--workflow", "6", "--person", "alice", "--packages", "sims", "--yes", code=2)
+    assert "--packages sims is none of did, metahuman, vtuber." in done.stderr
+
+
 def test_what_can_be_trained_is_what_the_trainers_know():
     import train_lora
     from mirror.guide.workflows import PRESETS
@@ -410,6 +440,19 @@ def test_a_tool_asks_for_its_options_and_shows_the_command(project, make_picture
     assert "mine.html" in terminal.see("What shall be done")
     terminal.say("q\n")
     assert terminal.end() == 0 and (project.folder / "mine.json").is_file()
+
+
+@posix
+def test_the_menu_asks_which_packages_and_for_whom(project):
+    with_exports(project)
+    terminal = terminal_of(project)
+    assert "6: Exports for Avatars" in terminal.answer("What shall be done", "6")
+    terminal.answer("Name of the person", "alice")
+    terminal.answer("Which packages (did, metahuman, vtuber) [did,metahuman,vtuber]", "did")
+    terminal.answer("InsightFace model pack", "")
+    terminal.see("D-ID: pictures for a talking head: alice_did_package")
+    terminal.answer("What shall be done", "q")
+    assert terminal.end() == 0 and [call[0] for call in project.calls] == ["export_for_did.py"]
 
 
 def test_the_commands_of_the_page_run(project):

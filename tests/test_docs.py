@@ -235,6 +235,7 @@ def test_options_named_are_options_that_exist():
         "generate_synthetic",
         "validate_synthetic",
         "inspect_pkl",
+        "export_for_did",
         "export_facesheet",
     )
     vault = ("scan", "cluster", "dedup", "label", "caption", "prep", "export")
@@ -242,7 +243,7 @@ def test_options_named_are_options_that_exist():
     modules += ("beaver", "train_lora", "export_expressions")
     modules += tuple(f"demo.{name}" for name in ("make_world", "train_face", "train_yolo", "train_expression"))
     benches = ("mirror_metrics_bench", "truth_bench", "demo_models_bench", "identity_by_yaw", "facesheet_bench")
-    benches += ("generate_bench", "train_bench", "expression_bench", "expressions_export_bench")
+    benches += ("generate_bench", "train_bench", "did_bench", "expression_bench", "expressions_export_bench")
     modules += tuple(f"benchmarks.{name}" for name in benches)
     known = "".join(
         subprocess.run(
@@ -300,7 +301,7 @@ def test_the_front_page_is_short_and_begins_with_a_picture_and_the_commands():
 
 def test_files_that_contributors_are_sent_to_hold_what_is_named():
     rows = re.findall(r"^\| (?!to change)([^|]+) \| (`.*?) \| (`.*?) \|$", TEXTS["CONTRIBUTING.md"], re.MULTILINE)
-    assert len(rows) == 13
+    assert len(rows) == 14
     for what, where, tests in rows:
         for file, names in re.findall(r"`([\w/]+\.py)`(?: \(((?:`\w+`(?:, )?)+)\))?", where):
             source = (ROOT / file).read_text(encoding="utf-8")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from utils import options
-from utils.defaults import EXPRESSION_FILES
 
 
 def add_dataset(parser: argparse.ArgumentParser, output: str) -> None:
@@ -25,12 +24,7 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     """How faces are measured."""
     options.add_models_dir(parser)
     options.add_pack(parser)
-    parser.add_argument(
-        "--expression-model",
-        type=options.path,
-        metavar="FILE",
-        help=f"ONNX file that reads expressions (default: {EXPRESSION_FILES[0]} and the like, if it is there)",
-    )
+    options.add_expression_model(parser)
     options.add_device(parser)
     options.add_max_megapixels(parser)
     options.add_cache(parser)

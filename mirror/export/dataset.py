@@ -20,9 +20,9 @@ from mirror.contracts.summary import REFERENCE
 from mirror.dataset.measuring import is_of_person
 from mirror.dataset.persons import two_persons
 from mirror.dataset.references import BESIDE, Photo, PhotoPixels
-from mirror.dataset.sensors import SensorChoice, find_measurer
+from mirror.dataset.sensors import SensorChoice, find_expressions, find_measurer
 from mirror.dataset.soundness import LIMITS, OUTLIER, check
-from mirror.detectors.expressions import ExpressionModel, Reading, find_expression_model
+from mirror.detectors.expressions import ExpressionModel, Reading
 from mirror.faces.cache import FaceCache
 from mirror.faces.engine import FaceMeasurement
 from mirror.faces.expressions import ExpressionSensor, reading_of
@@ -110,20 +110,13 @@ def read_dataset(args: argparse.Namespace, cache: FaceCache) -> ExportDataset:
     if not listing.images:
         deeper = " Its sub-folders are taken in with --recursive." if listing.subfolders else ""
         raise UserError(f"{folder} holds no pictures ({', '.join(IMAGE_EXTENSIONS)}).{deeper}")
-    measurer, sensor = _measurer(args, cache), _sensor(args)
+    measurer, sensor = _measurer(args, cache), find_expressions(args.models_dir, args.expression_model, args.device)
     names = [readable(path.relative_to(folder).as_posix()) for path in listing.images]
     pictures = [Picture(REFERENCE, folder.name, *one) for one in zip(names, listing.images, strict=True)]
     measurer.measure(pictures, _beside(sensor))
     model = None if sensor is None else sensor.model
     empty = ExportDataset(folder, measurer.identity, model, [], [], warnings=list(listing.problems))
     return _sorted_out(empty, pictures, args.allow_synthetic)
-
-
-def _sensor(args: argparse.Namespace) -> ExpressionSensor | None:
-    path = find_expression_model(args.models_dir, args.expression_model)
-    if path is None and args.expression_model is not None:
-        raise UserError(f"The expression model {args.expression_model} is not in {args.models_dir}.")
-    return None if path is None else ExpressionSensor(ExpressionModel(path, args.device))
 
 
 def _measurer(args: argparse.Namespace, cache: FaceCache) -> Measurer:

@@ -5,6 +5,8 @@ Left and right of points are as seen in the picture of the upright face, not the
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
@@ -31,6 +33,59 @@ def mouth_opening(face: FaceMeasurement) -> float | None:
     left, right = points[list(_MOUTH_CORNERS)]
     gap = np.linalg.norm(points[list(_UPPER_LIP)] - points[list(_LOWER_LIP)], axis=1).mean()
     return float(gap / max(1e-6, np.linalg.norm(right - left)))
+
+
+def eye_opening(face: FaceMeasurement) -> float | None:
+    """Eye aspect ratio (Soukupova and Cech 2016), mean of both eyes: height of the opening by its width."""
+    if face.landmarks is None:
+        return None
+    points = np.array(face.landmarks)
+    ratios = []
+    for rows in (_LEFT_EYE, _RIGHT_EYE):
+        outer, top_1, top_2, inner, bottom_2, bottom_1 = points[rows]
+        height = np.linalg.norm(top_1 - bottom_1) + np.linalg.norm(top_2 - bottom_2)
+        ratios.append(height / max(1e-6, 2 * np.linalg.norm(outer - inner)))
+    return float(np.mean(ratios))
+
+
+class Room(NamedTuple):
+    """How much of the picture lies around a face, by the height (beside: the width) of its box."""
+
+    above: float
+    below: float
+    beside: float  # on the narrower side
+
+
+def room_around(face: FaceMeasurement) -> Room:
+    """Of the picture as the face is upright in it; 0 where the face leaves the picture."""
+    left, top, right, bottom = upright_box(face)
+    width, height = upright_size(face)
+    high, wide = max(1e-6, bottom - top), max(1e-6, right - left)
+    beside = max(0.0, min(left, width - right))
+    return Room(max(0.0, top) / high, max(0.0, height - bottom) / high, beside / wide)
+
+
+def upright_size(face: FaceMeasurement) -> tuple[int, int]:
+    """Width and height of the picture, turned as the face was measured."""
+    width, height = face.size_wh
+    return (height, width) if face.turned_deg in (90, 270) else (width, height)
+
+
+def upright_box(face: FaceMeasurement) -> tuple[float, float, float, float]:
+    """The face's box (xyxy) in the picture, turned clockwise by `turned_deg`."""
+    left, top, right, bottom = face.box_xyxy
+    width, height = face.size_wh
+    return {
+        0: (left, top, right, bottom),
+        90: (height - bottom, left, height - top, right),
+        180: (width - right, height - bottom, width - left, height - top),
+        270: (top, width - right, bottom, width - left),
+    }[face.turned_deg]
+
+
+def upright(image: np.ndarray, face: FaceMeasurement) -> np.ndarray:
+    """The picture (H, W, 3), turned clockwise by `turned_deg`."""
+    return np.ascontiguousarray(np.rot90(image, -face.turned_deg // 90))
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:

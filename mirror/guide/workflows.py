@@ -16,6 +16,7 @@ from typing import Any
 
 from mirror.contracts.contract import read_contract
 from mirror.contracts.vault import LabelledPerson, Labels
+from mirror.guide.packages import AVAILABLE, PACKAGES, wanted_packages
 from utils.captions import usual_trigger
 from utils.console import UserError, say
 from utils.defaults import MODELS_FOLDER
@@ -229,6 +230,36 @@ def _told_results(answers: Answers) -> list[str]:
     return [*lines, "Next: workflow 4 improves both."] if PRESETS[answers["preset"]].is_ours else lines
 
 
+def _export(name: str) -> Step:
+    """The step of one package; nothing to do where it is not wanted."""
+    package = PACKAGES[name]
+
+    def commands(answers: Answers) -> Commands:
+        if name not in wanted_packages(answers["packages"]):
+            return []
+        output = str(package.leaves(answers["person"]))
+        command = [package.script, "--dataset", str(dataset(answers)), "--output", output]
+        return [[*command, *package.options, *_pack(answers)]]
+
+    def leaves(answers: Answers) -> list[Path]:
+        return [package.leaves(answers["person"])] if name in wanted_packages(answers["packages"]) else []
+
+    return Step(name, package.title, commands, leaves)
+
+
+def _told_loop(answers: Answers) -> list[str]:
+    report = f"Report: {Path(answers['output']) / 'bootstrap' / answers['person'] / 'bootstrap_report.html'}"
+    if not AVAILABLE:
+        return [report]
+    titles = ", ".join(PACKAGES[name].title.partition(":")[0] for name in AVAILABLE)
+    return [report, f"Next: workflow 6 makes packages of the dataset for avatars ({titles})."]
+
+
+def _told_packages(answers: Answers) -> list[str]:
+    wanted = [PACKAGES[name] for name in wanted_packages(answers["packages"])]
+    return [f"{one.title}: {one.leaves(answers['person'])}" for one in wanted]
+
+
 def loop_config(answers: Answers) -> Path:
     return Path(answers["output"]) / f"bootstrap_{answers['person']}.json"
 
@@ -390,8 +421,18 @@ WORKFLOWS = {
             _PACK,
         ),
         (Step("loop", "Improve dataset and LoRA, iteration by iteration", _loop, before=write_loop_config),),
-        lambda answers: [
-            f"Report: {Path(answers['output']) / 'bootstrap' / answers['person'] / 'bootstrap_report.html'}"
-        ],
+        _told_loop,
     ),
 }
+
+if AVAILABLE:
+    WORKFLOWS["6"] = Workflow(
+        "Exports for Avatars",
+        (
+            _PERSON,
+            Question("packages", f"Which packages ({', '.join(AVAILABLE)})", lambda answers: ",".join(AVAILABLE)),
+            _PACK,
+        ),
+        tuple(_export(name) for name in AVAILABLE),
+        _told_packages,
+    )
