@@ -243,7 +243,14 @@ def test_options_named_are_options_that_exist():
     modules += ("beaver", "train_lora", "export_expressions")
     modules += tuple(f"demo.{name}" for name in ("make_world", "train_face", "train_yolo", "train_expression"))
     benches = ("mirror_metrics_bench", "truth_bench", "demo_models_bench", "identity_by_yaw", "facesheet_bench")
-    benches += ("generate_bench", "train_bench", "did_bench", "expression_bench", "expressions_export_bench")
+    benches += (
+        "generate_bench",
+        "train_bench",
+        "did_bench",
+        "expression_bench",
+        "expressions_export_bench",
+        "vault_bench",
+    )
     modules += tuple(f"benchmarks.{name}" for name in benches)
     known = "".join(
         subprocess.run(
