@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"Note: {warning}")
     with measurement_cache(args.cache, keeps=not args.no_cache) as cache:
         sensors = find_sensors(sensor_choice(args), cache, "analysed")
-        Examiner(sensors, types, cache, args.max_megapixels).examine(dataset.pictures)
+        Examiner(sensors, sensors.told(types), cache, args.max_megapixels).examine(dataset.pictures)
     _demand_a_picture(dataset.pictures)
     report = analyse(args, dataset, types, sensors)
     for warning in warnings_about(report):
@@ -120,7 +120,8 @@ def collect(args: argparse.Namespace) -> Dataset:
 
 def gap_types(args: argparse.Namespace) -> Mapping[str, GapType]:
     """The registered types, with the goals of --goals."""
-    from mirror.dataset.gaps import GAP_TYPES, load_goals
+    from mirror.dataset.gaps import GAP_TYPES
+    from mirror.dataset.goals import load_goals
 
     return GAP_TYPES if args.goals is None else load_goals(args.goals, GAP_TYPES)
 
@@ -136,7 +137,8 @@ def analyse(args: argparse.Namespace, dataset: Dataset, types: Mapping[str, GapT
 
     records = [picture.record for picture in dataset.pictures]
     seen = [record for record in records if record.size_wh is not None]
-    distributions = [distribution(gap, [record.values.get(gap.name) for record in seen]) for gap in types.values()]
+    told = sensors.told(types)
+    distributions = [distribution(gap, [record.values.get(gap.name) for record in seen]) for gap in told.values()]
     synthetic = sum(record.file.rpartition("/")[2].startswith(SYNTHETIC_PREFIX) for record in seen)
     room = synthetic_room(len(seen), synthetic, args.max_synthetic_share)
     return GapReport(
@@ -172,22 +174,34 @@ def with_own(args: argparse.Namespace, dataset: Dataset, found: list[Recommendat
 def _not_measured(
     args: argparse.Namespace, types: Mapping[str, GapType], distributions: list[Distribution], sensors: Sensors
 ) -> list[NotMeasured]:
-    """Every type that could be measured in no picture, and why."""
+    """Every type that could be measured in no picture, and targets that the expression model does not tell; why."""
     from mirror.contracts.gaps import NotMeasured
-    from mirror.dataset.gaps import ANGLE, EYES, HANDS
+    from mirror.dataset.gaps import ANGLE, EXPRESSION, EYES, HANDS
+    from mirror.dataset.sensors import no_expression_model
     from mirror.detectors.detectors import EYE, HAND
     from utils.defaults import DETECTOR_FILES
 
     def no_detector(kind: str, name: str | None) -> str:
         return f"there is no {kind} detector: put {name or DETECTOR_FILES[kind]} into {args.models_dir}"
 
-    why = {ANGLE: "no face was found that it could be read from"}
+    why = {
+        ANGLE: "no face was found that it could be read from",
+        EXPRESSION: "no face was found in which the expression model is sure of one",
+    }
     if sensors.hands is None:
         why[HANDS] = no_detector(HAND, args.hand_model)
     if sensors.eyes is None:
         why[EYES] = no_detector(EYE, args.eye_model)
+    if sensors.expressions is None:
+        why[EXPRESSION] = no_expression_model(args.models_dir)
     unmeasured = [types[one.type] for one in distributions if not one.measured]
-    return [NotMeasured(type=gap.name, why=why.get(gap.needs, "no picture shows it")) for gap in unmeasured]
+    unknown = [NotMeasured(type=gap.name, why=why.get(gap.needs, "no picture shows it")) for gap in unmeasured]
+    partly = [(gap, sensors.untold(gap)) for gap in types.values() if gap not in unmeasured]
+    return unknown + [
+        NotMeasured(type=gap.name, targets=untold, why=f"{sensors.expressions.identity} does not tell them")
+        for gap, untold in partly
+        if untold
+    ]
 
 
 def _settings(args: argparse.Namespace) -> dict[str, str | int | float | bool | None]:
@@ -303,7 +317,8 @@ def tell(args: argparse.Namespace, report: GapReport, page: Path) -> None:
     ]
     print_table("The dataset compared with its goals", ["Target", "Images", "Share", "Goal", "To add"], rows)
     for missing in report.not_measured:
-        show(f"Not measured: {missing.type}, because {missing.why}.")
+        which = f" {', '.join(missing.targets)}" if missing.targets else ""
+        show(f"Not measured: {missing.type}{which}, because {missing.why}.")
     for gap in report.recommendations:
         show(f"Gap: {gap.key}, {gap.count} to add. {gap.reason}.")
     count = len(report.recommendations)

@@ -13,7 +13,7 @@ from demo.simulated_generator import GRAIN, PIXELS, SAID, people, write_png
 from demo.tiny_sdxl import tiny_sdxl
 from mirror.faces.pose import BIN_LIMITS_DEG
 from utils.console import UserError, say
-from utils.defaults import DEMO_PACK, MODELS_FOLDER
+from utils.defaults import DEMO_EXPRESSION, DEMO_PACK, MODELS_FOLDER
 from utils.files import write_text_atomic
 from utils.progress import GroupProgress
 
@@ -21,13 +21,14 @@ from utils.progress import GroupProgress
 FRONT, TURNED, PROFILE = 31, 3, 2
 SEED = 3
 _FIRST, *_BETWEEN, _LAST = BIN_LIMITS_DEG
-GOALS = {  # the simulated generator turns heads and no more, so light has no goals
+GOALS = {  # the simulated generator turns heads and no more, so light and expressions have no goals
     "face_angle": {  # so many profiles that the gap is open in every iteration: a loop must end by what its LoRAs gain
         _FIRST: {"goal": 30, "trigger": 20},
         **{name: {"goal": 30 // len(_BETWEEN), "trigger": 25 // len(_BETWEEN)} for name in _BETWEEN},
         _LAST: {"goal": 40, "trigger": 35},
     },
     "lighting": {"low_key": None, "high_key": None},
+    "expression": {"neutral": None, "smile": None},
 }
 # A few real steps: the tiny model learns nothing that anybody could see, whatever it is trained for.
 TRAINING = "--repeats 1 --batch 4 --resolution 64 --rank 4 --device cpu --no-gradient-checkpointing"
@@ -102,6 +103,8 @@ def configuration(folder: Path, baseline: bool) -> dict:
         "max_iterations": 5,
         "max_synthetic_share": 0.5,
         "pack": DEMO_PACK,
+        # of rendered heads, as the pack is; one for photos that lies in the models folder would see little in them
+        "expression_model": str(DEMO_EXPRESSION.resolve()) if DEMO_EXPRESSION.is_file() else None,
         "gap_analysis": {"goals": str((folder / "goals.json").resolve())},
         "generation": {"num_per_gap": 7, "command": generator},
         "metrics": {"samples": 30},

@@ -52,6 +52,12 @@ class Plan:
     seed: int
     people: int
     each: int  # pictures of each expression of a person
+    start: str | None = None  # checkpoint whose weights are gone on from, at half the learning rate
+
+    @property
+    def rate(self) -> float:
+        """The highest learning rate."""
+        return RATE / 2 if self.start else RATE
 
     def share(self, step: int, seconds: float) -> float:
         """How much of the training is done, 0 to 1."""
@@ -121,11 +127,18 @@ class Training:
 
     @classmethod
     def begin(cls, plan: Plan) -> Training:
-        """From random weights."""
+        """From random weights, or from those of the plan's checkpoint. Raises UserError where it is none."""
         torch.manual_seed(plan.seed)
         torch.set_num_threads(1)  # the network is small: threads would wait for each other
         network = expression_network().to(device(), memory_format=torch.channels_last)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
+        if plan.start is not None:
+            try:
+                network.load_state_dict(torch.load(plan.start, map_location=device(), weights_only=True)["network"])
+            except Exception as error:  # torch.load says in many ways that a file is no checkpoint
+                raise UserError(
+                    f"{plan.start} is no checkpoint to start from ({str(error).splitlines()[0]})."
+                ) from error
+        optimiser = torch.optim.AdamW(network.parameters(), lr=plan.rate, weight_decay=DECAY)
         return cls(plan, network, optimiser, np.random.default_rng(plan.seed))
 
     @property
@@ -191,7 +204,9 @@ def _one_step(faces: Faces, rows: np.ndarray, training: Training) -> None:
     """The learning rate rises for a moment, then falls along a cosine to nothing (Loshchilov and Hutter 2017)."""
     share, random = training.share, training.random
     for group in training.optimiser.param_groups:
-        group["lr"] = RATE * min(1.0, (share + 1e-3) / _WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * min(share, 1)))
+        group["lr"] = (
+            training.plan.rate * min(1.0, (share + 1e-3) / _WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * min(share, 1)))
+        )
     batch = random.choice(rows, BATCH)
     images = as_input([crop(faces, row, random) for row in batch])
     with mixed_precision():

@@ -38,7 +38,7 @@ class Expression:
 EXPRESSIONS = {
     "neutral": Expression(),
     "smile": Expression(smile=0.9, open=0.0, blink=0.10),
-    "serious": Expression(smile=-0.35, frown=0.9, blink=0.35, press=1.0),
+    "serious": Expression(smile=-0.45, frown=1.0, blink=0.4, press=1.0),
     "laughing": Expression(smile=1.0, open=0.62, blink=0.32, raised=0.15),
     "surprised": Expression(smile=-0.15, open=0.7, raised=1.0, blink=-0.25),
     "angry": Expression(smile=-0.2, frown=1.0, blink=0.1, snarl=1.0),

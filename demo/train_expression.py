@@ -41,6 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--people", type=int, default=400, help="how many people to draw")
     add("--each", type=int, default=3, help="pictures of every expression of a person")
     add("--scratch", type=Path, help="keep the rendered pictures (0.5 GB) and the checkpoint here")
+    add("--start", metavar="FILE", help="checkpoint whose weights a new training starts from")
     add("--resume", action="store_true", help="go on from the checkpoint in --scratch")
     add("--workers", type=int, help="processes that render; without it one a core")
     options.add_debug_and_version(parser)
@@ -52,7 +53,9 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     from demo import expression_training as learning
     from demo.expression_data import faces
 
-    training = learning.Training.begin(learning.Plan(args.minutes, args.steps, args.seed, args.people, args.each))
+    training = learning.Training.begin(
+        learning.Plan(args.minutes, args.steps, args.seed, args.people, args.each, args.start)
+    )
     if args.resume:
         training.restore(scratch / CHECKPOINT)
     with GroupProgress() as progress:

@@ -37,4 +37,4 @@ SYNTHETIC_PREFIX = "synthetic_"  # how generated files are named, as documented
 
 # What validation may be told to let pass unmeasured: the sensors that a gap can need, a target that no sensor measures,
 # and the similarity to the person.
-UNVERIFIED_WORDS = ("angle", "hands", "eyes", "target", "identity")
+UNVERIFIED_WORDS = ("angle", "hands", "eyes", "expression", "target", "identity")

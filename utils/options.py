@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.console import printable
-from utils.defaults import CACHE_FILE, DETECTOR_FILES, MAX_MEGAPIXELS, MODELS_FOLDER, PACK, VERSION
+from utils.defaults import CACHE_FILE, DETECTOR_FILES, EXPRESSION_FILES, MAX_MEGAPIXELS, MODELS_FOLDER, PACK, VERSION
 
 DEVICES = ("auto", "cpu", "cuda")
 ANGLE_SENSORS = ("auto", "pack", "detector")
@@ -140,9 +140,20 @@ def add_sensors(parser: argparse.ArgumentParser, inherited: bool = False) -> Non
     add("--face-model", "face detector with five landmarks", DETECTOR_FILES["face"], metavar="FILE")
     add("--hand-model", "hand detector", f"{DETECTOR_FILES['hand']}, if it is there", metavar="FILE")
     add("--eye-model", "eye detector", f"{DETECTOR_FILES['eye']}, if it is there", metavar="FILE")
+    add_expression_model(parser, otherwise)
     classes = "which of the detector's class names count as"
     add("--hand-classes", f"{classes} hands, such as palm,fist", "hand, left hand and the like", metavar="NAMES")
     add("--eye-classes", f"{classes} eyes", "eye, left eye and the like", metavar="NAMES")
+
+
+def add_expression_model(parser: argparse.ArgumentParser, otherwise: str = "") -> None:
+    """`--expression-model`; `otherwise` is what goes before the default."""
+    parser.add_argument(
+        "--expression-model",
+        metavar="FILE",
+        help="ONNX model of expressions: FER+, or an EfficientNet of HSEmotion "
+        f"(default: {otherwise}the first of {', '.join(EXPRESSION_FILES)} in the models folder)",
+    )
 
 
 def add_models_dir(parser: argparse.ArgumentParser, help: str = "folder with detectors and packs") -> None:

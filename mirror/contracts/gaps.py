@@ -90,11 +90,12 @@ class AngleSensor(Contract):
 
 
 class GapSensors(Contract):
-    """Who measured, by identity; null where there was no such detector."""
+    """Who measured, by identity; null where there was no such model."""
 
     angle: AngleSensor
     hands: str | None = None
     eyes: str | None = None
+    expression: str | None = None
 
 
 class Recommendation(NamedGap):
@@ -151,10 +152,11 @@ class Distribution(Contract):
 
 
 class NotMeasured(Contract):
-    """A gap type that is unknown for the whole dataset, which is not the same as 0 %."""
+    """A gap type, or some of its targets, unknown for the whole dataset, which is not the same as 0 %."""
 
     type: str
     why: str
+    targets: list[str] = []  # empty: all of them
 
 
 class ImageRecord(Contract):
@@ -177,6 +179,7 @@ class ImageRecord(Contract):
     turned_deg: int = 0  # clockwise: how the picture was turned to measure the face upright
     eyes: int | None = None  # visible eyes of the largest face
     hands: int | None = None  # visible hands
+    expression: str | None = None  # of the largest face; null also where the model is not sure
     face_height_percent: float | None = None  # of the height of the upright picture
     sharpness: float | None = None  # variance of the Laplacian at mirror.dataset.pixels.SHARPNESS_SIDE
     brightness: float | None = None  # mean grey level, 0-255

@@ -8,13 +8,13 @@ consequences.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 
 from mirror.contracts.gaps import ImageRecord
 from mirror.contracts.validation import Check, Outcome, Verdict
-from mirror.dataset.gaps import GapType, Target
+from mirror.dataset.gaps import GAP_TYPES, GapType, Target, measured_type
 from mirror.dataset.limits import COPY_ANGLES_DEG, COPY_SIMILARITY, SECOND_FACE_SHARE
 from mirror.dataset.pixels import BRIGHTNESS_LIMITS, DUPLICATE_BITS, SHARPNESS_LIMIT, SHARPNESS_SIDE
 from mirror.detectors.detectors import CONFIDENCE
@@ -90,27 +90,31 @@ def _barrier(check: Check) -> str:
     return "nothing was measured" if (check.check, check.outcome) == (INTACT, Outcome.NOT_MEASURED) else ""
 
 
-def verdict(checks: Iterable[Check], gap: GapType | None, allowed: Iterable[str]) -> Verdict:
-    """REJECTED where a check failed; UNVERIFIED where one was not measured whose sensor is not in `allowed`."""
+def verdict(checks: Iterable[Check], target_words: Collection[str], allowed: Iterable[str]) -> Verdict:
+    """REJECTED where a check failed; UNVERIFIED where one was not measured that nothing in `allowed` lets pass.
+
+    `target_words`, see `words_for_target`, do so for the target.
+    """
     checks = list(checks)
     if any(check.outcome == Outcome.FAILED for check in checks):
         return Verdict.REJECTED
     open_gates = [check for check in checks if check.outcome == Outcome.NOT_MEASURED]
-    allowed = set(allowed)
-    return Verdict.APPROVED if all(_word(check, gap) in allowed for check in open_gates) else Verdict.UNVERIFIED
+    # identity stands for all that needs photos of the person, the search for near duplicates of them included
+    words = {TARGET: set(target_words)} | {name: {IDENTITY} for name in NEEDS_PHOTOS}
+    passes = all(words.get(check.check, set()) & set(allowed) for check in open_gates)
+    return Verdict.APPROVED if passes else Verdict.UNVERIFIED
 
 
-def _word(check: Check, gap: GapType | None) -> str | None:
-    """The word of --allow-unverified that lets this check pass unmeasured; None where none does.
+def words_for_target(measurements: Measurements, types: Mapping[str, GapType]) -> set[str]:
+    """The words of --allow-unverified that let an image's target pass unmeasured.
 
-    `identity` stands for all that needs photos of the person, the search for near duplicates of them included;
-    `target` for a target that no sensor measures, `gap` then being None or without one.
+    That is the sensor that measures it; `target` where none does, and then also the sensor that some model would be.
     """
-    if check.check in NEEDS_PHOTOS:
-        return IDENTITY
-    if check.check != TARGET:
-        return None
-    return (gap.needs if gap is not None else None) or TARGET
+    measured = measured_type(measurements.gap_type, measurements.target, types)
+    if measured is not None:
+        return {measured.needs or TARGET}
+    known = measured_type(measurements.gap_type, measurements.target)
+    return {TARGET, known.needs or TARGET} if known is not None else {TARGET}
 
 
 def quality(measurements: Measurements, thresholds: Thresholds) -> float | None:
@@ -207,13 +211,16 @@ def _target(measurements: Measurements, thresholds: Thresholds) -> Check | None:
     gap, wanted = thresholds.types.get(measurements.gap_type), measurements.target
     target = next((one for one in gap.targets if one.name == wanted), None) if gap is not None else None
     if target is None:
-        return _unknown(TARGET, wanted, _nothing_measures(measurements, gap))
+        return _unknown(TARGET, wanted, _nothing_measures(measurements, gap, thresholds.missing))
     return _target_of(gap, target, measurements.record.values.get(gap.name), thresholds)
 
 
-def _nothing_measures(measurements: Measurements, gap: GapType | None) -> str:
+def _nothing_measures(measurements: Measurements, gap: GapType | None, missing: Mapping[str, str]) -> str:
     known = f"; it is told apart as {', '.join(one.name for one in gap.targets)}" if gap is not None else ""
-    return f"no sensor measures {measurements.gap_type} {measurements.target}{known}: look at the image yourself"
+    registered = GAP_TYPES.get(measurements.gap_type)
+    why = missing.get(registered.needs) if registered is not None else None
+    what = f"no sensor measures {measurements.gap_type} {measurements.target}{known}"
+    return f"{what}: look at the image yourself{f' ({why})' if why else ''}"
 
 
 def _target_of(gap: GapType, target: Target, seen: str | None, thresholds: Thresholds) -> Check:

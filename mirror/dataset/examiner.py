@@ -23,8 +23,10 @@ from mirror.dataset.boxes import BOXES_VERSION, Boxes, BoxSensor
 from mirror.dataset.gaps import SHOT_SIZES, GapType, Look, face_height_share, measure_values
 from mirror.dataset.sensors import Sensors
 from mirror.detectors.detectors import demand_safe
+from mirror.detectors.expressions import CONFIDENCE
 from mirror.faces.cache import FaceCache
 from mirror.faces.engine import MEASUREMENT_VERSION, FaceMeasurement
+from mirror.faces.expressions import EXPRESSION_VERSION
 from mirror.faces.looking import failure, look_at
 from mirror.faces.measurer import Measurer
 from mirror.faces.pose import BIN_LIMITS_DEG
@@ -35,7 +37,7 @@ from utils.progress import GroupProgress
 
 # Of the records that are kept of pictures; raise it with every change of what is computed: in this file, angles.py,
 # gaps.py, pixels.py or mirror/faces/pose.py. The limits of the angle bins and shot sizes need no new version.
-RECORD_VERSION = 3
+RECORD_VERSION = 4
 BATCH_IMAGES = 16  # fills a GPU at 640 pixels (our choice)
 BATCH_PIXELS = 64_000_000  # a batch of very large pictures is cut short: 192 MB decoded
 
@@ -126,7 +128,7 @@ class Examiner:
         hands = self._sensors.hands.find(contents, images) if self._sensors.hands else nothing
         eyes = self._sensors.eyes.find(contents, images) if self._sensors.eyes else nothing
         for one, *found in zip(batch, faces, hands, eyes, strict=True):
-            self._record(one, *found)
+            self._record(one, *found, self._expression_of(one, found[0]))
 
     def failed(self, picture: ExaminedPicture, status: Status, reason: str) -> None:
         picture.record = ImageRecord(file=picture.file, status=status, reason=reason)
@@ -150,17 +152,29 @@ class Examiner:
         face: FaceMeasurement | Exception,
         hands: Boxes | Exception | None,
         eyes: Boxes | Exception | None,
+        expression: str | Exception | None,
     ) -> None:
-        error = next((found for found in (face, hands, eyes) if isinstance(found, Exception)), None)
+        error = next((found for found in (face, hands, eyes, expression) if isinstance(found, Exception)), None)
         if error is not None:
             self.failed(one.picture, Status.ERROR, failure(error))
             return
         record = _record_of(one, face, None if hands is None else len(hands.boxes_xyxy))
         record.eyes = _eyes_of(record.face_box_xyxy, eyes)
+        record.expression = expression
         record.values = measure_values(_complete(one.look, record), self._types)
         one.picture.record = record
         self.cache.put_blob("look", f"{self._settings} {one.content}", record.model_dump_json().encode())
         self.cache.put_blob("thumbnail", one.content, one.picture.thumbnail)
+
+    def _expression_of(self, one: _Decoded, face: FaceMeasurement | Exception) -> str | Exception | None:
+        """What the largest face shows; None where nobody can tell."""
+        if self._sensors.expressions is None or isinstance(face, Exception):
+            return None
+        try:
+            reading = self._sensors.expressions.read(one.content, one.image, face)
+        except Exception as error:  # whatever a network chokes on is one bad picture, and its row says why
+            return error
+        return None if reading is None else reading.expression
 
 
 def _settings(sensors: Sensors, types: Mapping[str, GapType]) -> str:
@@ -169,6 +183,7 @@ def _settings(sensors: Sensors, types: Mapping[str, GapType]) -> str:
     A user's own gap type has no version number: its instructions stand for it, and formatting does not change them.
     """
     numbers = f"{MEASUREMENT_VERSION} {BOXES_VERSION} {RECORD_VERSION} {DETECTION_SIZE} {BIN_LIMITS_DEG} {SHOT_SIZES}"
+    numbers += f" {EXPRESSION_VERSION} {CONFIDENCE}"
     classes = [one.asked for one in sensors.detectors()]
     measures = [(name, _instructions(getattr(types[name].measure, "__code__", None))) for name in sorted(types)]
     return hashlib.sha256(f"{sensors.info.model_dump_json()} {classes} {measures} {numbers}".encode()).hexdigest()
@@ -205,7 +220,7 @@ def _decoded(
 
 
 def _record_of(one: _Decoded, face: FaceMeasurement, hands: int | None) -> ImageRecord:
-    """What is known of a picture, rounded as it is shown and kept; eyes are added by whoever knows them."""
+    """What is known of a picture, rounded as it is shown and kept; eyes and expression are added later."""
 
     def rounded(value: float | None, digits: int) -> float | None:
         return None if value is None else round(value, digits)
@@ -232,7 +247,7 @@ def _record_of(one: _Decoded, face: FaceMeasurement, hands: int | None) -> Image
 
 def _complete(look: Look, record: ImageRecord) -> Look:
     """`look` with the numbers as they stand in the record: a bin must agree with the angle that is shown."""
-    names = ("face_box_xyxy", "yaw_deg", "pitch_deg", "turned_deg", "eyes", "hands")
+    names = ("face_box_xyxy", "yaw_deg", "pitch_deg", "turned_deg", "eyes", "hands", "expression")
     return replace(look, **{name: getattr(record, name) for name in names})
 
 

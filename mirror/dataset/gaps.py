@@ -6,21 +6,20 @@ type sorts every picture into one of its targets; a target may have a goal. docs
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 
-from mirror.contracts.gaps import Distribution, Recommendation, TargetShare, documented, documented_type
+from mirror.contracts.expressions import EXPRESSIONS
+from mirror.contracts.gaps import Distribution, Recommendation, TargetShare
 from mirror.dataset import pixels
 from mirror.faces.pose import BIN_LIMITS_DEG, angle_bin
 from utils.console import UserError
 
-ANGLE, HANDS, EYES = "angle", "hands", "eyes"  # sensors that a type can need; names as in gaps.json
+ANGLE, HANDS, EYES, EXPRESSION = "angle", "hands", "eyes", "expression"  # sensors that a type can need
 
 # Height of the face box by the picture's height, lower limit included. Our choice, from what film calls a close-up
 # (head and shoulders), a medium shot (from the waist up) and a full shot (the whole figure): rendered so
@@ -43,6 +42,7 @@ class Look:
     turned_deg: int = 0  # clockwise, by which the picture would be upright
     eyes: int | None = None  # None: no detector for them
     hands: int | None = None
+    expression: str | None = None  # None: no model for it, or one that is not sure
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class GapType:
     title: str
     measure: Callable[[Look], str | None]
     targets: tuple[Target, ...]
-    needs: str | None = None  # ANGLE, HANDS, EYES, or None where pixels are enough
+    needs: str | None = None  # ANGLE, HANDS, EYES, EXPRESSION, or None where pixels are enough
 
     def target(self, name: str) -> Target:
         return next(target for target in self.targets if target.name == name)
@@ -97,6 +97,10 @@ def eyes(look: Look) -> str | None:
     return None if look.eyes is None else "visible" if look.eyes else "hidden"
 
 
+def expression(look: Look) -> str | None:
+    return look.expression
+
+
 def lighting(look: Look) -> str:
     return pixels.lighting(look.histogram)
 
@@ -104,21 +108,21 @@ def lighting(look: Look) -> str:
 GAP_TYPES: dict[str, GapType] = {}
 
 
-def measured_type(gap_type: str | None, target: str | None) -> GapType | None:
-    """The type that measures a target; None where no sensor does, as for an expression."""
-    gap = GAP_TYPES.get(gap_type)
+def measured_type(gap_type: str | None, target: str | None, types: Mapping[str, GapType] = GAP_TYPES) -> GapType | None:
+    """The one of `types` that measures a target; None where no sensor does, as for a setting."""
+    gap = types.get(gap_type)
     return gap if gap is not None and any(one.name == target for one in gap.targets) else None
 
 
 def register(gap: GapType) -> None:
-    """Add a type to the table. Raises ValueError for a name that is taken, and for what `_check` refuses."""
+    """Add a type to the table. Raises ValueError for a name that is taken, and for what `check_goals` refuses."""
     if gap.name in GAP_TYPES:
         raise ValueError(f"the gap type {gap.name} is registered already")
-    _check(gap)
+    check_goals(gap)
     GAP_TYPES[gap.name] = gap
 
 
-def _check(gap: GapType) -> None:
+def check_goals(gap: GapType) -> None:
     """Raise ValueError for goals that no number of images reaches, or targets that are not what is measured."""
     if gap.measure is face_angle and [target.name for target in gap.targets] != list(BIN_LIMITS_DEG):
         bins = ", ".join(BIN_LIMITS_DEG)
@@ -138,8 +142,21 @@ def _share(percent: float) -> Fraction:
     return Fraction(str(percent)) / 100
 
 
+_EXPRESSIONS = {  # label, and texts that ask a generator for it
+    "neutral": ("Neutral faces", ("neutral expression, relaxed face", "calm neutral face, mouth closed")),
+    "smile": ("Smiles", ("gentle smile, happy expression", "broad smile, showing teeth")),
+    "serious": ("Serious faces", ("serious expression, intense gaze", "serious face, slight frown")),
+    "laughing": ("Laughing faces", ("laughing, mouth open, joyful", "laughing out loud, eyes narrowed with joy")),
+    "surprised": ("Surprised faces", ("surprised expression, eyebrows raised", "astonished, eyes wide, mouth open")),
+    "angry": ("Angry faces", ("angry expression, eyebrows drawn together", "furious look, frowning, lips pressed")),
+    "sad": ("Sad faces", ("sad expression, corners of the mouth down", "sorrowful look, inner eyebrows raised")),
+}
+_WITH_GOAL = ("neutral", "smile")
+
 # Goals: profile 20 and hands 30 are documented; the others, and triggers at half of the goal, are our choice. Lighting
 # is a type of the kind that users add: a function that looks at pixels, two goals, and prompt texts.
+# Of expressions a smile and a neutral face have goals: albums lack one or the other, and what is the same everywhere is
+# learned with the person. The rest are a matter of taste, for --goals.
 BUILT_IN_TYPES = (
     GapType(
         name="face_angle",
@@ -214,6 +231,15 @@ BUILT_IN_TYPES = (
             Target("hidden", "Images without visible eyes", ("eyes closed", "dark sunglasses")),
         ),
     ),
+    GapType(
+        name="expression",
+        title="Expression",
+        measure=expression,
+        needs=EXPRESSION,
+        targets=tuple(
+            Target(name, *_EXPRESSIONS[name], *((20, 10) if name in _WITH_GOAL else ())) for name in EXPRESSIONS
+        ),
+    ),
 )
 
 for _built_in in BUILT_IN_TYPES:
@@ -236,81 +262,6 @@ def measure_values(look: Look, types: Mapping[str, GapType]) -> dict[str, str | 
             raise UserError(f"The measure function of gap type {gap.name} gave {value!r}; its targets are {names}.")
         values[gap.name] = value
     return values
-
-
-def load_goals(path: Path, types: Mapping[str, GapType]) -> dict[str, GapType]:
-    """`types` with the goals of a JSON file: {"face_angle": {"profile": 25, "front": null}}, in percent.
-
-    A number is a goal with its trigger at half; {"goal": 25, "trigger": 20} gives both; null or 0 takes the goal away.
-    What the file does not name stays. Raises UserError naming file and field.
-    """
-    try:
-        given = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"The goals {path} cannot be read: {error}.") from error
-    changed = dict(types)
-    for name, goals in _known(_respelled(given, path), types, f"{path}", "gap type").items():
-        names = {target.name: target for target in types[name].targets}
-        for target_name, goal in _known(goals, names, f"{path}: {name}", "target").items():
-            field = f"{path}: {name}.{target_name}"
-            names[target_name] = replace(names[target_name], **_goal(goal, field))
-        changed[name] = replace(types[name], targets=tuple(names.values()))
-        try:
-            _check(changed[name])
-        except ValueError as error:
-            raise UserError(f"{path}: {error}.") from error
-    return changed
-
-
-def _respelled(given: object, path: Path) -> object:
-    """Goals with the documented names of types and targets. Raises UserError where one has two spellings."""
-    if not isinstance(given, dict):
-        return given
-    found: dict[str, object] = {}
-    for name, goals in given.items():
-        if isinstance(goals, dict):
-            names = {target: documented(name, target).target for target in goals}
-            _demand_one_spelling(list(names.values()), f"{path}: {name}")
-            goals = {names[target]: goal for target, goal in goals.items()}
-        found[name] = goals
-    _demand_one_spelling([documented_type(name) for name in found], f"{path}")
-    return {documented_type(name): goals for name, goals in found.items()}
-
-
-def _demand_one_spelling(names: list[str], where: str) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"{where}: {name} stands there in two spellings; leave one of them out.")
-
-
-def _known(given: object, known: Mapping[str, object], where: str, what: str) -> dict:
-    if not isinstance(given, dict):
-        raise UserError(f"{where}: a table of goals is expected here, not {json.dumps(given)[:60]}.")
-    for name in given:
-        if name not in known:
-            raise UserError(f"{where}: {name!r} is no {what}; known: {', '.join(known)}.")
-    return given
-
-
-def _goal(given: object, field: str) -> dict[str, float | None]:
-    """Goal and trigger of one entry of a goals file. Raises UserError."""
-    if given is None or given == 0:
-        return {"goal_percent": None, "trigger_percent": None}
-    if not isinstance(given, dict):
-        given = {"goal": given}
-    _known(given, {"goal": 0, "trigger": 0}, field, "field of a goal")
-    goal = given.get("goal")
-    trigger = given.get("trigger", goal / 2 if _is_percentage(goal) else None)
-    for name, value in (("goal", goal), ("trigger", trigger)):
-        if not _is_percentage(value):
-            hint = " Goals are percentages: 20 is a fifth." if isinstance(value, float) and 0 < value < 1 else ""
-            raise UserError(f"{field}: {name} {json.dumps(value)} is no percentage from 1 to 100.{hint}")
-    return {"goal_percent": float(goal), "trigger_percent": float(trigger)}
-
-
-def _is_percentage(value: object) -> bool:
-    # below 1 it is most likely a share by mistake; half of the smallest goal may still be a trigger
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0.5 <= value <= 100
 
 
 def distribution(gap: GapType, values: list[str | None]) -> Distribution:

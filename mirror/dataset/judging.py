@@ -7,8 +7,16 @@ from collections.abc import Callable
 
 from mirror.contracts.validation import ValidatedImage, Verdict
 from mirror.dataset.batch import Batch
-from mirror.dataset.checks import Duplicate, Measurements, Nearest, Thresholds, judge, quality, verdict
-from mirror.dataset.gaps import measured_type
+from mirror.dataset.checks import (
+    Duplicate,
+    Measurements,
+    Nearest,
+    Thresholds,
+    judge,
+    quality,
+    verdict,
+    words_for_target,
+)
 from mirror.dataset.measuring import Measured, References, pool_of
 from mirror.dataset.sorting import hash_of
 from mirror.faces.cache import FaceCache
@@ -44,7 +52,7 @@ def judged_image(
     return ValidatedImage(
         file=record.file,
         sha256=sha256,
-        verdict=verdict(checks, measured_type(measurements.gap_type, measurements.target), allowed),
+        verdict=verdict(checks, words_for_target(measurements, thresholds.types), allowed),
         gap_type=measurements.gap_type,
         target=measurements.target,
         quality=quality(measurements, thresholds),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from mirror.dataset.angles import PackAngles
 from mirror.dataset.batch import Batch, list_pictures
 from mirror.dataset.checks import IDENTITY, REFERENCES, Thresholds
 from mirror.dataset.examiner import ExaminedPicture, Examiner
-from mirror.dataset.gaps import ANGLE, EYES, GAP_TYPES, HANDS
-from mirror.dataset.sensors import SensorChoice, Sensors, find_measurer, find_sensors
+from mirror.dataset.gaps import ANGLE, EXPRESSION, EYES, GAP_TYPES, HANDS, GapType
+from mirror.dataset.sensors import SensorChoice, Sensors, find_measurer, find_sensors, no_expression_model
 from mirror.dataset.sorting import folders_of, hash_of
 from mirror.detectors.detectors import EYE, HAND
 from mirror.faces.cache import FaceCache
@@ -27,6 +28,8 @@ from utils.defaults import (
     PACK,
     SYNTHETIC_PREFIX,
 )
+
+_HOW_TO_CHOOSE = {EXPRESSION: "--expression-model"}
 
 
 @dataclass
@@ -58,20 +61,24 @@ def what_is_missing(args: argparse.Namespace, batch: Batch, sensors: Sensors) ->
     for word, kind, identity in ((HANDS, HAND, now.hands), (EYES, EYE, now.eyes)):
         if identity is None:
             missing[word] = f"there is no {kind} detector: put {DETECTOR_FILES[kind]} into the models folder"
+    if now.expression is None:
+        missing[EXPRESSION] = no_expression_model("the models folder")
     if then is None:
         return missing
     pairs = (
         (ANGLE, then.angle.identity, now.angle.identity),
         (HANDS, then.hands, now.hands),
         (EYES, then.eyes, now.eyes),
+        (EXPRESSION, then.expression, now.expression),
     )
     for word, before, after in pairs:
         if None in (before, after) or before == after:
             continue
         if word not in args.allow_unverified:
+            how = _HOW_TO_CHOOSE.get(word, "--pack, --models-dir")
             raise UserError(
                 f"The gaps were found with {before}, and this is {after}: what they measure cannot be compared. "
-                f"Use the first one again (--pack, --models-dir), or skip this check: --allow-unverified {word}."
+                f"Use the first one again ({how}), or skip this check: --allow-unverified {word}."
             )
         missing[word] = f"the gaps were found with another sensor ({before})"
     return missing
@@ -89,14 +96,21 @@ def measure(args: argparse.Namespace, batch: Batch, cache: FaceCache) -> Measure
     real = [] if batch.dataset is None else list_pictures(batch, batch.dataset, batch.recursive)
     before = approved_before(args, batch)
     comparing = None if is_pack else measurer
-    Examiner(sensors, GAP_TYPES, cache, choice.max_megapixels, comparing).examine(real + before + batch.pictures)
+    types = told_types(sensors)
+    Examiner(sensors, types, cache, choice.max_megapixels, comparing).examine(real + before + batch.pictures)
     known = measure_faces(measurer, [one for one in real if is_of_person(one.file)])
     references = References(batch.dataset, real, list(known.items()))
-    thresholds = thresholds_of(references, missing)
+    thresholds = thresholds_of(references, types, missing)
     own = {hash_of(one, cache) for one in batch.pictures}
     others = [one for one in real if hash_of(one, cache) not in own]  # this batch may be merged already
     pool = pool_of(others, "the dataset") + pool_of(before, "the approved images")
     return Measured(choice, sensors, measurer, references, thresholds, measure_faces(measurer, batch.pictures), pool)
+
+
+def told_types(sensors: Sensors) -> dict[str, GapType]:
+    """The gap types and targets that these sensors tell: without an expression model nothing measures an expression."""
+    told = sensors.told(GAP_TYPES)
+    return {name: gap for name, gap in told.items() if gap.needs != EXPRESSION or sensors.expressions is not None}
 
 
 def measure_faces(measurer: Measurer | None, pictures: list[ExaminedPicture]) -> dict[str, FaceMeasurement]:
@@ -113,7 +127,7 @@ def is_of_person(file: str) -> bool:
     return not file.rpartition("/")[2].startswith(SYNTHETIC_PREFIX)
 
 
-def thresholds_of(references: References, missing: dict[str, str]) -> Thresholds:
+def thresholds_of(references: References, types: Mapping[str, GapType], missing: dict[str, str]) -> Thresholds:
     """What the images are compared with; adds to `missing` what cannot be known without photos of the person."""
     import numpy as np
 
@@ -128,7 +142,7 @@ def thresholds_of(references: References, missing: dict[str, str]) -> Thresholds
             f"faces were found in {len(embeddings)} real photo(s) of the person, and {FEWEST_REFERENCES} are needed"
         )
     real = [one.record.sharpness for one in references.pictures if one.record.size_wh and is_of_person(one.file)]
-    return Thresholds(GAP_TYPES, level, float(np.median(real)) if real else None, missing)
+    return Thresholds(types, level, float(np.median(real)) if real else None, missing)
 
 
 def sensor_choice_of(args: argparse.Namespace, batch: Batch) -> SensorChoice:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from mirror.contracts.gaps import GapSensors
 from mirror.dataset.angles import DetectorAngles, PackAngles
 from mirror.dataset.boxes import BoxSensor
+from mirror.dataset.gaps import GapType, expression
 from mirror.detectors.detectors import EYE, FACE, HAND, find_detector
+from mirror.detectors.expressions import ExpressionModel, find_expression_model
 from mirror.faces.cache import FaceCache
+from mirror.faces.expressions import ExpressionSensor
 from mirror.faces.measurer import Measurer
 from mirror.faces.packs import find_pack
 from utils.console import UserError, say
@@ -19,11 +23,12 @@ from utils.files import readable, reason_of
 
 @dataclass(frozen=True)
 class Sensors:
-    """All that look at a picture; hands and eyes are None where there is no detector for them."""
+    """All that look at a picture; hands, eyes and expressions are None where there is no model for them."""
 
     angle: PackAngles | DetectorAngles
     hands: BoxSensor | None = None
     eyes: BoxSensor | None = None
+    expressions: ExpressionSensor | None = None
 
     def detectors(self) -> list[BoxSensor]:
         """Those that are files of their own."""
@@ -36,7 +41,19 @@ class Sensors:
             angle=self.angle.info,
             hands=self.hands.identity if self.hands else None,
             eyes=self.eyes.identity if self.eyes else None,
+            expression=self.expressions.identity if self.expressions else None,
         )
+
+    def untold(self, gap: GapType) -> tuple[str, ...]:
+        """The targets of a type that the expression model does not tell; none where there is no model."""
+        if gap.measure is not expression or self.expressions is None:
+            return ()
+        return tuple(target.name for target in gap.targets if target.name not in self.expressions.tells)
+
+    def told(self, types: Mapping[str, GapType]) -> dict[str, GapType]:
+        """`types` without such targets: that a model never says "laughing" does not mean that nobody laughs."""
+        kept = {name: [one for one in gap.targets if one.name not in self.untold(gap)] for name, gap in types.items()}
+        return {name: replace(gap, targets=tuple(kept[name])) for name, gap in types.items()}
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,7 @@ class SensorChoice:
     face_model: str | None = None
     hand_model: str | None = None
     eye_model: str | None = None
+    expression_model: str | None = None
     hand_classes: str | None = None  # class names with commas between
     eye_classes: str | None = None
     device: str = "auto"
@@ -59,6 +77,8 @@ class SensorChoice:
         values = asdict(self) | {"models_dir": readable(str(self.models_dir.resolve()))}
         if self.pack and Path(self.pack).expanduser().is_dir():
             values["pack"] = readable(str(Path(self.pack).expanduser().resolve()))
+        if self.expression_model and (path := find_expression_model(self.models_dir, self.expression_model)):
+            values["expression_model"] = readable(str(path.resolve()))
         return values
 
 
@@ -68,7 +88,7 @@ def sensor_choice(options: object) -> SensorChoice:
 
 
 def find_sensors(choice: SensorChoice, cache: FaceCache, action: str) -> Sensors:
-    """The pack, or else the face detector; hands and eyes where there are detectors. Raises UserError without angles.
+    """The pack, or else the face detector; the others where there are models. Raises UserError without angles.
 
     `action` is what was not done then: "analysed".
     """
@@ -92,7 +112,27 @@ def find_sensors(choice: SensorChoice, cache: FaceCache, action: str) -> Sensors
         angle,
         hands=_box_sensor(HAND, choice.hand_model, choice, cache, choice.hand_classes),
         eyes=_box_sensor(EYE, choice.eye_model, choice, cache, choice.eye_classes),
+        expressions=find_expressions(choice.models_dir, choice.expression_model, choice.device, cache),
     )
+
+
+def find_expressions(
+    models_dir: Path, named: str | None, device: str, cache: FaceCache | None = None
+) -> ExpressionSensor | None:
+    """The expression model that was named, else the one that is there; None if there is none. Raises UserError."""
+    path = find_expression_model(models_dir, named)
+    if path is None and named:
+        raise UserError(f"The expression model {named} is not in {models_dir}, and no file is called so.")
+    if path is None:
+        return None
+    model = ExpressionModel(path, device)
+    say(f"Expression model {model.identity} ({model.kind}): it tells {', '.join(model.tells)}.")
+    return ExpressionSensor(model, cache)
+
+
+def no_expression_model(models_dir: Path | str) -> str:
+    """Why expressions are not measured, and what would measure them."""
+    return f"there is no expression model: put one, such as emotion-ferplus-8.onnx, into {models_dir}"
 
 
 def find_measurer(choice: SensorChoice, cache: FaceCache) -> Measurer | None:

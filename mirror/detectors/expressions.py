@@ -8,7 +8,7 @@ A file is known by its input, its output and its metadata, never by its name alo
     ours        (N, 3, H, W) float32 RGB in [0, 1]; metadata `mirror.expressions`: names with commas between, in the
                 order of the output (N, number of names), which are logits (demo/train_expression.py)
     FER+        (N, 1, 64, 64) float32 grey 0 to 255; 8 logits (github.com/onnx/models, README of
-                validated/vision/body_analysis/emotion_ferplus)
+                vision/body_analysis/emotion_ferplus)
     HSEmotion   (N, 3, S, S) float32 RGB / 255, less ImageNet's mean, by its deviation, S 224 (EfficientNet-B0) or 260
                 (B2), the input named `input`; 8 logits, or 7 without contempt, or the 8 and valence and arousal
                 (github.com/av-savchenko/hsemotion-onnx, hsemotion_onnx/facial_emotions.py)

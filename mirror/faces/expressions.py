@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Protocol
 
 import cv2
 import numpy as np
 
 from mirror.detectors.expressions import ExpressionModel, Reading
 from mirror.faces.cache import FaceCache
-from mirror.faces.engine import FaceMeasurement
 from mirror.faces.measurer import Beside
 
 # Raise when a crop or a reading changes for the same face and model: kept readings are then made anew.
@@ -18,6 +18,13 @@ EXPRESSION_VERSION = 1
 # Pixels of the face box, its longer side: FER+ learned from faces of 48, and below half of that a mouth is two or three
 # pixels high. Our choice.
 SMALLEST_FACE = 24
+
+
+class PlacedFace(Protocol):
+    """What is needed of a face: a FaceMeasurement has it, and a face of a photo library."""
+
+    box_xyxy: tuple[float, float, float, float] | None  # pixels of the original picture; None: no face
+    roll_deg: float | None  # of the original picture, see mirror/faces/pose.py
 
 
 class ExpressionSensor:
@@ -37,8 +44,8 @@ class ExpressionSensor:
         """The expressions that the model can tell; of any other it says nothing."""
         return self.model.tells
 
-    def read(self, content: str, image: np.ndarray, face: FaceMeasurement) -> Reading | None:
-        """What the largest face of `image` (H, W, 3) uint8 BGR, whose bytes have the hash `content`, shows.
+    def read(self, content: str, image: np.ndarray, face: PlacedFace) -> Reading | None:
+        """What a face of `image` (H, W, 3) uint8 BGR, whose bytes have the hash `content`, shows.
 
         None: there is no face, or it is too small. What was read before is not read again: box and tilt stand in the
         key, so that another pack's box is another reading.
@@ -60,7 +67,7 @@ class ExpressionSensor:
     def _kind(self) -> str:
         return f"expression{EXPRESSION_VERSION}"
 
-    def _read(self, image: np.ndarray, face: FaceMeasurement) -> Reading | None:
+    def _read(self, image: np.ndarray, face: PlacedFace) -> Reading | None:
         crop = face_crop(image, face, self.model.growth)
         return None if crop is None else self.model.read(crop)
 
@@ -75,7 +82,7 @@ def _kept(reading: Reading | None) -> bytes:
     return json.dumps(None if reading is None else reading.scores).encode()
 
 
-def face_crop(image: np.ndarray, face: FaceMeasurement, growth: float) -> np.ndarray | None:
+def face_crop(image: np.ndarray, face: PlacedFace, growth: float) -> np.ndarray | None:
     """The face alone, (S, S, 3) uint8 BGR, levelled by its roll, which holds the turn of a picture on its side too.
 
     S is the longer side of the box times `growth`, in pixels of the original; outside the picture its edge goes on.

@@ -16,10 +16,11 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from utils.console import UserError
-from utils.defaults import DEMO_PACK, MODELS_FOLDER, PACK
+from utils.defaults import DEMO_PACK, EXPRESSION_FILES, MODELS_FOLDER, PACK
 from utils.files import reason_of
 
 INSIGHTFACE_FOLDER = Path("~/.insightface/models")
@@ -180,7 +181,9 @@ def _models_inside(directory: Path) -> Path | None:
 
 
 def _has_models(folder: Path) -> bool:
-    return any(path.suffix.lower() == ".onnx" and path.is_file() for path in folder.iterdir())
+    """Whether networks lie in it that may be a pack's: an expression model is none."""
+    files = [path for path in folder.iterdir() if path.suffix.lower() == ".onnx" and path.is_file()]
+    return not all(any(fnmatch(path.name, pattern) for pattern in EXPRESSION_FILES) for path in files)
 
 
 def _fetch(url: str, path: Path, progress: Callable[[int, int | None], None]) -> None:

@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict, dataclass, field
 
 from mirror.contracts.gaps import GapKey, GapReport, read_gaps
-from mirror.dataset.gaps import measured_type
+from mirror.dataset.gaps import EXPRESSION, measured_type
 from mirror.generation.prompts import PlannedImage, PromptTables, plan_gaps, read_prompts
 from utils.console import UserError
 
@@ -44,5 +44,13 @@ def make_plan(args: argparse.Namespace, own: PromptTables | None = None) -> Gene
         gaps.recommendations, args.person, args.num_per_gap, args.seed, prompts, own or {}
     )
     keys = dict.fromkeys(GapKey(one.gap_type, one.target) for one in planned_images)
-    unmeasured = [str(key) for key in keys if measured_type(*key) is None]
+    unmeasured = [str(key) for key in keys if not _is_measured(key, gaps)]
     return GenerationPlan(planned_images, passed_over, gaps, unmeasured=unmeasured)
+
+
+def _is_measured(key: GapKey, gaps: GapReport) -> bool:
+    """Whether a sensor can say that an image shows it; an expression only where the gaps were found with a model."""
+    gap = measured_type(*key)
+    if gap is None or gap.needs != EXPRESSION:
+        return gap is not None
+    return gaps.sensors is not None and gaps.sensors.expression is not None

@@ -65,12 +65,6 @@ LEAVE_OUT = {
 
 # Gap types of the guide that no sensor measures: a gap file may ask for them, and only the prompts know them.
 PROMPT_SETS: dict[str, dict[str, tuple[str, ...]]] = {
-    EXPRESSION: {
-        "neutral": ("neutral expression, relaxed face", "calm neutral face, mouth closed"),
-        "smile": ("gentle smile, happy expression", "broad smile, showing teeth"),
-        "serious": ("serious expression, intense gaze", "serious face, slight frown"),
-        "laughing": ("laughing, mouth open, joyful", "laughing out loud, eyes narrowed with joy"),
-    },
     SETTING: {
         "indoor": ("indoors, in a living room, window light", "indoors, in a cafe, warm light"),
         "outdoor": ("outdoors, in a park, daylight", "outdoors, on a city street, natural light"),

@@ -74,7 +74,7 @@ class Commands:
     def gaps(self, number: int, note: str = "") -> Child:
         config, output = self.config, self.paths.gaps(number)
         own = ["gap_analysis.py", self.paths.dataset, "--models-dir", config.models_dir, "--output", output]
-        own += ["--max-synthetic-share", config.max_synthetic_share, "--cache", self.paths.cache, *self._pack()]
+        own += ["--max-synthetic-share", config.max_synthetic_share, "--cache", self.paths.cache, *self._models()]
         own += ["--goals", config.gap_analysis.goals] if config.gap_analysis.goals else []
         own += ["--note", note] if note else []
         values = {"output": output, "max_synthetic_share": config.max_synthetic_share}
@@ -110,7 +110,7 @@ class Commands:
         own = ["validate_synthetic.py", folder, "--models-dir", config.models_dir, "--reference", paths.dataset]
         for name, index in sorted_into.items():
             own += [f"--{name}", index]
-        own += ["--report", report, "--cache", paths.cache, *self._pack()]
+        own += ["--report", report, "--cache", paths.cache, *self._models()]
         allowed = config.validation.allow_unverified
         own += ["--allow-unverified", ",".join(allowed)] if allowed else []
         own += [] if config.validation.auto_filter else ["--no-auto-filter"]
@@ -154,6 +154,11 @@ class Commands:
         """A program of the user's own: beside the configuration, else wherever the system finds it."""
         beside = self.folder / Path(name).expanduser()
         return str(beside) if beside.is_file() else name
+
+    def _models(self) -> list[str]:
+        """What looks at pictures: the pack, and the expression model where one is named."""
+        named = self.config.expression_model
+        return [*self._pack(), *(["--expression-model", named] if named else [])]
 
     def _pack(self, always: bool = False) -> list[str]:
         """The model pack: by its folder where it lies in models_dir, as the scripts look for names elsewhere."""

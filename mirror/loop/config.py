@@ -97,6 +97,7 @@ class LoopConfig(BaseModel):
     convergence_threshold: float = Field(0.05, gt=0, lt=1)
     max_synthetic_share: float = Field(MAX_SYNTHETIC_SHARE, ge=0, le=HARD_SYNTHETIC_SHARE)
     pack: str | None = None  # InsightFace model pack; null: the scripts' own default
+    expression_model: str | None = None  # ONNX file; null: the one that lies in models_dir, if any
     seed: int = Field(SEED, ge=0, lt=2**31)
     gap_analysis: GapSettings = GapSettings()
     generation: GenerationSettings = GenerationSettings()
@@ -257,6 +258,10 @@ def _with_paths(path: Path, config: LoopConfig) -> LoopConfig:
     changes["base_model"] = _base_model(path, base, config.base_model)
     if config.pack is not None:
         changes["pack"] = _pack(path, base, Path(changes["models_dir"]), config.pack)
+    if config.expression_model is not None:
+        changes["expression_model"] = _expression_model(
+            path, base, Path(changes["models_dir"]), config.expression_model
+        )
     gaps = config.gap_analysis
     if gaps.goals is not None:
         goals = _existing(path, base, "gap_analysis.goals", gaps.goals)
@@ -315,6 +320,15 @@ def _pack(path: Path, base: Path, models: Path, given: str) -> str:
     if not is_there and given not in KNOWN_PACKS:
         raise UserError(f"{path}: pack: {given!r} is no model pack that is here{_nearest(given, list(KNOWN_PACKS))}.")
     return given
+
+
+def _expression_model(path: Path, base: Path, models: Path, given: str) -> str:
+    """A file in the models folder, or wherever it is, as an absolute path. Raises UserError."""
+    inside = _absolute(models, given)
+    found = inside if inside.is_file() else _existing(path, base, "expression_model", given)
+    if not found.is_file():
+        raise UserError(f"{path}: expression_model: {found} is a folder; it takes an ONNX file.")
+    return str(found)
 
 
 def _base_model(path: Path, base: Path, given: str) -> str:

@@ -197,7 +197,8 @@ def warnings_of(folder: Path, history: IterationHistory, manifest: MergeManifest
 def settings_of(config: LoopConfig) -> dict[str, str | int | float | None]:
     """What must stay the same while a loop runs, by key: with another value its LoRAs could not be compared."""
     settings = {key: getattr(config, key) for key in ("person_name", "person_trigger")}
-    settings |= {"pack": config.portable(config.pack) if config.pack else None}
+    models = {key: getattr(config, key) for key in ("pack", "expression_model")}
+    settings |= {key: config.portable(named) if named else None for key, named in models.items()}
     settings |= {"training.preset": config.training.preset, "training.epochs": config.training.epochs}
     for key in OTHER_NAMES["generation"].values():
         settings[f"generation.{key}"] = getattr(config.generation, key)

@@ -10,7 +10,7 @@ from mirror.dataset.pixels import SHARPNESS_LIMIT
 from mirror.report.render import ANGLE_SOURCES, encoded, moment, render, sensor_facts, shown
 
 ANGLES = "face_angle"  # the gap type whose targets the pictures are laid out by
-_UNREMARKABLE = (None, "hidden", "hands_hidden", "normal")  # not worth a word beside every picture
+_UNREMARKABLE = (None, "hidden", "hands_hidden", "normal", "neutral")  # not worth a word beside every picture
 _NO_ROOM = "synthetic limit reached"
 _STATES = {  # colour and word; the word always stands beside the colour
     "gap": "#ff6b6b",
@@ -24,7 +24,7 @@ def build_gaps(report: GapReport, thumbnails: Sequence[bytes | None]) -> str:
     """The whole page. `thumbnails[i]` is the small JPEG of `report.images[i]`, None where it could not be read."""
     if len(thumbnails) != len(report.images):
         raise ValueError(f"{len(thumbnails)} thumbnails for {len(report.images)} images")
-    why = {missing.type: missing.why for missing in report.not_measured}
+    why = {missing.type: missing for missing in report.not_measured}
     wanted = {gap.key: gap.count for gap in report.recommendations}
     return render(
         "gaps",
@@ -38,7 +38,7 @@ def build_gaps(report: GapReport, thumbnails: Sequence[bytes | None]) -> str:
             {
                 "title": one.title,
                 "measured": one.measured,
-                "why": why.get(one.type, ""),
+                "missing": why.get(one.type),
                 "rows": [_row(one, share, wanted) for share in one.targets],
             }
             for one in report.distributions
@@ -108,11 +108,7 @@ def _bins(report: GapReport, thumbnails: Sequence[bytes | None]) -> list[dict]:
 
 def _card(record: ImageRecord, picture: bytes | None, titles: dict[str, str]) -> dict:
     values = {key: value for key, value in record.values.items() if key != ANGLES}
-    tags = [
-        _tag(titles[key], value)
-        for key, value in values.items()
-        if value not in (None, "hidden", "hands_hidden", "normal")
-    ]
+    tags = [_tag(titles[key], value) for key, value in values.items() if value not in _UNREMARKABLE]
     tags += ["blurred"] if record.sharpness < SHARPNESS_LIMIT else []
     tags += {"under": ["too dark"], "over": ["too bright"]}.get(record.exposure, [])
     return {

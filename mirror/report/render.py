@@ -154,9 +154,9 @@ def moment(created: str) -> str:
 
 
 def sensor_facts(sensors: GapSensors) -> list[tuple[str, str]]:
-    """Who measured hands and eyes."""
-    found = (("Hands by", sensors.hands), ("Eyes by", sensors.eyes))
-    return [(label, shown(identity or "no detector: not measured")) for label, identity in found]
+    """Who measured hands, eyes and expressions."""
+    found = (("Hands by", sensors.hands), ("Eyes by", sensors.eyes), ("Expressions by", sensors.expression))
+    return [(label, shown(identity or "no model: not measured")) for label, identity in found]
 
 
 def sibling_link(summary: Summary, prefix: str) -> str | None:

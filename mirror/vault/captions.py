@@ -16,6 +16,7 @@ from mirror.contracts.prepared import CaptionBy
 from mirror.dataset import pixels
 from mirror.dataset.gaps import SHOT_SIZES, face_height_share
 from mirror.vault.crops import Window, in_window, upright
+from mirror.vault.expressions import expression_of
 from mirror.vault.shots import Shot
 from mirror.vault.store import VaultStore
 from mirror.vault.wording import Measured, caption
@@ -70,6 +71,7 @@ def measured(store: VaultStore, shot: Shot, window: Window) -> Measured:
         lighting=lighting_of(store, shot, window),
         is_grey=BLACK_AND_WHITE in shot.picture.reason,
         has_others=bool(seen_others),
+        expression=expression_of(store, shot),
     )
 
 

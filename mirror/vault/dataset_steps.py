@@ -36,7 +36,9 @@ def register(command) -> None:
 
 def run_caption(args: argparse.Namespace) -> int:
     """Captions of a person's photos into the store, and into the dataset if there is one."""
+    from mirror.dataset.sensors import find_expressions
     from mirror.vault.captions import MEASURED, Captions, StoredCaption
+    from mirror.vault.expressions import read_expressions
     from mirror.vault.preparation import Settings, parts_of, with_trigger
     from mirror.vault.shots import person_named, shots_of
 
@@ -44,6 +46,7 @@ def run_caption(args: argparse.Namespace) -> int:
         trigger = with_trigger(store, args.name, Settings(args.trigger or "")).trigger
         shots = shots_of(store, person_named(store, args.name))
         _demand_photos(shots, args.name)
+        read_expressions(store, shots, find_expressions(args.models_dir, args.expression_model, args.device))
         parts = parts_of(shots, earlier_settings(args.output / ORGANIZED, args.name))
         if args.model is None:
             plan = {shot.face.id: StoredCaption(MEASURED, args.style, trigger, "") for shot, _ in parts}
@@ -239,6 +242,8 @@ def _caption_options(parser: argparse.ArgumentParser) -> None:
     add("--style", choices=STYLES, default="tags", help="tags for SDXL and its kin, a sentence for Flux and Z-Image")
     add("--batch", type=options.count, default=BATCH, metavar="N", help="pictures that the captioner sees at once")
     _add_trigger(add)
+    options.add_models_dir(parser, "folder where an expression model is looked for")
+    options.add_expression_model(parser)
     options.add_device(parser)
 
 

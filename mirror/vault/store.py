@@ -38,6 +38,7 @@ CREATE INDEX IF NOT EXISTS faces_by_content ON faces (content);
 CREATE TABLE IF NOT EXISTS persons (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, kept INTEGER DEFAULT 1);
 CREATE TABLE IF NOT EXISTS pins (face INTEGER PRIMARY KEY, person INTEGER);
 CREATE TABLE IF NOT EXISTS bans (face INTEGER, person INTEGER, PRIMARY KEY (face, person));
+CREATE TABLE IF NOT EXISTS expressions (face INTEGER PRIMARY KEY, model TEXT, expression TEXT);
 CREATE TABLE IF NOT EXISTS acts (id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT, what TEXT, changes TEXT);
 """
 # A file changed within this time of being read may change again without a new time stamp (git calls that racy).

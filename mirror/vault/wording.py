@@ -21,9 +21,19 @@ _SHOTS = {"close_up": "close-up portrait", "medium": "medium shot", "full": "ful
 _LIGHTS = {pixels.LOW_KEY: "low-key lighting", pixels.HIGH_KEY: "high-key lighting"}
 _ANGLES = {"front": ("front view",), "three_quarter": ("three-quarter view", "head turned to the {side}")}
 _ANGLES |= {"profile": ("profile view", "facing {side}")}
+_EXPRESSIONS = {  # as a tagger writes them; an expression may change from picture to picture, so it is said
+    "neutral": "neutral expression",
+    "smile": "smiling",
+    "serious": "serious expression",
+    "laughing": "laughing",
+    "surprised": "surprised expression",
+    "angry": "angry expression",
+    "sad": "sad expression",
+}
+_SAYS_EXPRESSION = re.compile(r"\b(expression|smil\w*|laugh\w*|grin\w*|frown\w*|angry|sad|surprised|serious)\b", re.I)
 _TILTS = ("head raised", "head lowered", "head tilted")
 _GREY, _OTHERS = "black-and-white photo", "with other people"
-_MEASURED = {*_SHOTS.values(), *_LIGHTS.values(), *_TILTS, _GREY, _OTHERS} | {
+_MEASURED = {*_SHOTS.values(), *_LIGHTS.values(), *_EXPRESSIONS.values(), *_TILTS, _GREY, _OTHERS} | {
     phrase.format(side=side) for phrases in _ANGLES.values() for phrase in phrases for side in ("left", "right")
 }
 _SUBJECT = (
@@ -119,12 +129,14 @@ class Measured:
     lighting: str
     is_grey: bool
     has_others: bool  # other people, too small to be cut away
+    expression: str | None = None  # None: not measured, or the model is not sure
 
 
 def measured_tags(seen: Measured) -> list[str]:
-    """Angle, shot size, light: phrases that a tagger would write."""
+    """Angle, shot size, expression, light: phrases that a tagger would write."""
     side = "right" if seen.yaw_deg > 0 else "left"  # of the picture
     tags = [_SHOTS[seen.shot_size], *(phrase.format(side=side) for phrase in _ANGLES[angle_bin(seen.yaw_deg)])]
+    tags += [_EXPRESSIONS[seen.expression]] if seen.expression else []
     if abs(seen.pitch_deg) >= TILTED_FROM_DEG:
         tags.append(_TILTS[0 if seen.pitch_deg > 0 else 1])
     if abs(seen.roll_deg) >= TILTED_FROM_DEG:
@@ -140,6 +152,8 @@ def caption(trigger: str, style: str, seen: Measured, said: str = "") -> str:
     if style == "tags":
         own = kept_tags(said, trigger)
         known = {tag.casefold() for tag in own}
+        if any(_SAYS_EXPRESSION.search(tag) for tag in own):  # two words for it could be two expressions
+            known |= set(_EXPRESSIONS.values())
         return ", ".join([trigger, *own, *(tag for tag in tags if tag.casefold() not in known)])
     words = kept_sentence(said, trigger)
     if words in ("", trigger):

@@ -22,12 +22,12 @@ from mirror.dataset.gaps import (
     clipped,
     face_angle,
     images_wanted,
-    load_goals,
     measure_values,
     recommend,
     register,
     synthetic_room,
 )
+from mirror.dataset.goals import load_goals
 from mirror.report.gaps import build_gaps
 from utils.console import UserError
 from utils.files import Status
@@ -406,7 +406,7 @@ def test_page_shows_what_the_report_says(browser, tmp_path, width):
     assert result.texts(".gap .add") == [f"+{gap.count}" for gap in report.recommendations]
     assert result.texts(".gap span:last-child") == [f"{gap.reason}." for gap in report.recommendations]
     unmeasured = " ".join(result.texts(".unmeasured"))
-    assert result.page.locator(".unmeasured").count() == 3, "hands, eyes and, in this report, shot size"
+    assert result.page.locator(".unmeasured").count() == 4, "hands, eyes, expression and, in this report, shot size"
     assert "Not measured: no <b>detector</b>." in unmeasured and "%" not in unmeasured
     sections = result.page.locator("main > section")
     cards = {label: sections.nth(i).locator("li").count() for i, label in enumerate(result.texts("main h2"))}

@@ -35,7 +35,7 @@ from mirror.dataset.checks import (
     quality,
     verdict,
 )
-from mirror.dataset.gaps import ANGLE, EYES, GAP_TYPES, HANDS
+from mirror.dataset.gaps import ANGLE, EXPRESSION, EYES, GAP_TYPES, HANDS
 from mirror.dataset.judging import judged_image
 from mirror.dataset.pixels import histogram, unusable
 from mirror.faces.engine import second_face_share
@@ -298,7 +298,7 @@ def test_a_gate_without_its_sensor_does_not_open(few, world):
 
 
 def test_words_of_allow_unverified_are_the_sensors_a_target_without_one_and_the_person():
-    assert UNVERIFIED_WORDS == (ANGLE, HANDS, EYES, TARGET, IDENTITY)
+    assert UNVERIFIED_WORDS == (ANGLE, HANDS, EYES, EXPRESSION, TARGET, IDENTITY)
 
 
 def test_without_photos_the_person_is_unverified(few, world, mini_pack):
@@ -461,16 +461,16 @@ def test_what_follows_from_a_failed_check_is_not_judged():
     outcomes = {check.check: check.outcome for check in checks}
     assert [check for check, outcome in outcomes.items() if outcome == Outcome.FAILED] == ["brightness"]
     assert outcomes[FACE] == outcomes[IDENTITY] == Outcome.NOT_MEASURED
-    assert verdict(checks, None, ("identity",)) == Verdict.REJECTED
+    assert verdict(checks, (), ("identity",)) == Verdict.REJECTED
 
 
 def test_what_our_networks_choke_on_is_unverified_whatever_is_allowed():
     failed_on = ImageRecord(file="a.png", status=Status.ERROR, reason="measuring failed")
     checks = judge(Measurements(failed_on, "face_angle", "front"), THRESHOLDS)
     assert {check.outcome for check in checks} == {Outcome.NOT_MEASURED}
-    assert verdict(checks, GAP_TYPES["face_angle"], ("angle", "hands", "eyes", "identity")) == Verdict.UNVERIFIED
+    assert verdict(checks, ("angle",), ("angle", "hands", "eyes", "identity")) == Verdict.UNVERIFIED
     unreadable = ImageRecord(file="a.png", status=Status.UNREADABLE, reason="is empty")
-    assert verdict(judge(Measurements(unreadable, None, None), THRESHOLDS), None, ()) == Verdict.REJECTED
+    assert verdict(judge(Measurements(unreadable, None, None), THRESHOLDS), (), ()) == Verdict.REJECTED
 
 
 @pytest.mark.parametrize(
@@ -489,13 +489,16 @@ def test_only_the_named_sensor_may_be_missing(allowed):
     )
     checks = judge(Measurements(record(), "composition", "hands_visible"), thresholds)
     wanted = Verdict.APPROVED if set(allowed) == {"hands", "identity"} else Verdict.UNVERIFIED
-    assert verdict(checks, GAP_TYPES["composition"], allowed) == wanted
+    assert verdict(checks, ("hands",), allowed) == wanted
 
 
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
-        (("expression", "smile"), "no sensor measures expression smile: look at the image yourself"),
+        (
+            ("expression", "smile"),
+            "no sensor measures expression smile: look at the image yourself (there is no expression model",
+        ),
         (
             ("lighting", "rim_light"),
             "no sensor measures lighting rim_light; it is told apart as low_key, high_key, n",
@@ -503,7 +506,8 @@ def test_only_the_named_sensor_may_be_missing(allowed):
     ],
 )
 def test_a_target_that_nothing_measures_is_neither_passed_nor_failed(wanted, said):
-    thresholds = Thresholds(GAP_TYPES, level=0.85)
+    told = {name: gap for name, gap in GAP_TYPES.items() if name != "expression"}  # as without a model
+    thresholds = Thresholds(told, level=0.85, missing={EXPRESSION: "there is no expression model"})
     image = Measurements(record(), *wanted, 0.8, Nearest("ref.png", 0.8, 10.0))
     (check,) = (one for one in judge(image, thresholds) if one.check == TARGET)
     assert check.outcome == Outcome.NOT_MEASURED and check.reason.startswith(said)

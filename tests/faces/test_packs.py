@@ -238,6 +238,20 @@ def test_never_a_pack_that_was_not_meant(checkout, tiny_pack):
     assert "not a whole buffalo_l: it lacks 1k3d68.onnx, genderage.onnx" in done.stderr
 
 
+def test_an_expression_model_is_no_pack(tiny_pack, tmp_path):
+    """It lies beside the packs in models/, in a folder or not."""
+    from mirror.faces.packs import PackError, find_pack
+
+    shutil.copytree(tiny_pack, tmp_path / "face")
+    beside = tmp_path / "mood"
+    beside.mkdir()
+    for place in (beside, tmp_path):
+        shutil.copy(tiny_pack / "genderage.onnx", place / "expression_mine.onnx")
+    assert find_pack(str(tmp_path)).folder == (tmp_path / "face").resolve()
+    with pytest.raises(PackError, match=r"holds no \.onnx files"):
+        find_pack(str(beside))
+
+
 def test_identity_follows_the_content(tiny_pack, tmp_path):
     from mirror.faces.cache import open_cache
     from mirror.faces.packs import find_pack

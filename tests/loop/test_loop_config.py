@@ -6,7 +6,9 @@ import pytest
 from conftest import ROOT
 
 from mirror.generation.families import FAMILIES
+from mirror.loop.commands import Commands, LoopPaths
 from mirror.loop.config import filled, load_config
+from mirror.loop.state import settings_of
 from mirror.training.presets import PRESETS
 from utils.console import UserError
 
@@ -99,6 +101,8 @@ def test_the_documented_file_is_valid_and_says_the_defaults(folder):
         ({"person_name": "a\nb"}, "person_name: .* is blank, or not one line of text"),
         ({"pack": "bufalo_l"}, "pack: 'bufalo_l' is no model pack that is here; did you mean buffalo_l"),
         ({"pack": " "}, "pack: "),
+        ({"expression_model": "ferplus.onnx"}, "expression_model: .*ferplus.onnx does not exist"),
+        ({"expression_model": "models"}, "expression_model: .* is a folder; it takes an ONNX file"),
         ({"base_model": "./nowhere"}, "base_model: .*nowhere does not exist"),
         ({"base_model": "sdxl.safetensors"}, "base_model: .*sdxl.safetensors does not exist"),
         ({"gap_analysis": {"goals": "goals.json"}}, "gap_analysis.goals: .* does not exist"),
@@ -146,6 +150,21 @@ def test_a_missing_key_and_a_missing_file(folder):
         loaded(folder, {key: value for key, value in GOOD.items() if key != "person_trigger"})
     with pytest.raises(UserError, match="does not exist"):
         load_config(folder / "nothing.json", PRESETS)
+
+
+def test_an_expression_model_is_handed_to_what_looks_at_pictures(folder):
+    """By its name in the models folder, or by a path from the configuration's folder; left out, by neither."""
+    plain = Commands(loaded(folder, GOOD), LoopPaths(folder / "out", folder / "loras"), folder)
+    assert "--expression-model" not in plain.gaps(1).command + plain.validate(1).command
+    (folder / "models" / "a.onnx").touch()
+    (folder / "b.onnx").touch()
+    for given, found in (("a.onnx", folder / "models" / "a.onnx"), ("b.onnx", folder / "b.onnx")):
+        config = loaded(folder, GOOD | {"expression_model": given})
+        commands = Commands(config, LoopPaths(folder / "out", folder / "loras"), folder)
+        for child in (commands.gaps(1), commands.validate(1)):
+            at = child.command.index("--expression-model")
+            assert child.command[at + 1] == str(found.resolve())
+        assert settings_of(config)["expression_model"] == found.relative_to(folder).as_posix()
 
 
 def test_another_trainer_may_have_other_presets(folder):

@@ -12,9 +12,12 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT, run_script
+from expression_nets import ferplus_net, own_net
 from tiny_captioners import TINY_CAPTIONERS
 from vault_fixture import VaultRun
 
+from mirror.detectors.expressions import ExpressionModel
+from mirror.faces.expressions import face_crop
 from mirror.vault import sameness
 from mirror.vault.wording import Measured, caption, constant_phrases, is_constant_look
 
@@ -32,6 +35,18 @@ def test_measured_words_say_what_is_seen():
     assert caption(TRIGGER, "sentence", turned) == (
         "ohwx alice, a full shot in three-quarter view, head turned to the right"
     )
+
+
+def test_an_expression_is_said_where_it_was_measured():
+    smiling = Measured(40, 20, 0, "close_up", "normal", False, False, "smile")
+    assert caption(TRIGGER, "tags", smiling) == (
+        "ohwx alice, close-up portrait, three-quarter view, head turned to the right, smiling, head raised"
+    )
+    angry = Measured(5, 0, 0, "close_up", "normal", False, False, "angry")
+    assert caption(TRIGGER, "sentence", angry) == "ohwx alice, a close-up portrait in front view, angry expression"
+    told = caption(TRIGGER, "tags", angry, "a woman, red coat, serious expression")
+    assert "serious expression" in told and "angry" not in told, "one word for it, not two"
+    assert "angry expression" in caption(TRIGGER, "tags", angry, "a woman, red coat")
 
 
 @pytest.mark.parametrize(
@@ -152,3 +167,57 @@ def test_a_model_that_is_no_captioner_is_refused(vault, tmp_path):
         (tmp_path / "model").mkdir(exist_ok=True)
         (tmp_path / "model" / "config.json").write_text(text)
         assert said in vault("caption", "alice", "--model", tmp_path / "model", code=2).stderr
+
+
+def grey_levels(vault: VaultRun, growth: float) -> dict[str, float]:
+    """Mean grey level of the face in each photo, as a model with this growth is to see it."""
+
+    class Placed:
+        def __init__(self, *box_and_roll: float):
+            self.box_xyxy, self.roll_deg = box_and_roll[:4], box_and_roll[4]
+
+    rows = vault.ask(
+        "SELECT files.path, left, top, right, bottom, roll FROM faces JOIN files ON files.content = faces.content"
+    )
+    paths = [Path(path.decode() if isinstance(path, bytes) else path) for path, *_ in rows]
+    return {
+        path.stem: float(face_crop(cv2.imread(str(path)), Placed(*place), growth).mean())
+        for path, (_, *place) in zip(paths, rows, strict=True)
+    }
+
+
+def test_captions_say_the_expression_that_a_model_measured(vault, tmp_path):
+    """Each photo gets the word of its own face; a model that is gone takes its words with it."""
+    model = own_net(tmp_path / "models" / "expression.onnx", {"smile": 0.0, "surprised": 255.0})
+    levels = grey_levels(vault, ExpressionModel(model).growth)
+    middle = (min(levels.values()) + max(levels.values())) / 2
+    own_net(model, {"smile": middle - 40, "surprised": middle + 40})
+    folder = vault.output / "organized" / "alice"
+
+    def captions() -> dict[str, str]:
+        return {path.stem.rpartition("_")[0]: path.read_text(encoding="utf-8") for path in folder.glob("*.txt")}
+
+    vault("prep", "alice", "--min-face", 50)
+    done = vault("caption", "alice", "--models-dir", model.parent)
+    assert "Expression model expression.onnx@" in done.stderr and "Expressions: 6 images" in done.stderr
+    said = captions()
+    assert said.keys() == levels.keys() and len(said) == 6
+    clear = {name for name, level in levels.items() if abs(level - middle) > 2}
+    assert {name for name in clear if "smiling" in said[name]} == {name for name in clear if levels[name] < middle}
+    assert {name for name in clear if "surprised expression" in said[name]} == {
+        name for name in clear if levels[name] > middle
+    }
+    assert "Expressions: " not in vault("caption", "alice", "--models-dir", model.parent).stderr, "all are known"
+    vault("prep", "alice", "--min-face", 50)
+    assert captions() == said, "they are kept in the vault"
+
+    fear = ferplus_net(tmp_path / "fear.onnx", {"fear": 100.0})
+    vault("caption", "alice", "--expression-model", fear)
+    assert not any("smiling" in text or "surprised" in text for text in captions().values())
+    vault("caption", "alice", "--models-dir", model.parent)
+    assert captions() == said
+    model.unlink()
+    vault("caption", "alice", "--models-dir", model.parent)
+    assert not any("smiling" in text or "surprised" in text for text in captions().values())
+    wrong = vault("caption", "alice", "--expression-model", vault.output / "vault.sqlite", code=2)
+    assert "cannot be loaded as ONNX" in wrong.stderr

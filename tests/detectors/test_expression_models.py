@@ -3,13 +3,13 @@
 import cv2
 import numpy as np
 import pytest
+from expression_nets import HSEMOTION, ferplus_net, hsemotion_net, own_net
 
 from mirror.contracts.expressions import EXPRESSIONS
 from mirror.detectors.expressions import OTHER, ExpressionModel, find_expression_model
 from mirror.faces.cache import open_cache
 from mirror.faces.engine import FaceMeasurement
 from mirror.faces.expressions import ExpressionSensor, face_crop, reading_of
-from tests.fixtures.expression_nets import HSEMOTION, ferplus_net, hsemotion_net, own_net
 from utils.console import UserError
 from utils.files import Status
 
