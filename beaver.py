@@ -26,8 +26,8 @@ from utils.folder_lock import only_one
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.session import BeaverSession
+    from mirror.guide.parts import Question
     from mirror.guide.running import Run
-    from mirror.guide.workflows import Question
 
 OUTPUT = Path("outputs")
 SESSION, LOCK = "beaver_session.json", "beaver.lock"
@@ -249,7 +249,8 @@ def open_newest_page(output: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default. Every question of a workflow is one."""
-    from mirror.guide.workflows import PRESETS, WORKFLOWS
+    from mirror.guide.parts import PRESETS
+    from mirror.guide.workflows import WORKFLOWS
 
     parser = options.script_parser(
         "beaver.py",

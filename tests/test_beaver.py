@@ -268,7 +268,7 @@ def test_exports_are_offered_after_the_loop_where_their_scripts_are_there(projec
 
 def test_what_can_be_trained_is_what_the_trainers_know():
     import train_lora
-    from mirror.guide.workflows import PRESETS
+    from mirror.guide.parts import PRESETS
 
     for preset in PRESETS.values():
         train_lora.parse_args(["d", "--base-model", "b", "--output", "o", "--trigger", "t", *preset.options])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mirror.guide.workflows import PRESETS, Answers, Question
+from mirror.guide.parts import PRESETS, Answers, Question
 from utils.console import UserError, printable, say, talk
 from utils.files import folder_of
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from mirror.contracts.contract import read_contract, write_contract
 from mirror.contracts.session import BeaverSession
 from mirror.guide.asking import answer
-from mirror.guide.workflows import WORKFLOWS, Answers, Step, Workflow, faces_page, told_choice, told_clusters
+from mirror.guide.parts import Answers, Step, Workflow, faces_page
+from mirror.guide.workflows import WORKFLOWS, told_choice, told_clusters
 from utils.console import EXIT_INTERRUPTED, EXIT_OK, UserError, say, shell_line
 from utils.defaults import PROJECT
 from utils.files import disk_errors_as

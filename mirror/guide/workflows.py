@@ -6,100 +6,30 @@ is nothing to do. A step is done when its commands ended well in this session, a
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mirror.contracts.contract import read_contract
 from mirror.contracts.vault import LabelledPerson, Labels
+from mirror.guide.loop import loop_commands, write_loop_config
 from mirror.guide.packages import AVAILABLE, PACKAGES, wanted_packages
-from utils.captions import usual_trigger
-from utils.console import UserError, say
-from utils.defaults import MODELS_FOLDER
-from utils.files import disk_errors_as, readable, write_text_atomic
+from mirror.guide.parts import (
+    PRESETS,
+    Answers,
+    Commands,
+    Question,
+    Step,
+    Workflow,
+    dataset,
+    faces_page,
+    loras,
+    trigger_of,
+    vault,
+)
+from utils.console import UserError
+from utils.files import readable
 from utils.images import list_images
-
-Answers = dict[str, str]  # by question; what was not answered is ""
-Commands = list[list[str]]  # each: script, then its arguments
-
-
-@dataclass(frozen=True)
-class Question:
-    """One thing to know. It is asked on a terminal, and is an option of beaver.py."""
-
-    name: str
-    words: str
-    default: Callable[[Answers], str] = lambda answers: ""
-    choices: tuple[str, ...] = ()
-    is_folder: bool = False  # must be a folder that is there
-    is_name: bool = False  # becomes the name of a folder
-    is_needed: bool = True  # "" is no answer
-    when: Callable[[Answers], bool] = lambda answers: True
-    at: str = ""  # the step before which it is asked; "": at the beginning
-
-
-@dataclass(frozen=True)
-class Step:
-    name: str
-    title: str
-    commands: Callable[[Answers], Commands]
-    leaves: Callable[[Answers], list[Path]] = lambda answers: []
-    before: Callable[[Answers], None] = lambda answers: None  # what the commands read
-    is_current: Callable[[Answers], bool] = lambda answers: True  # whether what it read is as it was
-
-
-@dataclass(frozen=True)
-class Workflow:
-    title: str
-    questions: tuple[Question, ...]
-    steps: tuple[Step, ...]
-    afterwards: Callable[[Answers], list[str]] = field(default=lambda answers: [])
-
-
-@dataclass(frozen=True)
-class Preset:
-    """What is trained on. `options` are those of train_lora.py."""
-
-    title: str
-    base_model: str
-    options: tuple[str, ...]
-    is_ours: bool = True  # trained by train_lora.py itself, which can resume
-
-
-PRESETS = {
-    "sdxl": Preset("SDXL", "stabilityai/stable-diffusion-xl-base-1.0", ("--preset", "sdxl")),
-    "flux": Preset("Flux.1", "black-forest-labs/FLUX.1-dev", ("--family", "flux", "--trainer", "ai-toolkit"), False),
-    "zit": Preset("ZIT (Animagine XL)", "cagliostrolab/animagine-xl-3.1", ("--preset", "zit")),
-    "sd15": Preset("SD 1.5", "stable-diffusion-v1-5/stable-diffusion-v1-5", ("--preset", "sd15")),
-    "custom": Preset("Custom", "", ()),
-}
-
-
-def vault(answers: Answers) -> Path:
-    return Path(answers["output"]) / "facevault"
-
-
-def faces_page(answers: Answers) -> Path:
-    return vault(answers) / "faces.html"
-
-
-def dataset(answers: Answers) -> Path:
-    return vault(answers) / "organized" / answers["person"]
-
-
-def loras(answers: Answers) -> Path:
-    return Path(answers["output"]) / "lora_models" / answers["person"]
-
-
-def _trigger_of(answers: Answers) -> str:
-    """That of the person's dataset, or else the usual one."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads((dataset(answers) / "metadata.json").read_text(encoding="utf-8"))["trigger"])
-    return usual_trigger(answers["person"])
 
 
 def _in_vault(answers: Answers, command: str, *arguments: str) -> list[str]:
@@ -260,62 +190,9 @@ def _told_packages(answers: Answers) -> list[str]:
     return [f"{one.title}: {one.leaves(answers['person'])}" for one in wanted]
 
 
-def loop_config(answers: Answers) -> Path:
-    return Path(answers["output"]) / f"bootstrap_{answers['person']}.json"
-
-
-def write_loop_config(answers: Answers) -> None:
-    """The configuration of the loop, unless there is one of this name. Its paths start at its own folder."""
-    path, config = loop_config(answers), _loop_settings(answers)
-    if path.exists():
-        _tell_differences(path, config)
-        return
-    if not dataset(answers).is_dir():
-        raise UserError(f"There is no {dataset(answers)}: workflow 1 makes the dataset of {answers['person']}.")
-    with disk_errors_as(f"{path} cannot be written"):
-        write_text_atomic(path, json.dumps(config, indent=2) + "\n")
-
-
-def _loop_settings(answers: Answers) -> dict[str, Any]:
-    """The loop's configuration as the answers have it."""
-    base = Path(answers["base_model"])
-    config = {
-        "person_name": answers["person"],
-        "person_trigger": answers["trigger"],
-        "base_model": str(base.resolve()) if base.exists() else answers["base_model"],
-        "dataset_dir": dataset(answers).relative_to(answers["output"]).as_posix(),
-        "models_dir": str(MODELS_FOLDER),
-        "output_dir": f"bootstrap/{answers['person']}",
-        "lora_output_dir": loras(answers).relative_to(answers["output"]).as_posix(),
-        "max_iterations": int(answers["iterations"]),
-        "training": {"preset": answers["preset"]},
-    }
-    if answers["pack"]:
-        config["pack"] = answers["pack"]
-    return config
-
-
-def _tell_differences(path: Path, wanted: dict[str, Any]) -> None:
-    """What a configuration that is there says otherwise than the answers; a broken one is the loop's to refuse."""
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-        training = {"preset": there["training"]["preset"]} if "preset" in there.get("training", {}) else None
-        there = there | {"training": training or wanted["training"]}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return
-    other = [f"{key} {there[key]}, not {value}" for key, value in wanted.items() if there.get(key, value) != value]
-    if other:
-        say(f"{path} is there already, and the loop runs with it: {'; '.join(other)}. Delete it to have it made anew.")
-
-
-def _loop(answers: Answers) -> Commands:
-    command = ["bootstrap_loop.py", "--config", str(loop_config(answers))]
-    return [[*command, "--dry-run"], [*command, "--yes"]]
-
-
 _PHOTOS = Question("photos", "Folder with the photos (they are never changed)", is_folder=True)
 _PERSON = Question("person", "Name of the person", is_name=True)
-_TRIGGER = Question("trigger", "Trigger words for the person", _trigger_of)
+_TRIGGER = Question("trigger", "Trigger words for the person", trigger_of)
 _PACK = Question("pack", "InsightFace model pack", is_needed=False)
 _BASE = Question(
     "base_model",
@@ -420,7 +297,7 @@ WORKFLOWS = {
             Question("iterations", "Iterations at most", lambda answers: "5"),
             _PACK,
         ),
-        (Step("loop", "Improve dataset and LoRA, iteration by iteration", _loop, before=write_loop_config),),
+        (Step("loop", "Improve dataset and LoRA, iteration by iteration", loop_commands, before=write_loop_config),),
         _told_loop,
     ),
 }
