@@ -485,3 +485,19 @@ def test_real_photos(mini_pack, photos, tmp_path):
     record = record_in(tmp_path / "out")
     assert {picture["eyes_by"] for _, picture in pictures_of(record)} <= {"irises", "keypoints"}
     assert len(pictures_of(record)) + len(record["not_used"]) == 3 and pictures_of(record)
+
+
+def test_a_canvas_is_never_smaller_than_the_smallest_that_is_allowed(mini_pack, photos, tmp_path):
+    """The irises of this photo are nearer to each other than the pack's points: by those it would fill 256 pixels."""
+    from expression_nets import own_net
+
+    (tmp_path / "man").mkdir()
+    shutil.copy(photos / "Rob_Lowe_0001.jpg", tmp_path / "man")
+    own_net(tmp_path / "models" / "expression_any.onnx", {"neutral": 100.0, "smile": 900.0})
+    done = run_script(
+        "export_expressions.py",
+        *("--dataset", tmp_path / "man", "--output", tmp_path / "out", "--pack", mini_pack, "--expressions", "neutral"),
+        *("--models-dir", tmp_path / "models", "--cache", tmp_path / "cache.sqlite"),
+    )
+    assert done.returncode == 2 and "fills a canvas of 252 pixels (at least 256)" in done.stderr
+    assert not (tmp_path / "out").exists()
