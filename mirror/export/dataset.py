@@ -16,7 +16,9 @@ import cv2
 import numpy as np
 
 from mirror.contracts.exports import NotUsed
+from mirror.contracts.gaps import GapSensors
 from mirror.contracts.summary import REFERENCE
+from mirror.dataset.angles import PackAngles
 from mirror.dataset.measuring import is_of_person
 from mirror.dataset.persons import two_persons
 from mirror.dataset.references import BESIDE, Photo, PhotoPixels
@@ -103,6 +105,7 @@ class ExportDataset:
     not_used: list[NotUsed]
     synthetic_left_out: list[Candidate] = field(default_factory=list)  # which --allow-synthetic would take
     warnings: list[str] = field(default_factory=list)
+    sensors: GapSensors | None = None  # who measured, for a gap file
 
 
 def read_dataset(args: argparse.Namespace, cache: FaceCache) -> ExportDataset:
@@ -124,6 +127,7 @@ def read_dataset(args: argparse.Namespace, cache: FaceCache) -> ExportDataset:
     origins, problems = origins_of(listing.images, cache)
     generated = [origin is not None or not is_of_person(name) for origin, name in zip(origins, names, strict=True)]
     empty = ExportDataset(folder, measurer.identity, model, [], [], warnings=[*listing.problems, *problems])
+    empty.sensors = GapSensors(angle=PackAngles(measurer).info, expression=sensor.identity if sensor else None)
     return _sorted_out(empty, pictures, generated, args.allow_synthetic)
 
 

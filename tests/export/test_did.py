@@ -23,6 +23,7 @@ from PIL import Image
 from demo.identity import draw_identity
 from demo.render import render
 from demo.scene import LIGHTS, Scene
+from mirror.export.did_rules import RULES, Figure, Judged
 
 PACK = ROOT / "models" / "demo" / "face"
 SIZE_WH = (512, 640)
@@ -359,3 +360,12 @@ def test_the_rules_told_are_those_that_are_asked():
     assert [row[0].strip("`") for row in told] == [rule.name for rule in RULES]
     assert [row[2] for row in told] == [rule.shown_limit for rule in RULES]
     assert all(limit.source in text for limit in SERVICE_LIMITS if limit.source.startswith("https"))
+
+
+def test_an_ignored_rule_still_counts_in_the_rank():
+    yaw = next(rule for rule in RULES if rule.name == "yaw")
+    near, far = (Judged(None, (Figure(yaw, value, is_ignored=True),)) for value in (11.0, 57.0))
+    level = next(rule for rule in RULES if rule.name == "pitch")
+    ideal = Figure(level, level.ideal)
+    near, far = (replace(one, figures=(*one.figures, ideal)) for one in (near, far))
+    assert not near.broken and not far.broken and near.score > far.score >= 0

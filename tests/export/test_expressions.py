@@ -275,6 +275,7 @@ def test_the_gap_file_is_taken_by_generate_synthetic(world, tmp_path):
     assert told["dataset"] == str(world.dataset)
     done = run_script("generate_synthetic.py", gaps, "--person", "ohwx person", "--dry-run", "--json")
     assert done.returncode == 0, done.stderr
+    assert "no sensor measures" not in done.stderr, "the gap file names the model by which validation checks them"
     planned = Counter(one["target"] for one in json.loads(done.stdout)["images"])
     assert planned == {name: count for name, count in wanted.items() if prompt_texts("expression", name)}
     assert planned["smile"] == 1
