@@ -459,11 +459,12 @@ def test_the_demo_model_reads_what_rendered_heads_show(world, tmp_path):
     for name in EXPRESSIONS:
         scene = draw_scene(who, generator(UNSEEN_SEED, f"test {name}"), expression=name, yaw_deg=4.0, strength=1.0)
         write_photo(tmp_path / "shown" / f"{name}.png", render(scene, 400).image)
-    world(
+    done = world(
         tmp_path / "out",
         *("--expressions", ",".join(EXPRESSIONS), "--expression-model", DEMO_EXPRESSION.relative_to(ROOT)),
         dataset=tmp_path / "shown",
     )
+    assert "trained on rendered heads only" in done.stderr.partition("Expression model")[2]
     found = pictures_of(record_in(tmp_path / "out"))
     right = [expression for expression, picture in found if picture["picture"] == f"{expression}.png"]
     assert len(right) >= 5 and len(found) - len(right) <= 1
