@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
     from mirror.contracts.expression_export import ExpressionsRecord
     from mirror.detectors.matting import MattingModel
-    from mirror.export.aligned import align, exact_eyes
+    from mirror.export.aligned import align
     from mirror.export.dataset import read_dataset
     from mirror.export.expression_record import common_canvas, file_names
     from mirror.export.expressions import Wanted, choose
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = Wanted(args.expressions, args.count, args.canvas, args.max_yaw, args.smallest_canvas)
     choice = choose(dataset, wanted)
     demand_a_picture(args, dataset, choice)
-    eyes = {one.candidate.file: exact_eyes(one.candidate) for one in choice.chosen}
+    eyes = {one.candidate.file: one.eyes for one in choice.chosen}
     canvas = common_canvas(args, eyes)
     pictures, previews = {}, {}
     for name, ranked in file_names(choice).items():

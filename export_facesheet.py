@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     record = make_record(args, dataset, choices, layout)
     package.add(args.output.name, encoded(draw_sheet(choices, layout, background), file_format))
     package.write(record)
-    for name in set(package.earlier_files) - {args.output.name}:
+    for name in package.deleted:
         say(f"{args.output.parent / name} of an earlier run was deleted: one record is of one sheet.")
     tell(args, record)
     return EXIT_OK

@@ -72,9 +72,8 @@ def demand_outside(args: argparse.Namespace) -> None:
     """Raise UserError where the package would lie among the pictures that are chosen from, or where a file is."""
     if args.output.is_file():
         raise UserError(f"--output {args.output} is a file; it takes a folder, such as alice_did_package.")
-    output, dataset = args.output.resolve(), args.dataset.resolve()
-    if output == dataset or (args.recursive and dataset in output.parents):
-        raise UserError(f"--output {args.output} lies in the dataset, so it would be chosen from next time.")
+    if args.output.resolve().is_relative_to(args.dataset.resolve()):
+        raise UserError(f"--output {args.output} lies in the dataset, so it could be chosen from next time.")
 
 
 def demand_a_good_one(dataset: ExportDataset, judged: list[Judged]) -> None:

@@ -17,7 +17,7 @@ from mirror.faces.expressions import ExpressionSensor
 from mirror.faces.measurer import Measurer
 from mirror.faces.packs import find_pack
 from utils.console import UserError, say
-from utils.defaults import DETECTOR_FILES, MAX_MEGAPIXELS, MODELS_FOLDER, PACK
+from utils.defaults import DEMO_EXPRESSION, DETECTOR_FILES, MAX_MEGAPIXELS, MODELS_FOLDER, PACK
 from utils.files import readable, reason_of
 
 
@@ -127,6 +127,8 @@ def find_expressions(
         return None
     model = ExpressionModel(path, device)
     say(f"Expression model {model.identity} ({model.kind}): it tells {', '.join(model.tells)}.")
+    if path.resolve() == DEMO_EXPRESSION.resolve():
+        say("It was trained on rendered heads only: for the demo and for tests, not for photos of people.")
     return ExpressionSensor(model, cache)
 
 

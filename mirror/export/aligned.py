@@ -52,7 +52,7 @@ class Aligned:
 
 
 def exact_eyes(candidate: Candidate) -> Eyes:
-    """The irises where both are seen, else what the pack measured. Raises ImageError."""
+    """The irises where both are seen, else what the pack measured. Raises UserError."""
     measured = eyes_of(candidate.face)
     irises = find_irises(candidate.image(), measured.points)
     return measured if irises is None else Eyes(irises, IRISES)
@@ -92,7 +92,7 @@ def _inside(face: FaceMeasurement, across: np.ndarray, down: np.ndarray) -> floa
 
 
 def align(candidate: Candidate, found: Eyes, canvas: int, matting: MattingModel | None) -> Aligned:
-    """The picture on the canvas; without `matting` only what lies outside of it is transparent. Raises ImageError."""
+    """The picture on the canvas; without `matting` only what lies outside of it is transparent. Raises UserError."""
     image, matrix = candidate.image(), matrix_of(found.points, canvas)
     pixels = warp(image, matrix, (canvas, canvas))
     covered = warp(np.full(image.shape[:2], 255, np.uint8), matrix, (canvas, canvas), (0,))

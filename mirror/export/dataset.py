@@ -16,7 +16,9 @@ import cv2
 import numpy as np
 
 from mirror.contracts.exports import NotUsed
+from mirror.contracts.gaps import GapSensors
 from mirror.contracts.summary import REFERENCE
+from mirror.dataset.angles import PackAngles
 from mirror.dataset.measuring import is_of_person
 from mirror.dataset.persons import two_persons
 from mirror.dataset.references import BESIDE, Photo, PhotoPixels
@@ -26,11 +28,11 @@ from mirror.detectors.expressions import ExpressionModel, Reading
 from mirror.faces.cache import FaceCache
 from mirror.faces.engine import FaceMeasurement
 from mirror.faces.expressions import ExpressionSensor, reading_of
-from mirror.faces.measurer import Beside, Measurer, Picture
+from mirror.faces.measurer import CUDA, GPU_ADVICE, Beside, Measurer, Picture
 from mirror.faces.metrics import leave_one_out, pose_corrected
-from mirror.generation.origins import origin_in
+from mirror.generation.origins import origins_of
 from utils.console import UserError, say
-from utils.decoding import decode
+from utils.decoding import ImageError, decode
 from utils.defaults import IMAGE_EXTENSIONS, PACK
 from utils.files import readable, tell_ignored
 from utils.images import demand_folder, list_images, read_file
@@ -85,8 +87,11 @@ class Candidate:
         return min(right - left, bottom - top)
 
     def image(self) -> np.ndarray:
-        """(H, W, 3) uint8 BGR, as it lies on the disk. Raises ImageError."""
-        return decode(read_file(self.path, math.inf))  # it was within the limit when it was measured
+        """(H, W, 3) uint8 BGR, as it lies on the disk. Raises UserError where it can no longer be read."""
+        try:
+            return decode(read_file(self.path, math.inf))  # it was within the limit when it was measured
+        except ImageError as error:
+            raise UserError(f"{self.path} {error.reason}; it was there a moment ago.") from error
 
 
 @dataclass
@@ -100,6 +105,7 @@ class ExportDataset:
     not_used: list[NotUsed]
     synthetic_left_out: list[Candidate] = field(default_factory=list)  # which --allow-synthetic would take
     warnings: list[str] = field(default_factory=list)
+    sensors: GapSensors | None = None  # who measured, for a gap file
 
 
 def read_dataset(args: argparse.Namespace, cache: FaceCache) -> ExportDataset:
@@ -114,9 +120,15 @@ def read_dataset(args: argparse.Namespace, cache: FaceCache) -> ExportDataset:
     names = [readable(path.relative_to(folder).as_posix()) for path in listing.images]
     pictures = [Picture(REFERENCE, folder.name, *one) for one in zip(names, listing.images, strict=True)]
     measurer.measure(pictures, _beside(sensor))
+    providers = {picture.face.provider for picture in pictures if picture.face is not None}
+    if args.device == "cuda" and providers - {CUDA}:
+        say(f"--device cuda was asked for, but {', '.join(sorted(providers - {CUDA}))} measured. {GPU_ADVICE}")
     model = None if sensor is None else sensor.model
-    empty = ExportDataset(folder, measurer.identity, model, [], [], warnings=list(listing.problems))
-    return _sorted_out(empty, pictures, args.allow_synthetic)
+    origins, problems = origins_of(listing.images, cache)
+    generated = [origin is not None or not is_of_person(name) for origin, name in zip(origins, names, strict=True)]
+    empty = ExportDataset(folder, measurer.identity, model, [], [], warnings=[*listing.problems, *problems])
+    empty.sensors = GapSensors(angle=PackAngles(measurer).info, expression=sensor.identity if sensor else None)
+    return _sorted_out(empty, pictures, generated, args.allow_synthetic)
 
 
 def _measurer(args: argparse.Namespace, cache: FaceCache) -> Measurer:
@@ -162,8 +174,13 @@ def _read_beside(picture: Picture) -> tuple[Photo, Light | None, Reading | None]
     return photo, None if light is None else Light(**light), reading_of(reading.encode() if reading else None)
 
 
-def _sorted_out(dataset: ExportDataset, pictures: list[Picture], allow_synthetic: bool) -> ExportDataset:
-    """Who may be chosen. Raises UserError where there is no face, or where there are two persons."""
+def _sorted_out(
+    dataset: ExportDataset, pictures: list[Picture], generated: list[bool], allow_synthetic: bool
+) -> ExportDataset:
+    """Who may be chosen; `generated` goes with `pictures`.
+
+    Raises UserError where there is no face, or where there are two persons.
+    """
     folder, known = dataset.folder, [_read_beside(picture) for picture in pictures]
     photos = [photo for photo, _, _ in known]
     faces = [photo for photo in photos if photo.measured]
@@ -173,7 +190,7 @@ def _sorted_out(dataset: ExportDataset, pictures: list[Picture], allow_synthetic
         )
     _demand_one_person(folder, faces)
     found, likeness = check(photos, []), _likeness(faces)
-    for picture, (photo, light, reading) in zip(pictures, known, strict=True):
+    for picture, is_synthetic, (photo, light, reading) in zip(pictures, generated, known, strict=True):
         faults = [fault for fault in found.faults if fault.file == photo.file]
         dropping = [fault for fault in faults if fault.fault == OUTLIER and not fault.keep]
         if not photo.measured or light is None or dropping:
@@ -187,7 +204,7 @@ def _sorted_out(dataset: ExportDataset, pictures: list[Picture], allow_synthetic
             photo.pixels,
             light,
             likeness.get(photo.file),
-            not is_of_person(photo.file) or origin_in(picture.path) is not None,
+            is_synthetic,
             reading,
             tuple(fault.sentence for fault in faults),
             tuple(fault.fault for fault in faults),

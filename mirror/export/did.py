@@ -209,9 +209,10 @@ def source_of(number: int, chosen: Chosen, good: int) -> tuple[DidSource, bytes]
 
 
 def _why(number: int, one: Judged, good: int) -> str:
-    of = f"of {good} pictures that break no rule"
+    rule = "no rule but what was ignored" if any(each.is_ignored for each in one.figures) else "no rule"
+    of = f"of {good} pictures that break {rule}"
     first = f"The best {of}" if number == 1 else f"Good, and unlike the ones before; one {of}"
-    first = "The only picture that breaks no rule" if good == 1 else first
+    first = f"The only picture that breaks {rule}" if good == 1 else first
     ranked = sorted((each for each in one.figures if each.goodness is not None and each.rule.weight), key=_gain)
     return f"{first}. Its strongest: {', '.join(f'{each.rule.name} {each.shown}' for each in ranked[:4])}."
 

@@ -188,10 +188,15 @@ class Judged:
 
     @property
     def score(self) -> float:
-        """0 to 1: how far all figures are from their limits, by weight. One that this picture alone lacks is 0."""
+        """0 to 1: how far all figures are from their limits, by weight. One that this picture alone lacks is 0.
+
+        A broken rule that is ignored still counts against the picture, so that with --ignore yaw a profile comes last.
+        """
         told = [figure for figure in self.figures if figure.is_told]
-        gained = sum(figure.rule.weight * max(0.0, figure.goodness or 0.0) for figure in told)
-        return round(gained / sum(figure.rule.weight for figure in told), 4)
+        gained = sum(
+            figure.rule.weight * max(-1.0 if figure.is_ignored else 0.0, figure.goodness or 0.0) for figure in told
+        )
+        return round(max(0.0, gained) / sum(figure.rule.weight for figure in told), 4)
 
     @property
     def excess(self) -> float:

@@ -43,6 +43,7 @@ def write_gaps(args: argparse.Namespace, dataset: ExportDataset, folders: list[E
         script=ExpressionsRecord.script_name,
         dataset=readable(str(args.dataset.resolve())),
         recommendations=gaps,
+        sensors=dataset.sensors,
         settings={
             **{name: value for name, value in choice.settings().items() if name in ("models_dir", "pack")},
             "expression_model": readable(str(dataset.expressions.path.resolve())),

@@ -12,7 +12,7 @@ from mirror.contracts.exports import NotUsed
 from mirror.dataset.limits import SECOND_FACE_SHARE
 from mirror.dataset.pixels import DUPLICATE_BITS, SHARPNESS_LIMIT
 from mirror.detectors.expressions import CONFIDENCE
-from mirror.export.aligned import canvas_of, covered_share
+from mirror.export.aligned import Eyes, canvas_of, covered_share, exact_eyes
 from mirror.export.dataset import Candidate, ExportDataset
 from utils.images import natural_key
 
@@ -49,6 +49,11 @@ class Ranked:
     @property
     def confidence(self) -> float:
         return self.candidate.reading.scores[self.expression]
+
+    @cached_property
+    def eyes(self) -> Eyes:
+        """Where they are, as exactly as the picture shows. Raises UserError where it can no longer be read."""
+        return exact_eyes(self.candidate)
 
     @cached_property
     def score(self) -> float:
@@ -100,9 +105,9 @@ def choose(dataset: ExportDataset, wanted: Wanted) -> Choice:
         else:
             fit[expression].append(Ranked(candidate, expression, _parts(candidate, expression, wanted, most_alike)))
     for name, ranked in fit.items():
-        shown[name].chosen, left = _best(ranked, wanted.count)
-        shown[name].usable = len(ranked)
-        not_used += left
+        fits = _Fits(ranked, wanted)
+        shown[name].chosen, shown[name].usable = fits.chosen, len(ranked) - fits.too_small
+        not_used += fits.left
     for candidate in dataset.synthetic_left_out:
         name = expression_of(candidate)
         if name in shown and not _reason_against(candidate, wanted):
@@ -120,20 +125,31 @@ def in_order(ranked: list[Ranked]) -> list[Ranked]:
     return sorted(ranked, key=lambda one: (-one.score, natural_key(one.candidate.file), one.candidate.file))
 
 
-def _best(ranked: list[Ranked], count: int) -> tuple[list[Ranked], list[NotUsed]]:
-    """The best `count`, no two of them nearly the same picture, and why the others are left."""
-    chosen, left = [], []
-    for one in in_order(ranked):
-        same = next((other for other in chosen if _is_same(one.candidate, other.candidate)), None)
+class _Fits:
+    """Of pictures that fit, the best, no two of them nearly the same, and why the others are left."""
+
+    def __init__(self, ranked: list[Ranked], wanted: Wanted):
+        self.chosen: list[Ranked] = []
+        self.left: list[NotUsed] = []
+        self.too_small = 0
+        for one in in_order(ranked):
+            reason = self._against(one, wanted)
+            if reason:
+                self.left.append(NotUsed(file=one.candidate.file, reason=reason))
+            else:
+                self.chosen.append(one)
+
+    def _against(self, one: Ranked, wanted: Wanted) -> str:
+        """One sentence; empty where it is chosen."""
+        same = next((other for other in self.chosen if _is_same(one.candidate, other.candidate)), None)
         if same is not None:
-            reason = f"It shows {one.expression}, but is nearly the same picture as {same.candidate.file}."
-        elif len(chosen) == count:
-            reason = f"It shows {one.expression} (score {one.score:.2f}), but {count} better one(s) were enough."
-        else:
-            chosen.append(one)
-            continue
-        left.append(NotUsed(file=one.candidate.file, reason=reason))
-    return chosen, left
+            return f"It shows {one.expression}, but is nearly the same picture as {same.candidate.file}."
+        if len(self.chosen) == wanted.count:
+            return f"It shows {one.expression} (score {one.score:.2f}), but {wanted.count} better one(s) were enough."
+        # The irises may lie nearer to each other than the pack's points, by which the picture seemed large enough.
+        small = _small(one.eyes.canvas, wanted)
+        self.too_small += bool(small)
+        return f"It shows {one.expression}, but {small}." if small else ""
 
 
 def _is_same(one: Candidate, other: Candidate) -> bool:
@@ -164,9 +180,16 @@ def _lacks(candidate: Candidate, wanted: Wanted) -> Iterator[str]:
         yield f"the head looks up or down by {abs(face.pitch_deg):.0f} degrees (at most {MOST_PITCH_DEG:g})"
     if (face.second_face_share or 0.0) >= SECOND_FACE_SHARE:
         yield f"a second face has {face.second_face_share:.0%} of the first one's area"
+    if small := _small(canvas_of(face), wanted):
+        yield small
+
+
+def _small(canvas: int, wanted: Wanted) -> str:
+    """What speaks against a face that fills no more than `canvas` pixels; empty where that is enough."""
     smallest = min(wanted.smallest_canvas, wanted.canvas)
-    if (own := canvas_of(face)) < smallest:
-        yield f"the face is small: it fills a canvas of {own} pixels (at least {smallest}), and is never enlarged"
+    if canvas >= smallest:
+        return ""
+    return f"the face is small: it fills a canvas of {canvas} pixels (at least {smallest}), and is never enlarged"
 
 
 def _parts(candidate: Candidate, expression: str, wanted: Wanted, most_alike: float | None) -> dict[str, float]:

@@ -18,7 +18,7 @@ from mirror.dataset.soundness import BLURRED, BRIGHT, DARK, GREY, SEVERAL
 from mirror.export.dataset import Candidate, ExportDataset
 from mirror.export.heads import PROFILE_FROM, QUARTER_FROM, Placement, is_sure, place, turn_deg
 from mirror.faces.engine import FaceMeasurement
-from utils.console import UserError
+from utils.console import UserError, shell_line
 from utils.images import natural_key
 
 # Degrees. Of the front our choice: up to 15 both cheeks show alike. The others are the bins of the project.
@@ -85,7 +85,7 @@ def _pitched(way: int) -> Callable[[FaceMeasurement], float | None]:
 
 def _sides(name: str, what: str, wanted: float, low: float, high: float) -> list[Angle]:
     words = (
-        ("", 0, f"a {what} of either side, the better one"),
+        ("", 0, f"a {what} of either side"),
         ("_left", -1, f"a {what} of the person's own left side: the nose points to the left of the picture"),
         ("_right", 1, f"a {what} of the person's own right side: the nose points to the right of the picture"),
     )
@@ -215,8 +215,9 @@ def how_to_get(dataset: ExportDataset, angle: Angle) -> str:
     photos = f"Add photos that show {angle.shows}"
     if angle.target is None:
         return f"{photos}; generate_synthetic.py makes no such pictures."
+    command = shell_line(["python", "gap_analysis.py", str(dataset.folder), "--output", "gaps.json"])
     return (
         f"{photos}; or let generate_synthetic.py make pictures for face_angle: {angle.target} from the gap file of "
-        f"python gap_analysis.py {dataset.folder} --output gaps.json, put those that validate_synthetic.py approves "
+        f"{command}, put those that validate_synthetic.py approves "
         f"into the dataset, and give --allow-synthetic."
     )

@@ -7,6 +7,7 @@ complete, and again at the end: a run that is killed leaves no file that the nex
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 from pathlib import Path
@@ -17,6 +18,7 @@ from mirror.contracts.contract import write_contract
 from mirror.contracts.exports import ExportRecord
 from utils.console import UserError
 from utils.files import bytes_of, disk_errors_as, some_of, write_bytes_atomic
+from utils.folder_lock import only_one
 
 ADVICE = "Choose another --output, or move it away."
 
@@ -30,12 +32,8 @@ class Package:
     def __init__(self, record_path: Path, model: type[ExportRecord]):
         self.record_path, self.folder, self._model = record_path, record_path.parent, model
         self._files: dict[str, bytes] = {}
+        self.deleted: list[str] = []  # names of an earlier run's files that `write` deleted
         self._before = self._read_record()
-
-    @property
-    def earlier_files(self) -> list[str]:
-        """Names of what the script wrote here before; `write` deletes those that are not added again."""
-        return sorted(self._before)
 
     def add(self, name: str, data: bytes) -> None:
         """A file of the export, to be written by `write`; `name` may hold forward slashes."""
@@ -54,22 +52,36 @@ class Package:
             )
 
     def write(self, record: ExportRecord) -> None:
-        """All files, then the record; those of an earlier run that are no longer part of it are deleted."""
+        """All files, then the record; those of an earlier run that are no longer part of it are deleted.
+
+        What another run wrote here meanwhile is an earlier run too.
+        """
+        with disk_errors_as(f"{self.folder} cannot be written", ADVICE):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with only_one(self.folder, f".{self.record_path.name}.lock"):
+                self._before = self._read_record()
+                self._write(record)
+
+    def _write(self, record: ExportRecord) -> None:
         self.demand_free([name for name in self._files if bytes_of(self.folder / name) != self._files[name]])
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(self._files.items())}
         gone = {name: sha256 for name, sha256 in self._before.items() if name not in digests}
-        with disk_errors_as(f"{self.folder} cannot be written", ADVICE):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            started = record.model_copy(update={"complete": False, "files": gone | digests})
-            write_contract(self.record_path, started.signed())
-            for name, data in self._files.items():
-                path = self.folder / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if bytes_of(path) != data:
-                    write_bytes_atomic(path, data)
-            for name in gone:
-                self._delete(name)
-            write_contract(self.record_path, record.model_copy(update={"complete": True, "files": digests}).signed())
+        self._clear_drafts()
+        started = record.model_copy(update={"complete": False, "files": gone | digests})
+        write_contract(self.record_path, started.signed())
+        for name, data in self._files.items():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if bytes_of(path) != data:
+                write_bytes_atomic(path, data)
+        self.deleted = [name for name in sorted(gone) if self._delete(name)]
+        write_contract(self.record_path, record.model_copy(update={"complete": True, "files": digests}).signed())
+
+    def _clear_drafts(self) -> None:
+        """Temporary files of write_bytes_atomic that a killed run left."""
+        for path in (self.record_path, *(self.folder / name for name in self._before)):
+            for draft in path.parent.glob(f".{glob.escape(path.name[:40])}.*.tmp"):
+                draft.unlink(missing_ok=True)
 
     def _read_record(self) -> dict[str, str]:
         """Name -> SHA-256 of what the script wrote here before."""
@@ -89,13 +101,15 @@ class Package:
         path = self.folder / name
         if not os.path.lexists(path):
             return True
-        data = bytes_of(path)
+        data = bytes_of(path) if path.is_file() else None  # a folder of that name is none of ours
         return data is not None and hashlib.sha256(data).hexdigest() == self._before.get(name)
 
-    def _delete(self, name: str) -> None:
-        """A file of an earlier run; one that somebody changed stays."""
-        if self._is_ours(name):
-            with contextlib.suppress(FileNotFoundError):
-                (self.folder / name).unlink()
-            with contextlib.suppress(OSError):
-                (self.folder / name).parent.rmdir()  # where nothing is left in it
+    def _delete(self, name: str) -> bool:
+        """Whether a file of an earlier run was deleted; one that somebody changed stays."""
+        path = self.folder / name
+        if not os.path.lexists(path) or not self._is_ours(name):
+            return False
+        path.unlink()
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()  # where nothing is left in it
+        return True

@@ -12,7 +12,6 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from mirror.export.facesheet import Choice, Pick
 from mirror.export.geometry import warp
 from utils.console import UserError
-from utils.decoding import ImageError
 
 DPI = 300
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}
@@ -109,10 +108,7 @@ def draw_sheet(choices: list[Choice], layout: Layout, background: tuple[int, int
 
 def drawn(pick: Pick, cell: int, background: tuple[int, int, int] | None) -> np.ndarray:
     """(cell, cell, 3) uint8 BGR: the levelled head."""
-    try:
-        image = pick.candidate.image()
-    except ImageError as error:
-        raise UserError(f"{pick.candidate.path} {error.reason}; it was there a moment ago.") from error
+    image = pick.candidate.image()
     border = _edge_colour(image) if background is None else background[::-1]
     return warp(image, pick.placement.matrix, (cell, cell), tuple(int(value) for value in border))
 

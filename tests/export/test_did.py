@@ -23,6 +23,7 @@ from PIL import Image
 from demo.identity import draw_identity
 from demo.render import render
 from demo.scene import LIGHTS, Scene
+from mirror.export.did_rules import RULES, Figure, Judged
 
 PACK = ROOT / "models" / "demo" / "face"
 SIZE_WH = (512, 640)
@@ -191,7 +192,7 @@ def test_where_none_is_good_enough_the_closest_three_are_shown_and_nothing_is_wr
     export(dataset, "--ignore", broken)
     (source,) = record_in(tmp_path / "package")["sources"]
     assert any(one.endswith("ignored as asked") for one in source["limited_by"])
-    assert source["picture"] in rows[0]
+    assert source["picture"] in rows[0] and "breaks no rule but what was ignored" in source["why"]
     assert "smile is no rule" in run_script("export_for_did.py", "--ignore", "smile").stderr
 
 
@@ -219,6 +220,16 @@ def test_generated_pictures_are_left_out_unless_they_are_asked_for(export, pictu
     assert marked == {"good_2.png": False, "synthetic_face_angle_front_001.png": True} and "(generated)" in done.stdout
 
 
+def test_pictures_that_only_the_metadata_beside_them_calls_generated_are_left_out(export, pictures, tmp_path):
+    dataset = some(pictures, tmp_path / "dataset", "good_1.png", "good_2.png")
+    images = [{"file": "good_1.png", "prompt": "photo of ohwx woman", "seed": 1}]
+    (dataset / "generation_metadata.json").write_text(json.dumps({"images": images}), encoding="utf-8")
+    export(dataset)
+    record = record_in(tmp_path / "package")
+    assert [one["picture"] for one in record["sources"]] == ["good_2.png"]
+    assert "--allow-synthetic" in record["not_used"][0]["reason"]
+
+
 @pytest.mark.parametrize(
     ("case", "said"),
     [
@@ -228,6 +239,7 @@ def test_generated_pictures_are_left_out_unless_they_are_asked_for(export, pictu
         ("one bad picture", "None of the 1 picture(s)"),
         ("two persons", "shows two persons"),
         ("output in dataset", "lies in the dataset"),
+        ("output in a folder of the dataset", "lies in the dataset"),
         ("output is a file", "is a file; it takes a folder"),
     ],
 )
@@ -243,6 +255,8 @@ def test_a_bad_dataset_gets_one_sentence(export, pictures, tmp_path, case, said)
             cv2.imwrite(str(dataset / f"{number}.png"), render(scene, 200).image)
     if case == "output in dataset":
         more = ("--output", dataset)
+    if case == "output in a folder of the dataset":
+        more = ("--output", dataset / "package")
     if case == "output is a file":
         more = ("--output", shutil.copy(pictures / "good_1.png", tmp_path / "file.png"))
     assert said in export(dataset, *more, code=2).stderr
@@ -346,3 +360,12 @@ def test_the_rules_told_are_those_that_are_asked():
     assert [row[0].strip("`") for row in told] == [rule.name for rule in RULES]
     assert [row[2] for row in told] == [rule.shown_limit for rule in RULES]
     assert all(limit.source in text for limit in SERVICE_LIMITS if limit.source.startswith("https"))
+
+
+def test_an_ignored_rule_still_counts_in_the_rank():
+    yaw = next(rule for rule in RULES if rule.name == "yaw")
+    near, far = (Judged(None, (Figure(yaw, value, is_ignored=True),)) for value in (11.0, 57.0))
+    level = next(rule for rule in RULES if rule.name == "pitch")
+    ideal = Figure(level, level.ideal)
+    near, far = (replace(one, figures=(*one.figures, ideal)) for one in (near, far))
+    assert not near.broken and not far.broken and near.score > far.score >= 0

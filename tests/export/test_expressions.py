@@ -275,6 +275,7 @@ def test_the_gap_file_is_taken_by_generate_synthetic(world, tmp_path):
     assert told["dataset"] == str(world.dataset)
     done = run_script("generate_synthetic.py", gaps, "--person", "ohwx person", "--dry-run", "--json")
     assert done.returncode == 0, done.stderr
+    assert "no sensor measures" not in done.stderr, "the gap file names the model by which validation checks them"
     planned = Counter(one["target"] for one in json.loads(done.stdout)["images"])
     assert planned == {name: count for name, count in wanted.items() if prompt_texts("expression", name)}
     assert planned["smile"] == 1
@@ -458,11 +459,12 @@ def test_the_demo_model_reads_what_rendered_heads_show(world, tmp_path):
     for name in EXPRESSIONS:
         scene = draw_scene(who, generator(UNSEEN_SEED, f"test {name}"), expression=name, yaw_deg=4.0, strength=1.0)
         write_photo(tmp_path / "shown" / f"{name}.png", render(scene, 400).image)
-    world(
+    done = world(
         tmp_path / "out",
         *("--expressions", ",".join(EXPRESSIONS), "--expression-model", DEMO_EXPRESSION.relative_to(ROOT)),
         dataset=tmp_path / "shown",
     )
+    assert "trained on rendered heads only" in done.stderr.partition("Expression model")[2]
     found = pictures_of(record_in(tmp_path / "out"))
     right = [expression for expression, picture in found if picture["picture"] == f"{expression}.png"]
     assert len(right) >= 5 and len(found) - len(right) <= 1
@@ -485,3 +487,19 @@ def test_real_photos(mini_pack, photos, tmp_path):
     record = record_in(tmp_path / "out")
     assert {picture["eyes_by"] for _, picture in pictures_of(record)} <= {"irises", "keypoints"}
     assert len(pictures_of(record)) + len(record["not_used"]) == 3 and pictures_of(record)
+
+
+def test_a_canvas_is_never_smaller_than_the_smallest_that_is_allowed(mini_pack, photos, tmp_path):
+    """The irises of this photo are nearer to each other than the pack's points: by those it would fill 256 pixels."""
+    from expression_nets import own_net
+
+    (tmp_path / "man").mkdir()
+    shutil.copy(photos / "Rob_Lowe_0001.jpg", tmp_path / "man")
+    own_net(tmp_path / "models" / "expression_any.onnx", {"neutral": 100.0, "smile": 900.0})
+    done = run_script(
+        "export_expressions.py",
+        *("--dataset", tmp_path / "man", "--output", tmp_path / "out", "--pack", mini_pack, "--expressions", "neutral"),
+        *("--models-dir", tmp_path / "models", "--cache", tmp_path / "cache.sqlite"),
+    )
+    assert done.returncode == 2 and "fills a canvas of 252 pixels (at least 256)" in done.stderr
+    assert not (tmp_path / "out").exists()

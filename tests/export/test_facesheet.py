@@ -185,6 +185,9 @@ def test_another_suffix_replaces_the_sheet_and_says_so(export, dataset, tmp_path
     done = export(dataset, tmp_path / "alice.PNG", "--angles", "front")
     assert "alice.jpg of an earlier run was deleted" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alice.PNG", "alice.json"]
+    (tmp_path / "alice.PNG").write_bytes(b"edited")
+    done = export(dataset, tmp_path / "alice.jpg", "--angles", "front")
+    assert (tmp_path / "alice.PNG").read_bytes() == b"edited" and "was deleted" not in done.stderr
 
 
 def test_a_missing_angle_is_an_empty_cell_that_says_how_to_get_it(export, dataset, tmp_path):
@@ -198,6 +201,23 @@ def test_a_missing_angle_is_an_empty_cell_that_says_how_to_get_it(export, datase
         left, top, _, bottom = cell["box_xyxy"]
         assert picture.getpixel((left + 20, top + 20)) == (0x20, 0x40, 0x60) == picture.getpixel((0, 0))
         assert picture.getpixel((left, (top + bottom) // 2)) == (255, 255, 255), "a frame that shows on the dark paper"
+
+
+def test_the_command_for_a_missing_angle_can_be_typed(export, dataset, tmp_path):
+    spaced = tmp_path / "my alice"
+    spaced.mkdir()
+    shutil.copy(dataset / "a1.jpg", spaced)
+    export(spaced, tmp_path / "sheet.jpg", "--angles", "front,profile_left")
+    said = cells_of(tmp_path / "sheet.jpg")["profile_left"]["how_to_get"]
+    assert shlex.join(["gap_analysis.py", str(spaced), "--output"]) in said
+
+
+def test_a_missing_gpu_is_said(export, dataset, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine's onnxruntime has CUDA")
+    done = export(dataset, tmp_path / "sheet.jpg", "--angles", "front", "--device", "cuda")
+    assert "--device cuda was asked for, but CPUExecutionProvider measured" in done.stderr
 
 
 def test_no_cell_that_can_be_filled_is_said_and_nothing_is_written(export, dataset, tmp_path):
