@@ -22,7 +22,7 @@ import numpy as np
 
 from demo.album import make_album, write_album
 from mirror.vault.clustering import is_turned, persons
-from mirror.vault.neighbours import NOBODY, nearest
+from mirror.vault.neighbours import plain_dbscan
 from mirror.vault.store import open_store
 from mirror.vault.thresholds import default_threshold
 from utils import options
@@ -109,20 +109,6 @@ def scores(labels: np.ndarray, who: np.ndarray) -> Scores:
     precision, recall = ((own & same).sum(axis=1) / mask.sum(axis=1) for mask in (own, same))
     p, r = precision.mean(), recall.mean()
     return Scores(float(both / max(1, shown)), float(both / max(1, true)), float(2 * p * r / (p + r)))
-
-
-def plain_dbscan(embeddings: np.ndarray, distance: float, min_samples: int) -> np.ndarray:
-    """Labels (N,) of DBSCAN on cosine distance, NOBODY for noise, of each face's NEIGHBOURS nearest."""
-    from sklearn.cluster import DBSCAN
-    from sklearn.neighbors import sort_graph_by_row_values
-
-    if len(embeddings) < 2:
-        return np.full(len(embeddings), NOBODY)
-    graph = nearest(embeddings, distance)
-    if not graph.nnz:
-        return np.full(len(embeddings), NOBODY)
-    graph = sort_graph_by_row_values(graph, warn_when_not_sorted=False)
-    return DBSCAN(eps=distance, min_samples=min_samples, metric="precomputed").fit_predict(graph)
 
 
 def sweep(title: str, truth: Truth, pack: str, min_cluster: int) -> None:

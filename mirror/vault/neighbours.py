@@ -33,6 +33,20 @@ def components(embeddings: np.ndarray, threshold: float) -> list[np.ndarray]:
     return [parts[label] for label in np.argsort(first) if sizes[label] > 1]
 
 
+def plain_dbscan(embeddings: np.ndarray, distance: float, min_samples: int) -> np.ndarray:
+    """Labels (N,) of DBSCAN on cosine distance, NOBODY for noise, of each face's NEIGHBOURS nearest."""
+    from sklearn.cluster import DBSCAN
+    from sklearn.neighbors import sort_graph_by_row_values
+
+    if len(embeddings) < 2:
+        return np.full(len(embeddings), NOBODY)
+    graph = nearest(embeddings, distance)
+    if not graph.nnz:
+        return np.full(len(embeddings), NOBODY)
+    graph = sort_graph_by_row_values(graph, warn_when_not_sorted=False)
+    return DBSCAN(eps=distance, min_samples=min_samples, metric="precomputed").fit_predict(graph)
+
+
 def nearest(embeddings: np.ndarray, distance: float, exact_up_to: int = EXACT_UP_TO):
     """Sparse (N, N) cosine distances of the nearest NEIGHBOURS within `distance`, both ways.
 
