@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from mirror.dataset.soundness import check
     from mirror.faces.cache import measurement_cache
     from mirror.faces.copies import add_copies
-    from mirror.faces.identity_map import identity_map, import_for_map
+    from mirror.faces.identity_map import FEWEST_FACES_FOR_MAP, identity_map, import_for_map
     from mirror.faces.inputs import collect, split_by_prompts
     from mirror.faces.measurer import Measurer
     from mirror.faces.table import add_map, score_pictures, warnings_about
@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         inputs.warnings.append(NOT_FOR_PEOPLE)
         say(f"Note: {NOT_FOR_PEOPLE}")
     seconds: dict[str, float] = {}
+    count = len(inputs.references + inputs.held_out + inputs.candidates)
     with measurement_cache(args.cache, keeps=not args.no_cache) as cache:
         measurer = Measurer(
             pack,
@@ -100,8 +101,8 @@ def run(args: argparse.Namespace) -> int:
             args.det_size,
             args.max_megapixels,
             args.require_gpu,
-            while_loading=import_for_map,
-            previews=len(inputs.references + inputs.held_out + inputs.candidates) <= PREVIEWED_PICTURES,
+            while_loading=import_for_map if count >= FEWEST_FACES_FOR_MAP else None,
+            previews=count <= PREVIEWED_PICTURES,
         )
         with timed(seconds, "measuring"):
             measurer.measure(inputs.references, BESIDE)

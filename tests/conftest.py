@@ -27,6 +27,36 @@ for _name, _handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signa
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_FACES = ROOT.parent / "shared" / "faces"
 
+# The files that take longest, by seconds: they come first, so that no core waits for the last of them at the end.
+LONGEST = (
+    "training/test_train_lora.py",
+    "demo/test_truth.py",
+    "test_documents.py",
+    "generation/test_generate.py",
+    "generation/test_generate_loras.py",
+    "demo/test_demo.py",
+    "vault/test_prep.py",
+    "loop/test_bootstrap.py",
+    "loop/test_bootstrap_faults.py",
+    "loop/test_bootstrap_demo.py",
+    "faces/test_mirror_metrics.py",
+    "export/test_expressions.py",
+    "export/test_facesheet.py",
+    "export/test_did.py",
+    "demo/test_train_yolo.py",
+    "demo/test_train_face.py",
+    "vault/test_label.py",
+    "vault/test_dedup.py",
+    "vault/test_workflow.py",
+    "vault/test_scan.py",
+    "vault/test_cluster.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
 
 @dataclass
 class Run:

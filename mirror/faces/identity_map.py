@@ -40,6 +40,6 @@ def identity_map(pictures: list[Picture], dimensions: int, cache: FaceCache) -> 
 
 
 def import_for_map() -> None:
-    """What every run with new faces needs at its end, and what takes a second to import."""
+    """What a run with new faces, and enough of them for a map, needs at its end, and what takes seconds to import."""
     import pandas  # noqa: F401
     import sklearn.manifold  # noqa: F401

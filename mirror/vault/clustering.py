@@ -1,6 +1,6 @@
 """Which faces are one person: groups of embeddings that are alike on average, never two faces of one picture.
 
-scikit-learn's DBSCAN on cosine distance finds what hangs together at all. It alone would tie many people into one
+DBSCAN on cosine distance finds what hangs together at all. It alone would tie many people into one
 cluster wherever a few faces stand between them, so inside each of its clusters groups are merged by average linkage:
 two groups become one where the mean cosine over all pairs of their faces reaches the threshold. Whatever must not be
 (two faces of one picture, two persons whom somebody named, a face that was taken out) is never merged.

@@ -8,7 +8,7 @@ from vault_fixture import VaultRun, make_vault
 
 from benchmarks.vault_bench import gallery, scores, truth_of
 from mirror.vault.clustering import NOBODY, Known, alike, persons
-from mirror.vault.neighbours import nearest, plain_dbscan
+from mirror.vault.neighbours import components, nearest, plain_dbscan
 
 
 def people(counts: list[int], spread: float, seed: int = 0, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -115,6 +115,20 @@ def test_what_somebody_said_holds():
 @pytest.fixture(scope="module")
 def scanned(tmp_path_factory):
     return make_vault(tmp_path_factory.mktemp("album"))
+
+
+@pytest.mark.parametrize("threshold", [0.65, 0.75, 0.85])
+def test_components_are_the_clusters_of_dbscan_with_two_samples(threshold):
+    random = np.random.default_rng(7)
+    embeddings = (
+        random.normal(size=(40, 16))[random.integers(0, 40, 200)] + random.normal(size=(200, 16)) * 0.5
+    ).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    labels = plain_dbscan(embeddings, 1 - threshold, 2)
+    expected = [np.flatnonzero(labels == label).tolist() for label in range(labels.max() + 1)]
+    assert len(expected) > 1 and NOBODY in labels
+    assert [part.tolist() for part in components(embeddings, threshold)] == expected
+    assert components(embeddings[:1], threshold) == []
 
 
 @pytest.fixture
