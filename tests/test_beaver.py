@@ -448,7 +448,7 @@ def test_the_menu_asks_which_packages_and_for_whom(project):
     terminal = terminal_of(project)
     assert "6: Exports for Avatars" in terminal.answer("What shall be done", "6")
     terminal.answer("Name of the person", "alice")
-    terminal.answer("Which packages (did, metahuman, vtuber) [did,metahuman,vtuber]", "did")
+    terminal.answer("Which packages (did, metahuman, vtuber) [did,metahuman]", "did")
     terminal.answer("InsightFace model pack", "")
     terminal.see("D-ID: pictures for a talking head: alice_did_package")
     terminal.answer("What shall be done", "q")

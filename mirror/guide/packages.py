@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.console import UserError
-from utils.defaults import PROJECT
+from utils.defaults import EXPRESSION_FILES, MODELS_FOLDER
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,7 @@ class Package:
     title: str
     name: str  # what follows the person's name
     options: tuple[str, ...] = ()
-
-    @property
-    def is_there(self) -> bool:
-        return (PROJECT / self.script).is_file()
+    needs: tuple[str, ...] = ()  # patterns of files, one of which must be in the models folder
 
     def leaves(self, person: str) -> Path:
         """The folder or file, in the current folder."""
@@ -40,15 +37,24 @@ PACKAGES = {
         "VTuber: expressions",
         "live2d",
         ("--expressions", "neutral,smile,surprised,angry"),
+        EXPRESSION_FILES,
     ),
 }
-AVAILABLE = tuple(name for name, one in PACKAGES.items() if one.is_there)  # scripts that this project has
+
+
+def usual_packages() -> str:
+    """Those that can be made with the models at hand, with commas between."""
+    return ",".join(
+        name
+        for name, one in PACKAGES.items()
+        if not one.needs or any(path for pattern in one.needs for path in MODELS_FOLDER.glob(pattern))
+    )
 
 
 def wanted_packages(text: str) -> list[str]:
-    """Names of AVAILABLE as they are typed, with commas or spaces between. Raises UserError for another one."""
+    """Names of PACKAGES as they are typed, with commas or spaces between. Raises UserError for another one."""
     wanted = text.replace(",", " ").split()
-    unknown = [name for name in wanted if name not in AVAILABLE]
+    unknown = [name for name in wanted if name not in PACKAGES]
     if unknown:
-        raise UserError(f"--packages {unknown[0]} is none of {', '.join(AVAILABLE)}.")
+        raise UserError(f"--packages {unknown[0]} is none of {', '.join(PACKAGES)}.")
     return wanted

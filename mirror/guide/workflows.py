@@ -13,7 +13,7 @@ from pathlib import Path
 from mirror.contracts.contract import read_contract
 from mirror.contracts.vault import LabelledPerson, Labels
 from mirror.guide.loop import loop_commands, write_loop_config
-from mirror.guide.packages import AVAILABLE, PACKAGES, wanted_packages
+from mirror.guide.packages import PACKAGES, usual_packages, wanted_packages
 from mirror.guide.parts import (
     PRESETS,
     Answers,
@@ -179,9 +179,7 @@ def _export(name: str) -> Step:
 
 def _told_loop(answers: Answers) -> list[str]:
     report = f"Report: {Path(answers['output']) / 'bootstrap' / answers['person'] / 'bootstrap_report.html'}"
-    if not AVAILABLE:
-        return [report]
-    titles = ", ".join(PACKAGES[name].title.partition(":")[0] for name in AVAILABLE)
+    titles = ", ".join(PACKAGES[name].title.partition(":")[0] for name in PACKAGES)
     return [report, f"Next: workflow 6 makes packages of the dataset for avatars ({titles})."]
 
 
@@ -302,14 +300,14 @@ WORKFLOWS = {
     ),
 }
 
-if AVAILABLE:
+if PACKAGES:
     WORKFLOWS["6"] = Workflow(
         "Exports for Avatars",
         (
             _PERSON,
-            Question("packages", f"Which packages ({', '.join(AVAILABLE)})", lambda answers: ",".join(AVAILABLE)),
+            Question("packages", f"Which packages ({', '.join(PACKAGES)})", lambda answers: usual_packages()),
             _PACK,
         ),
-        tuple(_export(name) for name in AVAILABLE),
+        tuple(_export(name) for name in PACKAGES),
         _told_packages,
     )
