@@ -36,7 +36,7 @@ from utils.console import UserError
 from utils.defaults import EXPRESSION_FILES
 from utils.files import reason_of
 
-FERPLUS, HSEMOTION, OURS = "FER+", "HSEmotion", "ours"  # kinds of files
+FERPLUS, HSEMOTION, OURS = "FER+", "HSEmotion", "MirrorMetrics"  # kinds of files
 OTHER = "other"  # what is none of EXPRESSIONS: disgust, fear, contempt
 METADATA_KEY = "mirror.expressions"
 

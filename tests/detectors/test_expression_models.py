@@ -62,7 +62,7 @@ def test_what_a_model_is_not_sure_of_is_not_told(tmp_path):
 def test_ours_says_which_expressions_it_tells(tmp_path, side):
     levels = dict(zip((*EXPRESSIONS, OTHER), range(20, 250, 30), strict=True))
     model = ExpressionModel(own_net(tmp_path / "a.onnx", levels, side=side))
-    assert model.kind == "ours" and model.tells == EXPRESSIONS
+    assert model.kind == "MirrorMetrics" and model.tells == EXPRESSIONS
     read = [model.read(grey(level)).expression for level in levels.values()]
     assert read == [*EXPRESSIONS, None]
 
