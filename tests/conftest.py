@@ -40,7 +40,7 @@ LONGEST = (
     "loop/test_bootstrap_faults.py",
     "loop/test_bootstrap_demo.py",
     "faces/test_mirror_metrics.py",
-    "export/test_expressions.py",
+    "export/test_export_expressions.py",
     "export/test_facesheet.py",
     "export/test_did.py",
     "demo/test_train_yolo.py",

@@ -176,7 +176,7 @@ def test_stopped_in_the_middle_it_goes_on_there(project, number):
     ("arguments", "said"),
     [
         ((), "nobody can answer them here: give --yes"),
-        (("--yes",), "Which workflow? Give --workflow 1 or 2 or 4."),
+        (("--yes",), "Which workflow? Give --workflow 1 or 2 or 4 or 6."),
         (("--workflow", "1", "--yes"), "give --photos"),
         (("--workflow", "1", "--yes", "--photos", "nowhere"), "--photos nowhere is no folder"),
         (("--workflow", "1", "--yes", "--photos", "photos"), "give --person"),
@@ -242,15 +242,20 @@ def with_exports(project: Project) -> None:
         shutil.copy(ROOT / "tests" / "fixtures" / "beaver_standins.py", project.folder / name)
 
 
-def test_exports_are_offered_after_the_loop_where_their_scripts_are_there(project):
+def test_exports_are_offered_after_the_loop(project):
     dataset = "outputs/facevault/organized/alice"
     (project.folder / dataset).mkdir(parents=True)
     loop = ("--workflow", "4", "--person", "alice", "--base-model", "base", "--yes")
-    assert "workflow 6" not in project.run(*loop).stdout
     with_exports(project)
     assert "Next: workflow 6 makes packages of the dataset for avatars (D-ID, MetaHuman, VTuber)" in (
         project.run(*loop).stdout
     )
+    before = len(project.calls)
+    project.run("--workflow", "6", "--person", "alice", "--yes")
+    assert [call[0] for call in project.calls[before:]] == ["export_for_did.py", "export_facesheet.py"], "no model"
+    model = project.folder / "models" / "expression.onnx"
+    model.parent.mkdir(exist_ok=True)
+    model.write_bytes(b"a model of expressions, as far as the menu knows")
     before = len(project.calls)
     done = project.run("--workflow", "6", "--person", "alice", "--yes")
     written = (
