@@ -22,7 +22,7 @@ import numpy as np
 
 from demo.album import make_album, write_album
 from mirror.vault.clustering import is_turned, persons
-from mirror.vault.neighbours import plain_dbscan
+from mirror.vault.neighbours import NOBODY, nearest
 from mirror.vault.store import open_store
 from mirror.vault.thresholds import default_threshold
 from utils import options
@@ -131,6 +131,20 @@ def sweep(title: str, truth: Truth, pack: str, min_cluster: int) -> None:
         f"{len(truth.who)} faces of {len(set(truth.who))} persons, pack {pack}; single pairs: "
         f"{(alike >= limit).mean():.1%} of the same person are above 99 % of different ones (cosine {limit:.2f})"
     )
+
+
+def plain_dbscan(embeddings: np.ndarray, distance: float, min_samples: int) -> np.ndarray:
+    """Labels (N,) of DBSCAN on cosine distance, NOBODY for noise, of each face's NEIGHBOURS nearest."""
+    from sklearn.cluster import DBSCAN
+    from sklearn.neighbors import sort_graph_by_row_values
+
+    if len(embeddings) < 2:
+        return np.full(len(embeddings), NOBODY)
+    graph = nearest(embeddings, distance)
+    if not graph.nnz:
+        return np.full(len(embeddings), NOBODY)
+    graph = sort_graph_by_row_values(graph, warn_when_not_sorted=False)
+    return DBSCAN(eps=distance, min_samples=min_samples, metric="precomputed").fit_predict(graph)
 
 
 def hard_ones(truth: Truth, pack: str, persons_in_album: int) -> None:

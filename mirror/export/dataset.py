@@ -21,6 +21,7 @@ from mirror.contracts.summary import REFERENCE
 from mirror.dataset.angles import PackAngles
 from mirror.dataset.measuring import is_of_person
 from mirror.dataset.persons import two_persons
+from mirror.dataset.pixels import DUPLICATE_BITS
 from mirror.dataset.references import BESIDE, Photo, PhotoPixels
 from mirror.dataset.sensors import SensorChoice, find_expressions, find_measurer
 from mirror.dataset.soundness import LIMITS, OUTLIER, check
@@ -92,6 +93,15 @@ class Candidate:
             return decode(read_file(self.path, math.inf))  # it was within the limit when it was measured
         except ImageError as error:
             raise UserError(f"{self.path} {error.reason}; it was there a moment ago.") from error
+
+
+def same_picture(one: Candidate, other: Candidate) -> str:
+    """How two pictures are one by their perceptual hashes, in words; empty where they are not."""
+    own, mirrored = int(one.pixels.picture_hash, 16), int(one.pixels.mirrored_hash, 16)
+    there = int(other.pixels.picture_hash, 16)
+    if (own ^ there).bit_count() <= DUPLICATE_BITS:
+        return "nearly the same picture"
+    return "the mirror image of the same picture" if (mirrored ^ there).bit_count() <= DUPLICATE_BITS else ""
 
 
 @dataclass

@@ -12,10 +12,10 @@ import numpy as np
 from mirror.contracts.did import DidFigure, DidLimit, DidSource
 from mirror.contracts.exports import NotUsed
 from mirror.dataset.limits import COPY_ANGLES_DEG, COPY_SIMILARITY
-from mirror.dataset.pixels import DUPLICATE_BITS
+from mirror.export.dataset import same_picture
 from mirror.export.did_limits import LONGEST_SIDE, LOOKED_UP, MOST_BYTES, SERVICE_LIMITS
 from mirror.export.did_rules import Figure, Judged
-from mirror.export.geometry import upright, upright_box
+from mirror.vault.crops import upright, upright_box
 from utils.console import UserError
 from utils.images import natural_key
 
@@ -123,12 +123,8 @@ def _not_needed(one: Judged) -> str:
 def repeated(one: Judged, other: Judged) -> str:
     """How two pictures show the same, in words; empty where they do not."""
     first, second = one.candidate, other.candidate
-    own, mirrored = int(first.pixels.picture_hash, 16), int(first.pixels.mirrored_hash, 16)
-    there = int(second.pixels.picture_hash, 16)
-    if (own ^ there).bit_count() <= DUPLICATE_BITS:
-        return "nearly the same picture"
-    if (mirrored ^ there).bit_count() <= DUPLICATE_BITS:
-        return "the mirror image of the same picture"
+    if how := same_picture(first, second):
+        return how
     turned = max(abs(first.face.yaw_deg - second.face.yaw_deg), abs(first.face.pitch_deg - second.face.pitch_deg))
     is_same = float(first.face.embedding @ second.face.embedding) >= COPY_SIMILARITY and turned <= COPY_ANGLES_DEG
     return "the same face at the same angle" if is_same else ""
@@ -160,8 +156,8 @@ def _differs(one: Judged, cuts: dict[str, Cut], chosen: list[Chosen]) -> str:
 def cut_of(one: Judged) -> Cut:
     """The picture upright, cut around its head, shrunk where it is larger than the service can show."""
     face = one.candidate.face
-    image = upright(one.candidate.image(), face)
-    left, top, right, bottom = upright_box(face)
+    image = upright(one.candidate.image(), face.turned_deg)
+    left, top, right, bottom = upright_box(face.box_xyxy, face.size_wh, face.turned_deg)
     side = FRAME * (bottom - top)
     x, y = (left + right - side) / 2, top - FRAME_ABOVE * (bottom - top)
     height, width = image.shape[:2]

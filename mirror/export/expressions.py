@@ -10,10 +10,10 @@ import numpy as np
 
 from mirror.contracts.exports import NotUsed
 from mirror.dataset.limits import SECOND_FACE_SHARE
-from mirror.dataset.pixels import DUPLICATE_BITS, SHARPNESS_LIMIT
+from mirror.dataset.pixels import SHARPNESS_LIMIT
 from mirror.detectors.expressions import CONFIDENCE
 from mirror.export.aligned import Eyes, canvas_of, covered_share, exact_eyes
-from mirror.export.dataset import Candidate, ExportDataset
+from mirror.export.dataset import Candidate, ExportDataset, same_picture
 from utils.images import natural_key
 
 # Faces of VTuber models are drawn from the front and turned by the program. At 20 degrees the far eye is 6 % nearer to
@@ -141,21 +141,15 @@ class _Fits:
 
     def _against(self, one: Ranked, wanted: Wanted) -> str:
         """One sentence; empty where it is chosen."""
-        same = next((other for other in self.chosen if _is_same(one.candidate, other.candidate)), None)
-        if same is not None:
-            return f"It shows {one.expression}, but is nearly the same picture as {same.candidate.file}."
+        for other in self.chosen:
+            if how := same_picture(one.candidate, other.candidate):
+                return f"It shows {one.expression}, but is {how} as {other.candidate.file}."
         if len(self.chosen) == wanted.count:
             return f"It shows {one.expression} (score {one.score:.2f}), but {wanted.count} better one(s) were enough."
         # The irises may lie nearer to each other than the pack's points, by which the picture seemed large enough.
         small = _small(one.eyes.canvas, wanted)
         self.too_small += bool(small)
         return f"It shows {one.expression}, but {small}." if small else ""
-
-
-def _is_same(one: Candidate, other: Candidate) -> bool:
-    own, mirrored = int(one.pixels.picture_hash, 16), int(one.pixels.mirrored_hash, 16)
-    there = int(other.pixels.picture_hash, 16)
-    return min((own ^ there).bit_count(), (mirrored ^ there).bit_count()) <= DUPLICATE_BITS
 
 
 def _reason_against(candidate: Candidate, wanted: Wanted) -> str:

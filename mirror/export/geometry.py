@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from mirror.faces.engine import FaceMeasurement
+from mirror.vault.crops import upright_box, upright_size
 
 # Rows of the 68 points of iBUG 300-W (Sagonas et al. 2013).
 _LEFT_EYE, _RIGHT_EYE = slice(36, 42), slice(42, 48)
@@ -58,34 +59,11 @@ class Room(NamedTuple):
 
 def room_around(face: FaceMeasurement) -> Room:
     """Of the picture as the face is upright in it; 0 where the face leaves the picture."""
-    left, top, right, bottom = upright_box(face)
-    width, height = upright_size(face)
+    left, top, right, bottom = upright_box(face.box_xyxy, face.size_wh, face.turned_deg)
+    width, height = upright_size(face.size_wh, face.turned_deg)
     high, wide = max(1e-6, bottom - top), max(1e-6, right - left)
     beside = max(0.0, min(left, width - right))
     return Room(max(0.0, top) / high, max(0.0, height - bottom) / high, beside / wide)
-
-
-def upright_size(face: FaceMeasurement) -> tuple[int, int]:
-    """Width and height of the picture, turned as the face was measured."""
-    width, height = face.size_wh
-    return (height, width) if face.turned_deg in (90, 270) else (width, height)
-
-
-def upright_box(face: FaceMeasurement) -> tuple[float, float, float, float]:
-    """The face's box (xyxy) in the picture, turned clockwise by `turned_deg`."""
-    left, top, right, bottom = face.box_xyxy
-    width, height = face.size_wh
-    return {
-        0: (left, top, right, bottom),
-        90: (height - bottom, left, height - top, right),
-        180: (width - right, height - bottom, width - left, height - top),
-        270: (top, width - right, bottom, width - left),
-    }[face.turned_deg]
-
-
-def upright(image: np.ndarray, face: FaceMeasurement) -> np.ndarray:
-    """The picture (H, W, 3), turned clockwise by `turned_deg`."""
-    return np.ascontiguousarray(np.rot90(image, -face.turned_deg // 90))
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -1,12 +1,12 @@
 """Which faces are one person: groups of embeddings that are alike on average, never two faces of one picture.
 
-DBSCAN on cosine distance finds what hangs together at all. It alone would tie many people into one
-cluster wherever a few faces stand between them, so inside each of its clusters groups are merged by average linkage:
-two groups become one where the mean cosine over all pairs of their faces reaches the threshold. Whatever must not be
+What hangs together by pairs of faces that are alike would tie many people into one cluster wherever a few faces stand
+between them (DBSCAN alone does), so inside each such part groups are merged by average linkage: two
+groups become one where the mean cosine over all pairs of their faces reaches the threshold. Whatever must not be
 (two faces of one picture, two persons whom somebody named, a face that was taken out) is never merged.
 
 For unit vectors the mean cosine over all pairs is the product of the two groups' mean vectors, so no matrix of all
-pairs is kept. Average linkage is reducible (Murtagh 1983): all pairs that are each other's nearest may be merged at
+faces is needed. Average linkage is reducible (Murtagh 1983): all pairs that are each other's nearest may be merged at
 once, and a group without a partner above the threshold never gets one.
 """
 

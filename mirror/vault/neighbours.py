@@ -1,4 +1,4 @@
-"""Which faces hang together: DBSCAN of two samples on a graph of each face's nearest ones, exact or by cells.
+"""Which faces hang together: connected parts of the graph of each face's nearest ones, exact or by cells.
 
 Embeddings are (N, D) float32, unit norm; distances are 1 - cosine.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-NEIGHBOURS = 32  # nearest faces of each that DBSCAN is shown: bounds its memory at any number of faces
+NEIGHBOURS = 32  # nearest faces of each that are kept: bounds the memory at any number of faces
 # Up to here every face is compared with every other one, which takes four times as long for twice the faces.
 EXACT_UP_TO = 25_000
 _PROBED = 16  # cells in which a face's neighbours are looked for
@@ -31,20 +31,6 @@ def components(embeddings: np.ndarray, threshold: float) -> list[np.ndarray]:
     _, first, sizes = np.unique(labels, return_index=True, return_counts=True)
     parts = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
     return [parts[label] for label in np.argsort(first) if sizes[label] > 1]
-
-
-def plain_dbscan(embeddings: np.ndarray, distance: float, min_samples: int) -> np.ndarray:
-    """Labels (N,) of DBSCAN on cosine distance, NOBODY for noise, of each face's NEIGHBOURS nearest."""
-    from sklearn.cluster import DBSCAN
-    from sklearn.neighbors import sort_graph_by_row_values
-
-    if len(embeddings) < 2:
-        return np.full(len(embeddings), NOBODY)
-    graph = nearest(embeddings, distance)
-    if not graph.nnz:
-        return np.full(len(embeddings), NOBODY)
-    graph = sort_graph_by_row_values(graph, warn_when_not_sorted=False)
-    return DBSCAN(eps=distance, min_samples=min_samples, metric="precomputed").fit_predict(graph)
 
 
 def nearest(embeddings: np.ndarray, distance: float, exact_up_to: int = EXACT_UP_TO):
@@ -81,7 +67,7 @@ def _in_cells(embeddings: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]
     """The faces of each cell of a k-means, and those of the cells nearest to it.
 
     An inverted file (Sivic & Zisserman 2003) by scikit-learn's MiniBatchKMeans. A pair that it misses can still become
-    one person: DBSCAN's groups are compared with each other in full.
+    one person: the parts' groups are compared with each other in full.
     """
     from sklearn.cluster import MiniBatchKMeans
 

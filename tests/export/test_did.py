@@ -326,8 +326,9 @@ def test_the_rules_of_mouth_and_eyes_on_true_landmarks():
 
 
 def test_boxes_follow_the_turn_of_the_picture():
-    from mirror.export.geometry import room_around, upright, upright_box
+    from mirror.export.geometry import room_around
     from mirror.faces.engine import FaceMeasurement
+    from mirror.vault.crops import upright, upright_box
     from utils.files import Status
 
     for turned in (0, 90, 180, 270):
@@ -337,7 +338,8 @@ def test_boxes_follow_the_turn_of_the_picture():
         rows, columns = np.nonzero(lying[..., 0])
         box = (float(columns.min()), float(rows.min()), columns.max() + 1.0, rows.max() + 1.0)
         face = FaceMeasurement(Status.OK, 1, "", lying.shape[1::-1], box_xyxy=box, turned_deg=turned)
-        assert upright_box(face) == (8, 5, 14, 15) and np.array_equal(upright(lying, face), image)
+        assert upright_box(box, face.size_wh, turned) == (8, 5, 14, 15)
+        assert np.array_equal(upright(lying, turned), image)
         assert room_around(face) == (0.5, 2.5, 8 / 6)
 
 

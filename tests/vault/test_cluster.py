@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from vault_fixture import VaultRun, make_vault
 
-from benchmarks.vault_bench import gallery, scores, truth_of
+from benchmarks.vault_bench import gallery, plain_dbscan, scores, truth_of
 from mirror.vault.clustering import NOBODY, Known, alike, persons
-from mirror.vault.neighbours import components, nearest, plain_dbscan
+from mirror.vault.neighbours import components, nearest
 
 
 def people(counts: list[int], spread: float, seed: int = 0, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
