@@ -140,7 +140,7 @@ RULES = (
     Rule("highlights", _burnt, 0.02, 0.0, 1, "{:.1%}", PIXELS, "{} of the face is burnt out"),
     Rule("dark", _grey, _DARK, 2 * _DARK, 0.5, "{:.0f}", PIXELS, "the face is dark: grey level {} of 255"),
     Rule("bright", _grey, _BRIGHT, _BRIGHT - 50, 0.5, "{:.0f}", PIXELS, "the face is too bright: grey level {} of 255"),
-    Rule("face-size", _face, SMALLEST_FACE, 2 * SMALLEST_FACE, 1, "{:.0f} px", DETECTOR, "the face is only {} wide"),
+    Rule("face-size", _face, SMALLEST_FACE, 2 * SMALLEST_FACE, 1, "{:.0f} px", DETECTOR, "the face is only {} across"),
     Rule("room-above", _above, 0.25, 0.7, 1, "{:.0%}", DETECTOR, "the hair is cut off: room above {} of the face"),
     Rule("room-beside", _beside, 0.15, 0.6, 0.5, "{:.0%}", DETECTOR, "the head is cut off: room beside {} of the face"),
     Rule("room-below", _below, 0.15, 0.9, 0.5, "{:.0%}", DETECTOR, "the neck is cut off: room below {} of the face"),

@@ -49,7 +49,7 @@ LACKS = {
     "tilted.png": "tilted",
     "half_dark.png": "One half of the face has",
     "blurred.png": "blurred",
-    "small.png": "wide (at least 200 px)",
+    "small.png": "across (at least 200 px)",
     "close.png": "he hair is cut off",
     "nobody.png": "No face was found",
     "two_faces.png": "A second face has",
