@@ -195,6 +195,8 @@ VARIANTS = (
 CONFIG_FILES = {
     "": "model_index.json",
     "transformer": "transformer/config.json",
+    "unet": "unet/config.json",
+    "vae": "vae/config.json",
     "scheduler": "scheduler/scheduler_config.json",
 }
 
@@ -204,7 +206,15 @@ def with_variant(family: Family, value_of: Callable[[str, str], Any]) -> Family:
     for one in VARIANTS:
         if one.family == family.name and one.holds(value_of(one.part, one.key)):
             return replace(family, **one.changes)
-    return family
+    return replace(family, size=_own_size(family, value_of)) if family.denoiser == "unet" else family
+
+
+def _own_size(family: Family, value_of: Callable[[str, str], Any]) -> int:
+    """Side in pixels of the pictures that a U-Net was trained on, as diffusers' pipelines take it for their default."""
+    latents, widths = value_of("unet", "sample_size"), value_of("vae", "block_out_channels")
+    if not isinstance(latents, int) or not isinstance(widths, list | tuple) or not widths:
+        return family.size
+    return latents * 2 ** (len(widths) - 1)
 
 
 def variant_of_folder(family: Family, folder: Path) -> Family:

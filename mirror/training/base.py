@@ -124,9 +124,11 @@ def bytes_when_loaded(model: str, bytes_each: int) -> int:
 
 def refuse_unusual(pipeline: Any, model: str) -> None:
     """Raise UserError for models of a known pipeline that are not for text to image: inpainting, refiners."""
-    channels = pipeline.unet.config.in_channels
-    if channels != 4:
-        raise UserError(f"{model} takes {channels} channels where 4 are usual: it is made for inpainting or editing.")
+    channels, usual = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
+    if channels != usual:
+        raise UserError(
+            f"{model} takes {channels} channels where its VAE gives {usual}: it is made for inpainting or editing."
+        )
     if pipeline.text_encoder is None:
         raise UserError(f"{model} has no first text encoder: a refiner is not trained; take the base model.")
 

@@ -251,11 +251,21 @@ def test_another_run_in_the_same_folder_is_refused(tiny, first_run, more, said, 
     assert pictures(first_run[0]) == before
 
 
+def test_pictures_have_the_size_that_a_unet_was_trained_on(tiny, tmp_path):
+    """As its configuration says; where it says nothing, the family's."""
+    folder = copy_of(tiny.model("sdxl"), tmp_path / "model")
+    config = folder / "unet" / "config.json"
+    facts = json.loads(config.read_text())
+    for latents, side in ((8, 64), (96, 768), (None, 1024)):
+        config.write_text(json.dumps(facts | {"sample_size": latents}))
+        assert pipelines.local_family(str(folder), None, None).size == side
+
+
 def test_options_that_are_left_out_count_too(tiny, first_run, tmp_path, monkeypatch):
-    """A finished folder of 2 steps at 64 pixels is no result of the same command without them."""
+    """A finished folder of 2 steps is no result of the same command without them (64 pixels is the model's own)."""
     monkeypatch.setattr(generate_synthetic, "open_pipeline", None)
     arguments = tiny.arguments(first_run[0])
-    with pytest.raises(UserError, match="steps 2 instead of 30, width 64 instead of 1024, height 64 instead of 1024"):
+    with pytest.raises(UserError, match=r"steps 2 instead of 30\)"):
         generate(arguments[: -len(QUICK)])
 
 
