@@ -143,11 +143,20 @@ def _nearness(embeddings: np.ndarray, left: np.ndarray, labels: np.ndarray) -> n
 def alike(embeddings: np.ndarray, pictures: Sequence[int], threshold: float, known: Known) -> np.ndarray:
     """Group of each face, (N,) int from 0 on; a face that is like no other is a group of its own."""
     groups = _Groups.of(embeddings, np.asarray(pictures), known)
-    free = np.array([i for i in range(len(embeddings)) if i not in known.owner], dtype=int)
-    for part in components(embeddings[free], threshold):
-        groups.merge_alike(groups.number[free[part]], threshold)
+    for part in _tied(components(embeddings, threshold), groups.number.copy()):
+        groups.merge_alike(np.unique(groups.number[part]), threshold)
     groups.merge_alike(np.unique(groups.number), threshold)
     return np.unique(groups.number, return_inverse=True)[1]
+
+
+def _tied(parts: list[np.ndarray], number: np.ndarray) -> list[np.ndarray]:
+    """`parts` as one where they hold faces of one group `number`: else its faces would choose among too few."""
+    whole: dict[int, list[int]] = {}  # number of a group -> faces of the part that it lies in
+    for part in parts:
+        lists = {id(one): one for group in number[part] if (one := whole.get(int(group))) is not None}
+        tied = [*part.tolist(), *(face for one in lists.values() for face in one)]
+        whole.update(dict.fromkeys(map(int, number[tied]), tied))
+    return [np.array(one) for one in {id(one): one for one in whole.values()}.values()]
 
 
 def _mean_of(one: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray:

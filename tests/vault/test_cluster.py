@@ -56,6 +56,21 @@ def test_two_faces_of_one_picture_are_never_one_person():
         assert pair[0] != pair[1] or pair[0] == NOBODY
 
 
+def test_new_photos_of_a_named_person_do_not_go_to_a_sibling():
+    """The same faces again, in other pictures: the named person is as near as can be, though it is no free group."""
+    rng = np.random.default_rng(3)
+    alice, other = np.linalg.qr(rng.standard_normal((64, 2)))[0].T
+    centres = np.repeat([alice, 0.7 * alice + np.sqrt(1 - 0.7**2) * other], 5, axis=0)
+    faces = np.sqrt(0.7) * centres + np.sqrt(0.3 / 64) * rng.standard_normal((10, 64))
+    faces = np.concatenate([faces, faces[:3]])
+    faces = (faces / np.linalg.norm(faces, axis=1, keepdims=True)).astype(np.float32)
+    pictures = np.array([0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 9, 10, 11])  # one picture shows both
+    assert 0.35 < (faces[:5] @ faces[5:10].T).mean() < (faces[:5] @ faces[:5].T).mean()
+    labels = persons(faces, pictures, 0.35, 3, Known(owner=dict.fromkeys(range(5), 1)))
+    assert len(set(labels[:5])) == len(set(labels[5:10])) == 1 and labels[0] != labels[5]
+    assert (labels[10:] == labels[0]).all()
+
+
 def test_merging_at_once_is_merging_one_by_one():
     """Against average linkage by the book: the nearest pair first, one at a time."""
     faces, _ = people([5, 7, 4, 6], 0.55, seed=3, size=16)
