@@ -206,15 +206,19 @@ def with_variant(family: Family, value_of: Callable[[str, str], Any]) -> Family:
     for one in VARIANTS:
         if one.family == family.name and one.holds(value_of(one.part, one.key)):
             return replace(family, **one.changes)
-    return replace(family, size=_own_size(family, value_of)) if family.denoiser == "unet" else family
+    return _with_own_size(family, value_of) if family.denoiser == "unet" else family
 
 
-def _own_size(family: Family, value_of: Callable[[str, str], Any]) -> int:
-    """Side in pixels of the pictures that a U-Net was trained on, as diffusers' pipelines take it for their default."""
+def _with_own_size(family: Family, value_of: Callable[[str, str], Any]) -> Family:
+    """The size that a U-Net was trained on, as diffusers takes it by default, and the memory for such an image.
+
+    The family's where the configuration does not say it in one number.
+    """
     latents, widths = value_of("unet", "sample_size"), value_of("vae", "block_out_channels")
     if not isinstance(latents, int) or not isinstance(widths, list | tuple) or not widths:
-        return family.size
-    return latents * 2 ** (len(widths) - 1)
+        return family
+    size = latents * 2 ** (len(widths) - 1)
+    return replace(family, size=size, working_gib=family.working_gib * (size / family.size) ** 2)
 
 
 def variant_of_folder(family: Family, folder: Path) -> Family:

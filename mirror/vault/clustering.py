@@ -150,8 +150,11 @@ def alike(embeddings: np.ndarray, pictures: Sequence[int], threshold: float, kno
 
 
 def _tied(parts: list[np.ndarray], number: np.ndarray) -> list[np.ndarray]:
-    """`parts` as one where they hold faces of one group `number`: else its faces would choose among too few."""
-    whole: dict[int, list[int]] = {}  # number of a group -> faces of the part that it lies in
+    """`parts` (indices of faces), those joined that share a group; `number` (N,) is the group of each face.
+
+    Faces that somebody named are one group from the start, and may lie in several parts.
+    """
+    whole: dict[int, list[int]] = {}  # number of a group -> all faces of the part that it lies in
     for part in parts:
         lists = {id(one): one for group in number[part] if (one := whole.get(int(group))) is not None}
         tied = [*part.tolist(), *(face for one in lists.values() for face in one)]

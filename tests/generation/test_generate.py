@@ -252,13 +252,15 @@ def test_another_run_in_the_same_folder_is_refused(tiny, first_run, more, said, 
 
 
 def test_pictures_have_the_size_that_a_unet_was_trained_on(tiny, tmp_path):
-    """As its configuration says; where it says nothing, the family's."""
+    """As its configuration says, and the memory for an image with it; where it says nothing, the family's."""
     folder = copy_of(tiny.model("sdxl"), tmp_path / "model")
     config = folder / "unet" / "config.json"
     facts = json.loads(config.read_text())
     for latents, side in ((8, 64), (96, 768), (None, 1024)):
         config.write_text(json.dumps(facts | {"sample_size": latents}))
-        assert pipelines.local_family(str(folder), None, None).size == side
+        found = pipelines.local_family(str(folder), None, None)
+        assert found.size == side
+        assert found.working_gib / side**2 == pytest.approx(families.FAMILIES["sdxl"].working_gib / 1024**2)
 
 
 def test_options_that_are_left_out_count_too(tiny, first_run, tmp_path, monkeypatch):
