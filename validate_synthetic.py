@@ -158,7 +158,7 @@ def tell(args: argparse.Namespace, report: ValidationReport, page: Path) -> None
     ]
     if rows:
         print_table("Not approved, and why", ["Image", "Verdict", "Reason"], rows, numbers=False)
-    share = "" if report.approved_percent is None else f" ({report.approved_percent:.1f}%)"
+    share = f" ({100 * report.approved / len(report.images):.1f}%)" if report.images else ""
     show(DONE, "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * (len(DONE) + 2))
     show(f"Approved: {report.approved}{share}", f"Rejected: {report.rejected}")
     if report.unverified:

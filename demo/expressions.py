@@ -63,9 +63,9 @@ def _pull_mouth(
     """Corners up or down, cheeks, the dropping jaw."""
     side = np.sign(u)
     corner = bump(u, v, (lay.mouth_half, lay.mouth_v), (1.35, 1.25)) * face.smile
-    out += np.stack([side * 0.70 * corner, 0.74 * corner, -0.45 * corner], -1)
+    out += np.stack([side * 0.82 * corner, 0.88 * corner, -0.50 * corner], -1)
     cheek = bump(u, v, (3.9, -3.4), (1.6, 1.3)) * max(face.smile, 0)
-    out += np.stack([side * 0.12 * cheek, 0.28 * cheek, 0.38 * cheek], -1)
+    out += np.stack([side * 0.14 * cheek, 0.36 * cheek, 0.52 * cheek], -1)
     taper = np.sqrt(np.clip(1 - (u / (lay.mouth_half * 0.97)) ** 2, 0, 1))
     far = np.abs(v - lay.mouth_v)
     lift = face.open * 0.45 * taper * np.exp(-far / 0.9) * (1 - lower)
@@ -96,7 +96,7 @@ def _move_brows(out: np.ndarray, u: np.ndarray, v: np.ndarray, lay: Layout, face
     side = np.sign(u)
     brow = bump(u, v, (2.6, lay.brow_v), (2.6, 1.0))
     inner = bump(u, v, (1.3, lay.brow_v - 0.1), (1.1, 0.8))
-    out[..., 1] += 0.65 * face.raised * brow - 0.60 * face.frown * inner - 0.15 * face.frown * brow
+    out[..., 1] += 0.65 * face.raised * brow - 0.72 * face.frown * inner - 0.20 * face.frown * brow
     out[..., 0] -= side * 0.30 * face.frown * inner
     out[..., 2] += 0.12 * face.frown * inner
     if face.sorrow:

@@ -16,31 +16,33 @@ from demo.identity import Identity
 from demo.surfaces import Mesh, bump, grid_normals, grid_triangles, smoothstep
 
 # One ring a row: front (y, z), half width, side (y, z), back (y, z), exponent of the superellipse (2 is an ellipse).
-# An adult head of 23 cm, widths and depths after common anthropometric means, then adjusted by eye on pictures.
+# An adult head of 23 cm. The front half was fitted by least squares to 159 points of a mean face (the canonical face of
+# MediaPipe's face mesh, scaled to 6.0 cm between the pupils; 0.08 cm root mean square, nose and lips left out), then
+# the jaw was narrowed by eye on pictures.
 RINGS = np.array(
     [
-        [11.6, -1.0, 0.02, 11.6, -1.0, 11.6, -1.02, 2.0],
-        [11.3, 1.8, 3.3, 11.0, -1.2, 11.0, -4.4, 2.0],
-        [10.3, 4.6, 5.4, 9.5, -1.4, 9.3, -7.5, 2.0],
-        [8.6, 6.7, 6.75, 7.5, -1.6, 7.0, -9.4, 2.1],
-        [6.1, 8.0, 7.40, 5.3, -1.8, 4.6, -10.3, 2.25],
-        [3.8, 8.6, 7.55, 3.4, -1.6, 2.2, -10.4, 2.4],
-        [1.9, 8.75, 7.35, 1.9, -1.3, 0.4, -10.1, 2.45],
-        [0.2, 8.5, 7.15, 0.5, -1.0, -1.2, -9.6, 2.4],
-        [-2.2, 8.5, 6.95, -1.4, -0.8, -3.0, -8.8, 2.25],
-        [-4.6, 8.55, 6.65, -3.0, -0.7, -4.6, -8.0, 2.1],
-        [-6.9, 8.5, 6.25, -4.6, -0.6, -6.2, -7.4, 2.0],
-        [-8.8, 8.1, 5.9, -6.0, -0.6, -7.6, -7.0, 1.95],
-        [-10.3, 7.9, 5.55, -7.1, -0.7, -8.8, -6.8, 1.9],
-        [-11.3, 7.0, 5.2, -8.0, -1.0, -9.8, -6.7, 1.9],
-        [-11.75, 5.6, 4.9, -8.8, -1.6, -10.6, -6.7, 1.95],
-        [-12.1, 3.6, 4.75, -9.8, -2.2, -11.6, -6.8, 2.0],
-        [-13.0, 2.3, 4.9, -11.4, -2.6, -12.8, -6.9, 2.0],
-        [-15.5, 1.8, 5.3, -14.5, -2.8, -15.0, -7.1, 2.0],
+        [11.2, -1.0, 0.02, 11.2, -1.0, 11.2, -1.02, 2.0],
+        [10.95, 1.8, 3.4, 10.7, -1.2, 10.7, -4.4, 2.0],
+        [10.0, 4.3, 5.4, 9.3, -1.4, 9.1, -7.5, 1.95],
+        [8.5, 6.2, 6.75, 7.4, -1.6, 6.9, -9.4, 2.04],
+        [6.1, 7.55, 7.45, 5.3, -1.8, 4.6, -10.3, 2.20],
+        [3.8, 8.32, 7.70, 3.4, -1.6, 2.2, -10.4, 2.45],
+        [1.9, 8.50, 7.62, 1.9, -1.3, 0.4, -10.1, 2.60],
+        [0.2, 8.10, 7.58, 0.5, -1.0, -1.2, -9.6, 2.49],
+        [-2.2, 7.65, 7.58, -1.4, -0.8, -3.0, -8.8, 2.32],
+        [-4.6, 8.14, 7.40, -3.0, -0.7, -4.6, -8.0, 2.25],
+        [-6.9, 8.35, 6.98, -4.6, -0.6, -6.2, -7.4, 2.02],
+        [-8.8, 8.40, 6.45, -6.0, -0.6, -7.6, -7.0, 1.90],
+        [-10.2, 8.35, 5.75, -7.1, -0.7, -8.8, -6.8, 1.84],
+        [-11.0, 7.50, 5.20, -8.0, -1.0, -9.8, -6.7, 1.82],
+        [-11.45, 6.10, 4.86, -8.8, -1.6, -10.6, -6.7, 1.89],
+        [-11.8, 3.7, 4.90, -9.8, -2.2, -11.6, -6.8, 1.97],
+        [-12.8, 2.1, 5.25, -11.4, -2.6, -12.8, -6.9, 2.0],
+        [-15.5, 1.9, 5.7, -14.5, -2.8, -15.0, -7.1, 2.0],
         [-20.0, 1.8, 7.2, -19.0, -3.0, -19.0, -7.6, 2.0],
     ]
 )
-_ROWS_BETWEEN = (4, 4, 5, 6, 8, 9, 12, 14, 16, 14, 12, 8, 7, 5, 4, 3, 4, 4)
+ROWS_BETWEEN = (4, 4, 5, 6, 8, 9, 12, 14, 16, 14, 12, 8, 7, 5, 4, 3, 4, 4)
 _MENTON = 13  # ring of the chin's underside; below it v counts the way along the surface
 NECK_PIVOT = np.array([0.0, -7.5, -2.5])
 
@@ -71,16 +73,16 @@ def layout(who: Identity, age: float) -> Layout:
     eye_v = 0.0 + who.eye_height
     root_v = eye_v + 0.5
     tip_v = root_v - who.nose_length - 0.25 * old
-    base_v = tip_v - 0.75 + 0.25 * who.nose_tip_up
-    mouth_v = min(-6.9 + who.mouth_height, base_v - 1.25)
+    base_v = tip_v - 0.95 + 0.25 * who.nose_tip_up
+    mouth_v = min(-6.05 + 0.8 * who.mouth_height, base_v - 1.15)
     thin = 1 - 0.35 * old
     return Layout(
         eye_u=who.eye_spacing,
         eye_v=eye_v,
         eye_half=1.50 * who.eye_size,
         eye_tilt=np.radians(who.eye_tilt),
-        lid_up=0.54 * who.eye_size * who.eye_open * (1 - 0.18 * old),
-        lid_down=0.40 * who.eye_size * who.eye_open,
+        lid_up=0.43 * who.eye_size * who.eye_open * (1 - 0.18 * old),
+        lid_down=0.44 * who.eye_size * who.eye_open,
         brow_v=eye_v + 1.95 + 0.6 * who.brow_height - 0.22 * old,
         tip_v=tip_v,
         base_v=base_v,
@@ -88,7 +90,7 @@ def layout(who: Identity, age: float) -> Layout:
         mouth_half=who.mouth_width,
         upper_lip=who.upper_lip * thin,
         lower_lip=who.lower_lip * thin,
-        chin_v=-10.6 + who.chin_length,
+        chin_v=-9.9 + who.chin_length,
         nose_half=who.nose_width,
     )
 
@@ -122,7 +124,7 @@ def _spline_rows() -> np.ndarray:
     """(rows, rings) Catmull-Rom weights that turn the ring table into the grid's rows."""
     count = len(RINGS)
     rows = []
-    for i, steps in enumerate(_ROWS_BETWEEN):
+    for i, steps in enumerate(ROWS_BETWEEN):
         last = i == count - 2
         for t in np.linspace(0, 1, steps, endpoint=False).tolist() + ([1.0] if last else []):
             w = np.zeros(count)
@@ -180,7 +182,7 @@ def bare_head(who: Identity, age: float) -> Bare:
     u = np.concatenate([np.zeros((len(points), 1)), np.cumsum(step, axis=1)], axis=1)
     u -= u[:, middle : middle + 1]
     v = y.copy()
-    under = sum(_ROWS_BETWEEN[:_MENTON])
+    under = sum(ROWS_BETWEEN[:_MENTON])
     down = np.linalg.norm(np.diff(points[under:], axis=0), axis=-1)
     v[under + 1 :] = v[under] - np.cumsum(down, axis=0)
     return Bare(points, u, v, _ALPHA)
@@ -210,25 +212,28 @@ def _align_mouth(bare: Bare, lay: Layout, who: Identity) -> tuple[np.ndarray, np
 
 
 def _nose(u: np.ndarray, v: np.ndarray, lay: Layout, who: Identity, age: float) -> np.ndarray:
-    """How far the nose stands out (cm)."""
+    """How far the nose stands out (cm): bridge, ball of the tip, wings, nostrils."""
     root = lay.eye_v + 0.5
     s = (root - v) / (root - lay.tip_v)
-    out = who.nose_out + 0.15 * np.clip((age - 40) / 40, 0, 1)
-    above = who.nose_root + 0.25
-    ridge = above + (out - above) * np.clip(s, 0, 1) ** 1.15
+    out = 0.85 * who.nose_out + 1.15 + 0.15 * np.clip((age - 40) / 40, 0, 1)
+    above = who.nose_root + 0.35
+    ridge = above + (out - above) * np.clip(s, 0, 1) ** 0.88
     ridge = ridge + who.nose_hump * np.exp(-(((s - 0.38) / 0.22) ** 2))
-    ridge = ridge * smoothstep(-0.42, 0.10, s)
+    ridge = ridge * smoothstep(-0.45, 0.12, s)
     drop = max(lay.tip_v - lay.base_v, 0.4)
-    fall = np.clip((lay.tip_v + 0.10 - v) / (drop + 0.22), 0, 1)
-    ridge = ridge * (1 - fall**2.2) ** 0.8
-    half = who.nose_bridge_width + 0.16 + (0.50 + 0.35 * (lay.nose_half - 1.6)) * np.clip(s, 0, 1) ** 1.8
+    fall = np.clip((lay.tip_v + 0.30 - v) / (drop + 0.55), 0, 1)
+    ridge = ridge * (1 - 0.30 * fall - 0.70 * fall**3.2)
+    wide = 0.30 + 0.55 * (lay.nose_half - 1.15)
+    half = who.nose_bridge_width + 0.16 + wide * np.clip(s, 0, 1) ** 1.3
     half = half + 0.30 * (1 - smoothstep(-0.3, 0.5, s))
-    half = half * (1 - 0.30 * np.clip((lay.tip_v - v) / drop, 0, 1) ** 1.5)  # round towards the lip
-    body = ridge * np.exp(-((np.abs(u) / half) ** 2))
-    wings = 0.95 * bump(u, v, (lay.nose_half * 0.80, lay.tip_v - 0.30 * drop), (0.52, 0.56))
-    ball = (0.12 + who.nose_tip_ball) * bump(u, v, (0.0, lay.tip_v - 0.05), (0.62, 0.55))
-    nostril = -0.60 * bump(u, v, (lay.nose_half * 0.48, lay.base_v + 0.28 * drop), (0.30, 0.20))
-    return body + wings * (1 - np.exp(-((u / 0.7) ** 2))) + ball + nostril
+    half = half * (1 - 0.38 * fall**1.5)  # the strip between the nostrils
+    body = ridge * np.exp(-((np.abs(u) / half) ** 2.3))
+    ball = (0.10 + who.nose_tip_ball) * bump(u, v, (0.0, lay.tip_v - 0.15), (0.75, 0.62))
+    lobe = lay.tip_v - 0.42 * drop
+    wings = (0.70 + 0.30 * lay.nose_half) * bump(u, v, (lay.nose_half * 0.74, lobe), (0.46, 0.50))
+    groove = -0.16 * bump(u, v, (lay.nose_half * 0.86, lobe + 0.52), (0.30, 0.30))
+    nostril = -0.55 * bump(u, v, (lay.nose_half * 0.44, lay.base_v + 0.22 * drop), (0.30, 0.16))
+    return body + wings + ball + groove + nostril
 
 
 def _lips(u: np.ndarray, v: np.ndarray, lay: Layout, who: Identity) -> np.ndarray:
@@ -236,25 +241,33 @@ def _lips(u: np.ndarray, v: np.ndarray, lay: Layout, who: Identity) -> np.ndarra
     line = mouth_line(u, lay, who)
     full = 0.34 + 0.5 * who.lip_forward
     upper = full * np.exp(-(((v - line - 0.50 * lay.upper_lip) / (0.62 * lay.upper_lip + 0.08)) ** 2))
-    lower = (full + 0.04) * np.exp(-(((v - line + 0.52 * lay.lower_lip) / (0.62 * lay.lower_lip + 0.08)) ** 2))
-    crease = -0.20 * np.exp(-(((v - line) / 0.10) ** 2))
+    lower = (full + 0.16) * np.exp(-(((v - line + 0.52 * lay.lower_lip) / (0.62 * lay.lower_lip + 0.08)) ** 2))
+    crease = -0.34 * np.exp(-(((v - line) / 0.10) ** 2))
     philtrum = -0.08 * bump(u, v, (0.0, (lay.base_v + lay.mouth_v + lay.upper_lip) / 2), (0.28, 0.8))
     philtrum = philtrum + 0.05 * bump(u, v, (0.5, (lay.base_v + lay.mouth_v + lay.upper_lip) / 2), (0.24, 0.7))
     return (upper + lower + crease) * taper + philtrum
 
 
+def _whole_normals(points: np.ndarray, row: int) -> np.ndarray:
+    """Normals of a grid whose rows `row` and `row` + 1 are one line while the mouth is closed."""
+    normals = grid_normals(np.delete(points, row, axis=0))
+    return np.insert(normals, row, normals[row], axis=0)
+
+
 def _lay_features(
-    points: np.ndarray, u: np.ndarray, v: np.ndarray, lay: Layout, who: Identity, age: float
+    points: np.ndarray, u: np.ndarray, v: np.ndarray, row: int, lay: Layout, who: Identity, age: float
 ) -> np.ndarray:
     """Bone, fat, nose, lips and lids on the bare head."""
-    normal = grid_normals(points)
+    normal = _whole_normals(points, row)
     old = np.clip((age - 35) / 45, 0, 1)
     z = who.brow_ridge * bump(u, v, (2.5, lay.eye_v + 2.0), (2.3, 0.75))
     z += 0.5 * who.brow_ridge * bump(u, v, (0.0, lay.eye_v + 1.9), (1.0, 0.7))
     z -= (0.62 + who.eye_depth) * bump(u, v, (lay.eye_u - 0.1, lay.eye_v + 0.15), (1.9, 1.15))
-    z -= 0.55 * bump(u, v, (1.55, lay.eye_v + 0.25), (0.55, 0.8))
+    z -= 0.50 * bump(u, v, (1.55, lay.eye_v + 0.25), (0.55, 0.8))
+    z += 0.22 * bump(u, v, (3.7, lay.eye_v + 1.05), (1.2, 0.45))
     z += _nose(u, v, lay, who, age) + _lips(u, v, lay, who)
-    z += 0.30 * bump(u, v, (0.0, lay.mouth_v), (2.6, 1.9))
+    z += 0.20 * bump(u, v, (0.0, lay.mouth_v), (2.6, 1.9))
+    z += 0.85 * bump(u, v, (0.0, (lay.base_v + lay.mouth_v) / 2), (1.9, 1.5))
     z -= 0.34 * bump(u, v, (0.0, lay.mouth_v - lay.lower_lip - 0.65), (1.7, 0.5))
     z += 0.50 * bump(u, v, (0.0, lay.chin_v + 0.2), (1.5 * who.chin_width, 1.0))
     z -= max(who.chin_cleft, 0) * 1.3 * bump(u, v, (0.0, lay.chin_v), (0.22, 0.7))
@@ -309,7 +322,7 @@ EYE_RADIUS = 1.22
 def build_head(who: Identity, age: float, face: Expression) -> Head:
     lay = layout(who, age)
     points, u, v, row = _align_mouth(bare_head(who, age), lay, who)
-    shaped = _lay_features(points, u, v, lay, who, age)
+    shaped = _lay_features(points, u, v, row, lay, who, age)
     probe = Head(None, shaped, u, v, lay, face, row, None, EYE_RADIUS)  # only to find the eyes' place
     centres = []
     for side in (-1, 1):
@@ -325,10 +338,10 @@ def build_head(who: Identity, age: float, face: Expression) -> Head:
         push = 0.5 * (gap + np.sqrt(gap * gap + 0.02))
         shaped[..., 2] += np.where(lid > 0, push, 0) * near
     shaped = express(shaped, u, v, row, lay, face)
-    normals = np.concatenate([grid_normals(shaped[: row + 1]), grid_normals(shaped[row + 1 :])])
     if face.parted < 0.02:
-        normals = grid_normals(np.delete(shaped, row, axis=0))
-        normals = np.insert(normals, row, normals[row], axis=0)
+        normals = _whole_normals(shaped, row)
+    else:
+        normals = np.concatenate([grid_normals(shaped[: row + 1]), grid_normals(shaped[row + 1 :])])
     turns = smoothstep(-17.5, -9.5, shaped[..., 1] + 0.35 * np.minimum(shaped[..., 2], 4) - 1.0)
     rows, cols = u.shape
     triangles = grid_triangles(rows, cols, False, row)

@@ -24,21 +24,21 @@ PARAMETERS: dict[str, tuple[float, float, str]] = {
     "cheekbone": (-0.25, 0.75, "outward, at the cheekbones"),
     "cheek_width": (0.92, 1.08, "factor on the width at the cheekbones"),
     "cheek_full": (-0.75, 0.85, "fullness of the lower cheeks"),
-    "jaw_width": (0.80, 1.18, "factor on the width of the jaw"),
+    "jaw_width": (0.84, 1.12, "factor on the width of the jaw"),
     "jaw_drop": (-1.3, 0.9, "how low the angle of the jaw sits, lower is lower"),
     "chin_length": (-1.1, 1.0, "longer below zero"),
     "chin_forward": (-0.8, 0.7, "forward"),
     "chin_width": (0.65, 1.6, "factor"),
     "chin_cleft": (-0.2, 0.25, "depth of the cleft, none below zero"),
     "eye_size": (0.78, 1.32, "factor on the opening"),
-    "eye_spacing": (2.78, 3.82, "half the distance between the pupils"),
+    "eye_spacing": (2.80, 3.55, "half the distance between the pupils"),
     "eye_height": (-0.45, 0.50, "upward"),
     "eye_tilt": (-9.0, 11.0, "degrees, outer corner upward"),
     "eye_open": (0.72, 1.22, "factor on the height of the opening"),
     "eye_depth": (-0.35, 0.55, "how deep the eyes lie"),
     "lid_fold": (0.0, 1.0, "height of the upper lid's crease, 0 is a single lid"),
     "iris_hue": (0.0, 1.0, "brown, hazel, green, grey, blue"),
-    "nose_length": (3.05, 4.7, "root to tip"),
+    "nose_length": (2.85, 4.15, "root to tip"),
     "nose_out": (1.5, 2.7, "how far the tip stands out"),
     "nose_width": (1.15, 2.25, "half the width of the wings"),
     "nose_bridge_width": (0.50, 1.05, "half the width of the bridge"),
@@ -47,10 +47,10 @@ PARAMETERS: dict[str, tuple[float, float, str]] = {
     "nose_tip_up": (-0.45, 0.55, "tip turned up"),
     "nose_tip_ball": (0.0, 0.40, "roundness of the tip"),
     "mouth_height": (-0.65, 0.55, "upward"),
-    "mouth_width": (1.95, 3.15, "half the width at rest"),
-    "upper_lip": (0.25, 1.10, "height of the red"),
-    "lower_lip": (0.38, 1.30, "height of the red"),
-    "lip_forward": (-0.20, 0.65, "fullness"),
+    "mouth_width": (2.0, 2.95, "half the width at rest"),
+    "upper_lip": (0.30, 0.85, "height of the red"),
+    "lower_lip": (0.45, 1.05, "height of the red"),
+    "lip_forward": (-0.20, 0.50, "fullness"),
     "lip_bow": (0.0, 1.0, "depth of the cupid's bow"),
     "mouth_corner": (-0.30, 0.25, "corners upward at rest"),
     "ear_size": (0.84, 1.2, "factor"),
@@ -84,6 +84,7 @@ _PLACE = {name: i for i, name in enumerate(NAMES)}
 _CHOICES = tuple(_PLACE[n] for n in ("hair_style", "beard", "moles"))
 # what a face network has no business reading; left out of the true distance between two persons
 _NOT_FACE = ("hair_style", "hair_volume", "hair_line", "moles", "born_look", "neck_width", "beard")
+_FACE = [i for i, name in enumerate(NAMES) if name not in _NOT_FACE]
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,13 @@ class Identity:
             mixed[i] = a[i] if share < 0.5 else b[i]
         return Identity(tuple(float(v) for v in mixed))
 
+    def face_vector(self) -> np.ndarray:
+        """(F,) in 0..1: the parameters of the face alone."""
+        return self.vector()[_FACE]
+
     def distance(self, other: Identity) -> float:
         """Root mean square difference of the face's parameters, as a share of their ranges (0 the same)."""
-        keep = [i for i, name in enumerate(NAMES) if name not in _NOT_FACE]
-        return float(np.sqrt(np.mean((self.vector()[keep] - other.vector()[keep]) ** 2)))
+        return float(np.sqrt(np.mean((self.face_vector() - other.face_vector()) ** 2)))
 
 
 def draw_identity(rng: np.random.Generator) -> Identity:
@@ -141,17 +145,22 @@ def draw_identity(rng: np.random.Generator) -> Identity:
 
     sturdy = rng.uniform(-1.0, 1.0)
     for name, by in (
-        ("jaw_width", 0.22),
-        ("brow_ridge", 0.25),
+        ("head_width", 0.10),
+        ("jaw_width", 0.34),
+        ("jaw_drop", -0.20),
+        ("brow_ridge", 0.38),
         ("neck_width", 0.35),
-        ("brow_thick", 0.22),
+        ("brow_thick", 0.34),
         ("nose_out", 0.12),
-        ("upper_lip", -0.15),
-        ("eye_size", -0.12),
-        ("chin_width", 0.15),
+        ("nose_width", 0.15),
+        ("upper_lip", -0.20),
+        ("lower_lip", -0.15),
+        ("eye_size", -0.20),
+        ("eye_open", -0.12),
+        ("chin_width", 0.25),
         ("chin_length", -0.1),
         ("lip_red", -0.35),
-        ("brow_arch", -0.15),
+        ("brow_arch", -0.22),
     ):
         lean(name, by * sturdy)
     tone = share[_PLACE["skin_tone"]]

@@ -59,19 +59,21 @@ def mouth_lining(head: Head) -> Mesh:
 
 
 def ear(head: Head, who: Identity, age: float, side: int) -> Mesh:
-    """A shell with rim, fold and hollow; extra: place in the ear (-1..1) and depth of the hollow."""
-    ring = np.linspace(0.0, 1.0, 15)[:, None]
+    """A shell with rim, fold, hollow and a back; extra: place in the ear (-1..1) and depth of the hollow."""
+    ring = np.concatenate([np.linspace(0.0, 1.0, 15), [1.0, 1.0, 1.0]])[:, None]
+    reach = np.concatenate([ring[:15, 0], [0.97, 0.80, 0.55]])[:, None]
+    behind = np.concatenate([np.zeros(15), [0.20, 0.65, 1.30]])[:, None]
     angle = np.linspace(0, 2 * np.pi, 44, endpoint=False)[None]
-    size = 0.92 * who.ear_size * (1 + 0.0018 * max(age - 30, 0))
+    size = 0.86 * who.ear_size * (1 + 0.0018 * max(age - 30, 0))
     back = np.cos(angle)  # + is away from the face
     wide = np.where(back > 0, 1.95, 1.25) * (1 - 0.30 * smoothstep(-0.2, -1.0, np.sin(angle)))
-    a = ring * back * wide * size
-    b = ring * (np.sin(angle) * np.where(np.sin(angle) > 0, 3.15, 3.1)) * size
+    a = reach * back * wide * size
+    b = reach * (np.sin(angle) * np.where(np.sin(angle) > 0, 3.15, 3.1)) * size
     rim = 0.38 * np.exp(-(((ring - 0.90) / 0.10) ** 2)) * smoothstep(-0.95, -0.2, back + 0.75 * np.sin(angle))
     fold = 0.22 * np.exp(-(((ring - 0.58) / 0.10) ** 2)) * smoothstep(-0.2, 0.5, back)
     hollow = -0.75 * np.exp(-((ring / 0.40) ** 2)) * (1 + 0 * angle)
     lobe = 0.20 * np.exp(-(((np.sin(angle) + 1.0) / 0.25) ** 2)) * ring
-    out = 0.40 + rim + fold + hollow + lobe - 0.55 * smoothstep(0.95, 1.0, ring) * (1 + 0 * angle)
+    out = 0.40 + rim + fold + hollow + lobe - 0.35 * smoothstep(0.95, 1.0, ring) - behind
     turn = np.radians(who.ear_out)
     seat = head.grid[int(np.argmin(np.abs(head.v[:, 0] + 0.8)))]
     seat_z = -1.7

@@ -15,18 +15,19 @@ import numpy as np
 
 from demo import parts, shade
 from demo.backgrounds import paint_background
-from demo.hair import build_hair
+from demo.facial_hair import eye_opening
+from demo.hair import STYLES, build_hair
 from demo.head import NECK_PIVOT, Head, build_head
 from demo.raster import Fragments, rasterise
 from demo.scene import HEAD_CM, Scene
-from demo.skin import eye_hole, paint_skin
+from demo.skin import paint_skin
 from demo.surfaces import Mesh, joined, rotation
 from demo.truth import Truth, box_of, clip_box, face_patch, landmarks
 
 _FILM_MM = 24.0  # height of the film that lens_mm refers to
 _SHADOW_PIXELS = 128
 _SHADOW_CM = 34.0  # side of the square that the shadow map covers
-_SHARPENING = 0.45  # as cameras do, so that plain pictures are not softer than photos
+_SHARPENING = 0.36  # as cameras do, so that plain pictures are not softer than photos
 _MEDIUM_PX_CM = 13.0  # below this many pixels per centimetre half of the skin's triangles are enough
 _BODY_SHARE = 0.45  # how much of the head's yaw the shoulders follow
 
@@ -116,7 +117,7 @@ def pose_meshes(scene: Scene) -> Posed:
         worn += [parts.teeth(head), parts.mouth_lining(head)]
     hair = build_hair(who, age, scene.hair_name)
     if hair is not None:
-        worn.append(hair)
+        worn += [hair, replace(hair, triangles=hair.triangles[:, ::-1], material="hair_inside")]
     if scene.hair_name not in ("long", "bob"):
         worn.append(parts.ears(who, age, scene.face))
     if scene.glasses != "none":
@@ -165,7 +166,7 @@ class Shadow:
         size = (_SHADOW_PIXELS, _SHADOW_PIXELS)
         depth = np.full(_SHADOW_PIXELS**2, 60.0, np.float32)
         for mesh in meshes:
-            if mesh.material in ("eye", "mouth", "lens", "ear", "trousers", "shoe"):
+            if mesh.material in ("eye", "mouth", "lens", "ear", "trousers", "shoe", "hair_inside"):
                 continue
             xy, far = self._project(mesh.points.astype(np.float32))
             triangles = mesh.triangles if mesh.coarse is None else mesh.coarse
@@ -196,11 +197,13 @@ class Shadow:
         return np.where(inside, 1 - self.strength * (1 - chance), 1.0).astype(np.float32)
 
 
-def _visible(posed: Posed, scene: Scene, camera: Camera) -> tuple[list[tuple[Mesh, Fragments]], np.ndarray]:
-    """Each part's pixels that nothing hides, and the depth image (flat, inf where there is nothing)."""
+def _visible(posed: Posed, scene: Scene, camera: Camera) -> tuple[list[tuple[Mesh, Fragments]], np.ndarray, np.ndarray]:
+    """Each part's pixels that nothing hides; flat images of the depth (inf where there is nothing) and of how far (cm)
+    a pixel lies below the edge of an upper lid (0 outside the eyes)."""
     width, height = camera.size_wh
     depth = np.full(width * height, np.inf, np.float32)
     owner = np.full(width * height, -1, np.int16)
+    below_lid = np.zeros(width * height, np.float32)
     drawn = []
     for i, mesh in enumerate(posed.meshes):
         xy, far = camera.project(mesh.points)
@@ -215,23 +218,24 @@ def _visible(posed: Posed, scene: Scene, camera: Camera) -> tuple[list[tuple[Mes
             values,
             triangles,
             camera.size_wh,
-            both_sides=mesh.material in ("lens", "mask", "mouth")
-            or (mesh.material == "hair" and scene.hair_name in ("long", "bob")),
+            both_sides=mesh.material in ("lens", "mask", "mouth"),
         )
         if len(piece.pixel) == 0:
             continue
         if mesh.material == "skin":
-            hole = eye_hole(piece.values[:, 3], piece.values[:, 4], posed.head.lay, scene.face.blink)
+            gap = eye_opening(piece.values[:, 3], piece.values[:, 4], posed.head.lay, scene.face.blink)
+            below_lid[piece.pixel] = gap
+            hole = gap > 0
             piece.depth += 1.6 * hole  # the eyeball shows; where it does not reach, the corner's flesh does
             piece.values[:, 5] = hole
-        elif mesh.material == "hair":
-            piece = piece.keep(shade.hair_gaps(piece.values[:, 3:], 0.35 if scene.hair_name == "curly" else 1.0))
+        elif mesh.material in ("hair", "hair_inside"):
+            piece = piece.keep(shade.hair_gaps(piece.values[:, 3:], STYLES[scene.hair_name].ragged))
         nearer = piece.depth < depth[piece.pixel]
         piece = piece.keep(nearer)
         depth[piece.pixel] = piece.depth
         owner[piece.pixel] = i
         drawn.append((i, mesh, piece))
-    return [(mesh, piece.keep(owner[piece.pixel] == i)) for i, mesh, piece in drawn], depth
+    return [(mesh, piece.keep(owner[piece.pixel] == i)) for i, mesh, piece in drawn], depth, below_lid
 
 
 def _openness(depth: np.ndarray, camera: Camera) -> np.ndarray:
@@ -242,13 +246,13 @@ def _openness(depth: np.ndarray, camera: Camera) -> np.ndarray:
     small = cv2.resize(near, (max(width // 2, 1), max(height // 2, 1)), interpolation=cv2.INTER_AREA)
     blurred = cv2.resize(cv2.GaussianBlur(small, (0, 0), max(0.75 * pixels_cm / 2, 0.6)), (width, height))
     behind = np.clip(near - blurred, 0, 1.3)
-    return (1 - 0.62 * behind / 1.3 - 0.10 * (behind > 0.02)).reshape(-1).astype(np.float32)
+    return (1 - 0.50 * behind / 1.3 - 0.08 * (behind > 0.02)).reshape(-1).astype(np.float32)
 
 
 def _lit_picture(scene: Scene, posed: Posed, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
     """Linear RGB and coverage (H, W, 4) of the person, and the depth image."""
     width, height = camera.size_wh
-    visible, depth = _visible(posed, scene, camera)
+    visible, depth, below_lid = _visible(posed, scene, camera)
     lamp = shade.lamps(scene.light)
     shadow = Shadow(posed.meshes, lamp.key, scene.light.softness)
     openness = _openness(depth, camera)
@@ -271,15 +275,15 @@ def _lit_picture(scene: Scene, posed: Posed, camera: Camera) -> tuple[np.ndarray
         if kind == "skin":
             scale = float(np.clip(2 ** np.ceil(np.log2(camera.focal_px / camera.distance * 0.9)), 8, 64))
             colour, arrived, bright = shade.shade_skin(
-                px, paint_skin(scene.who, scene.age, scene.face, scale), up, lamp
+                px, paint_skin(scene.who, scene.age, scene.face, scale, scene.hair_name), up, lamp
             )
             colour[px.extra[:, 2] > 0.5] = (0.56, 0.36, 0.33)
             scattered = _scatter(arrived, piece.pixel, camera)
             light = colour * scattered + bright
-        elif kind == "hair":
+        elif kind in ("hair", "hair_inside"):
             light = shade.shade_hair(px, scene, lamp, up)
         elif kind == "eye":
-            light = shade.shade_eye(px, scene, lamp)
+            light = shade.shade_eye(px, scene, lamp, below_lid[piece.pixel])
         elif kind == "ear":
             light = shade.shade_ear(px, scene, lamp)
         elif kind == "mouth":

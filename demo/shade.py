@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
 
+from demo.canvas import noise
 from demo.hair import grey_share, hair_colour
 from demo.scene import Light, Scene
-from demo.skin import Paint, noise, skin_tone
+from demo.skin import Paint, skin_tone
 
-WRAP = np.array([0.34, 0.17, 0.11], np.float32)  # light bleeds through skin, red most
+WRAP = np.array([0.26, 0.16, 0.12], np.float32)  # light bleeds through skin, red most
 
 
 @dataclass(frozen=True)
@@ -131,15 +133,16 @@ def shade_plain_skin(px: Pixels, scene: Scene, lamp: Lamps, flush: float) -> np.
 
 def shade_ear(px: Pixels, scene: Scene, lamp: Lamps) -> np.ndarray:
     hollow = np.clip(px.extra[:, 2], 0, 1)
-    px.open_ = px.open_ * (1 - 0.6 * hollow)
-    px.lit = px.lit * (1 - 0.7 * hollow)
-    return shade_plain_skin(px, scene, lamp, 0.55)
+    px.open_ = px.open_ * (1 - 0.5 * hollow)
+    px.lit = px.lit * (1 - 0.6 * hollow)
+    return shade_plain_skin(px, scene, lamp, 0.30)
 
 
 _IRIS = np.array([[0.20, 0.10, 0.05], [0.36, 0.23, 0.10], [0.27, 0.33, 0.17], [0.34, 0.38, 0.40], [0.22, 0.38, 0.58]])
 
 
-def shade_eye(px: Pixels, scene: Scene, lamp: Lamps) -> np.ndarray:
+def shade_eye(px: Pixels, scene: Scene, lamp: Lamps, below_lid: np.ndarray) -> np.ndarray:
+    """`below_lid` (N,): cm below the edge of the upper lid, which shades the ball."""
     right, up, ahead = px.extra.T
     r = np.hypot(right, up) + np.where(ahead < 0, 9.0, 0.0)
     angle = np.arctan2(up, right)
@@ -154,15 +157,15 @@ def shade_eye(px: Pixels, scene: Scene, lamp: Lamps) -> np.ndarray:
     colour = np.clip(colour, 0.002, 1) * (1 - pupil)[:, None]
     blood = sample(noise(7, 256, 1.0), px.extra[:, 0] * 60 + 40, px.extra[:, 1] * 60, True)[:, 0]
     red = np.clip((r - 0.72) / 0.55, 0, 1)
-    white = np.array([0.74, 0.70, 0.67], np.float32) * (1 - red[:, None] * np.array([0.10, 0.32, 0.32]))
+    white = np.array([0.54, 0.50, 0.475], np.float32) * (1 - red[:, None] * np.array([0.10, 0.32, 0.32]))
     white = white * (1 + 0.03 * blood)[:, None]
     colour = white * (1 - inside)[:, None] + colour * inside[:, None]
-    lid = 1 - 0.62 * np.clip((up + 0.05 - 0.12) / 0.55, 0, 1) - 0.30 * np.clip((np.abs(right) - 0.75) / 0.6, 0, 1)
+    lid = 1 - 0.80 * np.exp(-below_lid / 0.15) - 0.30 * np.clip((np.abs(right) - 0.75) / 0.6, 0, 1)
     light = diffuse(px, lamp, 0.25) * np.clip(lid, 0.1, 1)[:, None]
     # the lamp shows in the cornea as a small window; the cornea bulges, so it sits nearer to the middle than on a ball
     half = unit(px.view + lamp.key * 0.42)
     spark = np.clip(np.einsum("ij,ij->i", px.normal, half), 0, 1)
-    window = 2.6 * np.clip((spark - 0.9925) / 0.003, 0, 1) + 0.30 * spark**60
+    window = 2.2 * np.clip((spark - 0.9945) / 0.003, 0, 1) + 0.22 * spark**60
     return colour * light + (window * np.clip(lid + 0.3, 0, 1))[:, None] * lamp.key_colour * 0.6
 
 
@@ -190,41 +193,55 @@ def hair_gaps(extra: np.ndarray, ragged: float) -> np.ndarray:
     """True where the shell is hair: strands thin out towards the edge."""
     strand = sample(noise(8, 512, 0.25), extra[:, 0] * 26, extra[:, 1] * 1.6, True)[:, 0]
     coarse = sample(noise(9, 256, 0.9), extra[:, 0] * 9, extra[:, 1] * 0.8, True)[:, 0]
-    return extra[:, 2] > 0.05 + ragged * (0.28 * strand + 0.30 * coarse)
+    return extra[:, 2] > 0.05 + ragged * (0.16 * strand + 0.20 * coarse)
+
+
+@lru_cache(maxsize=1)
+def _locks() -> np.ndarray:
+    """(256, 256, 3) tileable: how far a lock stands out, and its slope along both axes."""
+    height = noise(9, 256, 1.0)
+    slopes = [(np.roll(height, -1, axis) - np.roll(height, 1, axis)) / 2 for axis in (1, 0)]
+    return np.ascontiguousarray(np.stack([height, *(s / s.std() for s in slopes)], -1), np.float32)
 
 
 def shade_hair(px: Pixels, scene: Scene, lamp: Lamps, up: np.ndarray) -> np.ndarray:
-    """Two highlights along the strands (after Kajiya and Kay 1989), grey hairs one by one."""
+    """Locks that catch light on their sides, two highlights along the strands (after Kajiya and Kay 1989), grey hairs
+    one by one."""
     across, along, cover, _ = px.extra.T
     inner = np.einsum("ij,ij->i", px.normal, px.view) < 0  # the inside of hanging hair
     px.normal = np.where(inner[:, None], -px.normal, px.normal)
     curly = scene.hair_name == "curly"
-    fine = sample(noise(8, 512, 0.25), across * (26 if not curly else 14), along * (1.6 if not curly else 12.0), True)[
-        :, 0
-    ]
-    lock = sample(noise(9, 256, 0.9), across * 7, along * (1.0 if not curly else 6.0), True)[:, 0]
-    strand = up - px.normal * (px.normal @ up)[:, None]
-    strand = unit(strand + px.normal * (0.10 * fine + 0.14 * lock)[:, None])
+    scale = (14, 12.0, 11, 9.0) if curly else (26, 1.6, 9, 0.9)
+    fine = sample(noise(8, 512, 0.25), across * scale[0], along * scale[1], True)[:, 0]
+    lock, slope, slope_along = sample(_locks(), across * scale[2], along * scale[3], True).T
+    strand = unit(up - px.normal * (px.normal @ up)[:, None])
+    sideways = np.cross(strand, px.normal)
+    tilt = 0.30 * slope + 0.12 * fine
+    px.normal = px.normal + sideways * tilt[:, None]
+    if curly:
+        px.normal = px.normal + strand * (0.35 * slope_along)[:, None]
+    px.normal = unit(px.normal)
+    strand = unit(strand + px.normal * (0.08 * fine + 0.12 * lock)[:, None])
     colour = hair_colour(scene.who, scene.age).astype(np.float32)
     grey = grey_share(scene.age)
     white = np.clip((fine * 0.5 + lock * 0.35 + (grey - 0.5) * 3.2) / 3.0 + 0.5, 0, 1)[:, None] * min(grey * 2.2, 1)
     colour = colour * (1 - white) + np.array([0.47, 0.46, 0.45], np.float32) * white
-    depth = np.clip(1 + 0.30 * fine + 0.22 * lock, 0.25, 2.0) * np.clip(0.45 + 0.5 * cover, 0.45, 1.0)
+    depth = np.clip(1 + 0.16 * fine + 0.22 * lock, 0.3, 1.7) * np.clip(0.62 + 0.35 * cover, 0.62, 1.0)
     along_key = strand @ lamp.key
     sine = np.sqrt(np.clip(1 - along_key**2, 0, 1))
-    soft = np.clip(0.35 + 0.65 * (px.normal @ lamp.key), 0, 1)
-    arrived = 0.55 * diffuse(px, lamp, 0.2) + (0.45 * 0.62 * sine * soft * px.lit)[:, None] * lamp.key_colour
+    soft = np.clip(0.35 + 0.65 * (px.normal @ lamp.key), 0, 1) * px.lit
+    arrived = 0.55 * diffuse(px, lamp, 0.2) + (0.45 * 0.62 * sine * soft)[:, None] * lamp.key_colour
     half = unit(px.view + lamp.key)
     along_half = np.einsum("ij,ij->i", strand, half)
     glint = np.sqrt(np.clip(1 - along_half**2, 0, 1))
-    first = (0.055 * glint**60 * (1 + 0.6 * fine)) * soft * px.lit
-    second = (0.30 * glint**16) * soft * px.lit
+    first = ((0.012 if curly else 0.028) * glint**40 * (1 + 0.4 * fine)) * soft
+    second = (0.30 * glint**14) * soft
     rim = np.clip(px.normal @ lamp.rim, 0, 1) * edge(px, 2.0) * 0.6
     depth = depth * np.where(inner, 0.45, 1.0)
     out = (
         colour
         * depth[:, None]
-        * (arrived * 1.1 + second[:, None] * lamp.key_colour * 0.9 + rim[:, None] * lamp.rim_colour)
+        * (arrived * 1.15 + second[:, None] * lamp.key_colour * 0.9 + rim[:, None] * lamp.rim_colour)
     )
     return out + np.clip(first, 0, 1)[:, None] * lamp.key_colour * np.clip(depth, 0, 1.3)[:, None]
 

@@ -4,7 +4,8 @@
     python -m demo.train_face recogniser --minutes 15 --scratch training_scratch
 
 reads   nothing: the pictures are rendered first, or taken from --scratch, where all four find the same ones
-writes  OUTPUT/det_demo.onnx, rec_demo.onnx, lmk_demo.onnx or age_demo.onnx
+writes  OUTPUT/det_demo.onnx, rec_demo.onnx, lmk_demo.onnx or age_demo.onnx; until then, every three minutes, what
+        --resume needs to go on, as OUTPUT/det_demo.unfinished and so on
 
 python -m benchmarks.demo_models_bench measures the pack afterwards.
 """
@@ -34,11 +35,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--minutes", type=float, default=12.0, help="how long to train, rendering not counted")
     add("--steps", type=int, help="how many batches instead; then the same seed gives the same network")
     add("--seed", type=int, default=1, help="first weights, and what the batches are made of")
-    add("--people", type=int, default=600, help="how many people to draw")
+    add("--people", type=int, default=2000, help="how many people to draw")
     add("--each", type=int, default=8, help="pictures of each person")
-    add("--oddities", type=int, default=1200, help="pictures without a face, close-ups and the like")
-    add("--scratch", type=Path, help="keep the rendered pictures here (about 1.2 GB); without it they go at the end")
-    add("--resume", action="store_true", help="go on from the file in OUTPUT instead of from random weights")
+    add("--oddities", type=int, default=2400, help="pictures without a face, close-ups and the like")
+    add("--scratch", type=Path, help="keep the rendered pictures here (3.5 GB); without it they go at the end")
+    add("--resume", action="store_true", help="go on where a training was killed, else from the file in OUTPUT")
     add("--workers", type=int, help="processes that render; without it one a core")
     options.add_debug_and_version(parser)
     return parser.parse_args(argv)

@@ -43,18 +43,20 @@ SMALLEST_IMAGES = 8
 
 @dataclass(frozen=True)
 class Recipe:
-    """`architecture` is a file of ultralytics' own; `pixels` is the side of a training picture."""
+    """`architecture` is a file of ultralytics' own; `pixels` is the side of a training picture, `scales` how far it
+    may differ from that, as a share: heads must not be seen in rooms at other sizes either."""
 
     class_name: str
     task: str
     architecture: str
     pixels: int
+    scales: float
 
 
 RECIPES = {
-    "face": Recipe("face", "pose", "cfg/models/v8/yolov8-pose.yaml", 192),
-    "hands": Recipe("hand", "detect", "cfg/models/v8/yolov8.yaml", 192),
-    "eyes": Recipe("eye", "detect", "cfg/models/v8/yolov8.yaml", 192),
+    "face": Recipe("face", "pose", "cfg/models/v8/yolov8-pose.yaml", 192, 0.66),
+    "hands": Recipe("hand", "detect", "cfg/models/v8/yolov8.yaml", 192, 0.25),
+    "eyes": Recipe("eye", "detect", "cfg/models/v8/yolov8.yaml", 192, 0.25),
 }
 # AdamW at the rate that ultralytics' own `optimizer=auto` takes for one class. Time is short on a CPU, so batches are
 # small and each makes a step (nbs). A third of the pictures come as mosaics of four, so that sizes and places vary.
@@ -68,7 +70,6 @@ HYPERPARAMETERS: dict[str, Any] = {
     "nbs": 8,
     "mosaic": 0.3,
     "close_mosaic": 1,
-    "multi_scale": 0.25,
 }
 
 
@@ -142,6 +143,7 @@ def make_trainer(
         "model": "heads.yaml",  # never read: the network is built below
         "task": recipe.task,
         "imgsz": recipe.pixels,
+        "multi_scale": recipe.scales,
         "project": str(runs),
         "name": recipe.class_name,
         "exist_ok": True,

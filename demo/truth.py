@@ -8,9 +8,9 @@ from functools import lru_cache
 import numpy as np
 
 from demo.expressions import Expression
-from demo.head import Head, build_head, mouth_line
+from demo.facial_hair import brow_curve, lid_curve
+from demo.head import ROWS_BETWEEN, Head, build_head, mouth_line
 from demo.identity import Identity
-from demo.skin import brow_curve, lid_curve
 
 FIVE_NAMES = ("eye_image_left", "eye_image_right", "nose_tip", "mouth_image_left", "mouth_image_right")
 # at the sides of the face the jaw's points follow these angles from the front (radians)
@@ -25,7 +25,7 @@ _JAW = [
     (None, 0.30),
     (None, 0.0),
 ]
-_JAW_ROW = 103  # the grid's row along the lower edge of the jaw (rings of chin and menton)
+_JAW_ROW = sum(ROWS_BETWEEN[:13]) + 1  # the ring under the chin, below the mouth's doubled row
 
 
 @dataclass(frozen=True)

@@ -16,35 +16,60 @@ from torch.nn import functional
 
 from demo.facepack import networks
 from demo.facepack.export import column, restore
-from demo.facepack.gallery import PIXELS, Gallery, portraits
+from demo.facepack.gallery import LOOKS, PIXELS, Gallery, portraits
 from demo.facepack.pictures import box_transform, mirrored_box, shaken, spoiled
-from demo.facepack.training import RunSettings, begin, fit, images_to_device, to_device, write_model
+from demo.facepack.training import RunSettings, begin, fit, goes_on_from_file, images_to_device, to_device, write_model
 from demo.training_data import TRAINING_SEED
 
 FILE = "age_demo.onnx"
 SIDE, STD = 96, 128.0
 GENDERS = 2
-_BATCH = 64
+_SPOILED = 0.6  # share of the crops: wrinkles are the first thing that spoiling takes away
+_PAIRS = 32  # of a batch: a person in both looks
 
 
 def train(plan: RunSettings, folder: Path) -> list[float]:
     """Trains, writes the file, returns the losses."""
     random = begin(plan)
     gallery = portraits(TRAINING_SEED, plan.people, plan.each, plan.scratch, plan.workers)
+    ages = gallery.ages.reshape(plan.people, plan.each)
     network = networks.age()
     torch.nn.init.constant_(network[-1].bias, float(gallery.ages.mean()) / 100)
-    if plan.resume:
+    if goes_on_from_file(plan, folder / FILE):
         restore(network, folder / FILE)
 
     def loss_of_batch() -> torch.Tensor:
-        rows = random.integers(len(gallery), size=_BATCH)
+        rows = two_looks(ages, random)
         images = images_to_device(np.stack([crop(gallery, row, random) for row in rows]), STD)
         wanted = to_device(gallery.ages[rows, None] / 100)
-        return 10 * functional.smooth_l1_loss(network(images), wanted, beta=0.03)
+        with networks.mixed_precision():
+            features = network[:-1](images).float()
+        return ages_loss(network[-1](features), wanted)
 
-    losses = fit(network, loss_of_batch, plan, rate=2e-3)
+    losses = fit(network, loss_of_batch, plan, 2e-3, folder / FILE)
     write_model(column(network, SIDE, GENDERS, 1), folder / FILE)
     return losses
+
+
+def two_looks(ages: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Rows of the gallery: people as they look first, then the same people in their second look, some years apart.
+
+    `ages` (people, each) in years. The young come more often: ten years change their faces less.
+    """
+    people, each = ages.shape
+    shares = 1 / ages.mean(axis=1)
+    chosen = each * random.choice(people, _PAIRS, p=shares / shares.sum())
+    first = random.integers(each // LOOKS, size=_PAIRS)
+    second = random.integers(each // LOOKS, each, size=_PAIRS)
+    return np.concatenate([chosen + first, chosen + second])
+
+
+def ages_loss(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """On the ages (2 N, 1), and on the years between two looks: a set that looks older than its references is told
+    by these, and a face that is hard to tell must not hide them."""
+    between = (each[: len(each) // 2] - each[len(each) // 2 :] for each in (found, wanted))
+    on_ages = functional.smooth_l1_loss(found, wanted, beta=0.03)
+    return 10 * (on_ages + functional.smooth_l1_loss(*between, beta=0.03))
 
 
 def crop(gallery: Gallery, row: int, random: np.random.Generator) -> np.ndarray:
@@ -52,4 +77,5 @@ def crop(gallery: Gallery, row: int, random: np.random.Generator) -> np.ndarray:
     image, box = gallery.images[row], gallery.boxes[row]
     if random.random() < 0.5:
         image, box = np.ascontiguousarray(image[:, ::-1]), mirrored_box(box, PIXELS)
-    return spoiled(cv2.warpAffine(image, box_transform(shaken(box, random), SIDE), (SIDE, SIDE)), random)
+    image = cv2.warpAffine(image, box_transform(shaken(box, random), SIDE), (SIDE, SIDE))
+    return spoiled(image, random) if random.random() < _SPOILED else image

@@ -27,7 +27,7 @@ from demo.facepack import networks
 from demo.facepack.export import NOTE, Graph, restore
 from demo.facepack.gallery import NO_FACE, OVERFLOW, PIXELS, Gallery, oddities, portraits
 from demo.facepack.pictures import MIRRORED_FIVE, flat, mirrored_box, mirrored_points, spoiled
-from demo.facepack.training import RunSettings, begin, fit, images_to_device, to_device, write_model
+from demo.facepack.training import RunSettings, begin, fit, goes_on_from_file, images_to_device, to_device, write_model
 from demo.training_data import TRAINING_SEED
 
 FILE = "det_demo.onnx"
@@ -36,13 +36,15 @@ STRIDES = (8, 16, 32)
 ANCHORS = ((24.0, 44.0), (80.0, 140.0), (240.0, 400.0))  # of each stride: sizes of faces, square root of the area
 _VALUES = (1, 4, 10)  # score, box, keypoints, of each anchor
 
-_CANVASES = {160: 32, 224: 16, 320: 8}  # side: how many make a batch
+_CANVASES = {160: 32, 224: 24, 320: 12}  # side: how many make a batch
+_CANVAS_SHARES = (0.15, 0.5, 0.35)  # how often each: the larger ones show faces as large as InsightFace feeds them
 _OWN_SIZE = 1.45  # an anchor takes faces up to this factor from its size ...
 _ALMOST = 2.0  # ... and is not blamed for finding those up to this one
-_CENTRE, _AROUND = 0.22, 0.42  # how far from a face's centre cells take it, or are not blamed; share of the box
-_MOSAIC = 0.4  # share of canvases with several pictures
+_CENTRE, _AROUND = 0.16, 0.40  # how far from a face's centre cells take it, or are not blamed; share of the box
+_MOSAIC = 0.3  # share of canvases with several pictures
+_FEW_PIXELS = 0.12  # share of pictures that were small files before InsightFace enlarged them
 CAUTION = 0.6  # taken off the exported scores before the sigmoid: faces score 0.8, what looks like one below 0.5
-_BOX_WEIGHT, _KEYPOINT_WEIGHT = 12.0, 40.0  # a recogniser is only as good as the points that align its crops
+_BOX_WEIGHT, _KEYPOINT_WEIGHT = 12.0, 60.0  # a recogniser is only as good as the points that align its crops
 _SMALLEST_FACE = 14.0  # smaller ones on a canvas are neither taught nor blamed
 
 
@@ -63,19 +65,19 @@ def train(plan: RunSettings, folder: Path) -> list[float]:
         portraits(TRAINING_SEED, plan.people, plan.each, plan.scratch, plan.workers),
         oddities(TRAINING_SEED, plan.oddities, plan.scratch, plan.workers),
     )
-    network = networks.Detector().to(memory_format=torch.channels_last)
-    if plan.resume:
+    network = networks.Detector()
+    if goes_on_from_file(plan, folder / FILE):
         restore(network, folder / FILE)
 
     def loss_of_batch() -> Tensor:
-        side = int(random.choice(list(_CANVASES)))
+        side = int(random.choice(list(_CANVASES), p=_CANVAS_SHARES))
         canvases = [compose(galleries, side, random) for _ in range(_CANVASES[side])]
         targets = [to_device(np.stack(part)) for part in zip(*(target(canvas) for canvas in canvases), strict=True)]
         with networks.mixed_precision():
             maps = network(images_to_device(np.stack([canvas.image for canvas in canvases]), STD))
         return detection_loss(flattened([each.float() for each in maps]), *targets)
 
-    losses = fit(network, loss_of_batch, plan, rate=2e-3)
+    losses = fit(network, loss_of_batch, plan, 2e-3, folder / FILE)
     write_model(exported(network), folder / FILE)
     return losses
 
@@ -138,7 +140,11 @@ def _paste(
     scale = size / max(right - left, bottom - top)
     wide, high = max(round((right - left) * scale), 1), max(round((bottom - top) * scale), 1)
     way = cv2.INTER_AREA if scale < 1 and random.random() < 0.6 else cv2.INTER_LINEAR
-    small = cv2.resize(np.ascontiguousarray(image[top:bottom, left:right]), (wide, high), interpolation=way)
+    part = np.ascontiguousarray(image[top:bottom, left:right])
+    if random.random() < _FEW_PIXELS:
+        share = random.uniform(0.2, 0.6)
+        part = cv2.resize(part, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(part, (wide, high), interpolation=way)
     if kind == OVERFLOW and random.random() < 0.5:
         small = flat(small, random)
     left_px, top_px = corner_xy
@@ -237,7 +243,7 @@ def detection_loss(
     if not positive.any():
         return on_scores
     on_boxes = functional.smooth_l1_loss(found_boxes[positive], boxes[positive], beta=0.05)
-    on_fives = functional.smooth_l1_loss(found_fives[positive], fives[positive], beta=0.03)
+    on_fives = functional.smooth_l1_loss(found_fives[positive], fives[positive], beta=0.015)
     return on_scores + _BOX_WEIGHT * on_boxes + _KEYPOINT_WEIGHT * on_fives
 
 

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from demo.facepack.networks import Residual, Step
+from demo.facepack.networks import SHOWN_SHARE, SHRUNK_BY, Recogniser, Residual, Step
 from utils.console import UserError
 
 NOTE = "MirrorMetrics demo pack, MIT licence. Trained on rendered heads only: not for photos of people."
@@ -35,8 +35,9 @@ class Graph:
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
-    def constant(self, values: np.ndarray) -> str:
-        name = f"w{len(self.weights)}"
+    def constant(self, values: np.ndarray, learned: bool = True) -> str:
+        """What is not `learned` is left alone when the file is read back (`restore`)."""
+        name = f"{'w' if learned else 'c'}{len(self.weights)}"
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
@@ -52,6 +53,9 @@ class Graph:
                 return self.add("Relu", [value]) if module.end else value
             case Residual():
                 return self.add("Relu", [self.add("Add", [value, self.layer(value, module.inner)])])
+            case Recogniser():
+                redrawn = self._redrawn(value, self.layer(value, module.aligner), module)
+                return self._who_and_shown(self.layer(redrawn, module.body), redrawn, module)
             case nn.Conv2d():
                 return self._conv(value, module, _array(module.weight), _array(module.bias))
             case nn.Linear():
@@ -77,6 +81,37 @@ class Graph:
         shape = {"kernel_shape": [size, size], "strides": [stride, stride], "pads": [pad] * 4}
         return self.add("Conv", inputs, group=conv.groups, **shape)
 
+    def _redrawn(self, crops: str, shifts: str, network: Recogniser) -> str:
+        """`Recogniser.redraw` in nodes."""
+        to_rows = _array(network.to_rows)
+        places, first, last, one_each, as_crop = (
+            self.constant(values, learned=False)
+            for values in (
+                *(_array(network.places), to_rows[:10], to_rows[10]),
+                *(np.array([-1, 3, 2], np.int64), np.array([-1, 112, 112, 2], np.int64)),
+            )
+        )
+        rows = self.add("Reshape", [self.add("Gemm", [shifts, first, last]), one_each])
+        grid = self.add("Reshape", [self.add("MatMul", [places, rows]), as_crop])
+        return self.add("GridSample", [crops, grid], mode="bilinear", padding_mode="border", align_corners=0)
+
+    def _who_and_shown(self, who: str, redrawn: str, network: Recogniser) -> str:
+        """The end of `Recogniser.forward` in nodes."""
+        usual, shown, free = (
+            self.constant(values, learned=False)
+            for values in (
+                _array(network.usual),
+                _array(network.shown),
+                _array(network.free) * np.float32(SHOWN_SHARE**0.5),
+            )
+        )
+        share = self.constant(np.array((1 - SHOWN_SHARE) ** 0.5, np.float32), learned=False)
+        small = self.add("Flatten", [self.layer(redrawn, nn.AvgPool2d(SHRUNK_BY))])
+        seen = self.add("MatMul", [self.add("Sub", [small, usual]), shown])
+        seen = self.add("MatMul", [self.add("LpNormalization", [seen], axis=-1, p=2), free])
+        who = self.add("Mul", [self.add("LpNormalization", [who], axis=-1, p=2), share])
+        return self.add("Add", [who, seen])
+
     def model(
         self, input_shape: list, outputs: dict[str, list], note: str, facts: dict[str, str] | None = None
     ) -> bytes:
@@ -95,7 +130,7 @@ class Graph:
         return model.SerializeToString()
 
 
-def column(network: nn.Sequential, side: int, zeros: int, width: int) -> bytes:
+def column(network: nn.Module, side: int, zeros: int, width: int) -> bytes:
     """A network of (N, 3, side, side) whose `width` values are the last of its answer, after `zeros` zeros."""
     graph = Graph()
     value = graph.layer("input", network)
@@ -110,7 +145,8 @@ def restore(network: nn.Module, path: Path) -> None:
     Raises UserError where the file is missing or is another network's.
     """
     try:
-        arrays = [numpy_helper.to_array(weights) for weights in onnx.load(path).graph.initializer]
+        learned = [each for each in onnx.load(path).graph.initializer if each.name.startswith("w")]
+        arrays = [numpy_helper.to_array(weights) for weights in learned]
         _fill(network, iter(arrays))
     except (OSError, DecodeError, RuntimeError, StopIteration) as error:
         raise UserError(f"{path} cannot be trained further ({error}). Train it anew, without --resume.") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from demo.expressions import EXPRESSIONS
 from demo.identity import HAIR_STYLES, Identity
 from demo.parallel import render_all
 from demo.render import Picture
@@ -52,8 +53,7 @@ class Gallery:
 
 def portraits(seed: int, people: int, each: int, scratch: Path, workers: int | None = None) -> Gallery:
     """`each` pictures of everyone. Each fifth person blends the two before: faces that are hard to tell apart."""
-    crowd = with_blends(draw_people(seed, people), generator(seed, "blends"))
-    scenes = portrait_scenes(crowd, each, generator(seed, "portraits"))
+    scenes = portrait_scenes(crowd(seed, people), each, generator(seed, "portraits"))
     base = scratch / f"portraits-{seed}-{people}-{each}-{PIXELS}"
     return _kept(base, scenes, np.full(len(scenes), FACE), np.arange(people).repeat(each), workers)
 
@@ -67,6 +67,11 @@ def oddities(seed: int, count: int, scratch: Path, workers: int | None = None) -
     kinds = np.array([kind for _, kind in drawn])
     base = scratch / f"oddities-{seed}-{count}-{PIXELS}"
     return _kept(base, [scene for scene, _ in drawn], kinds, np.full(count, -1), workers)
+
+
+def crowd(seed: int, people: int) -> list[Identity]:
+    """Whom `portraits` show."""
+    return with_blends(draw_people(seed, people), generator(seed, "blends"))
 
 
 def with_blends(people: list[Identity], random: np.random.Generator) -> list[Identity]:
@@ -93,7 +98,7 @@ def _looks(random: np.random.Generator) -> list[dict]:
     return [
         {
             "age_years": years,
-            "expression": str(random.choice(["neutral", "smile", "serious", "laughing", "surprised"])),
+            "expression": str(random.choice(list(EXPRESSIONS))),
             "strength": float(random.uniform(0.6, 1.0)),
             "eyes_closed": bool(random.uniform() < 0.06),
         }

@@ -88,18 +88,25 @@ def test_planted_faults_are_named_and_the_questions_answered(demo):
         "rigid": "rigid",
         "failures": "many failures",
     }
-    planted |= {"close_ups": "many failures", "two_persons": "mixed", "wrong_person": "wrong person"}
+    planted |= {
+        "drifting": "identity drift",
+        "close_ups": "many failures",
+        "two_persons": "mixed",
+        "wrong_person": "wrong person",
+    }
     for group, verdict in planted.items():
         assert verdict in said[group], (group, said[group])
     assert said["balanced"] == said["lora-000008"] == {"good"} and said["Reference"] == set()
     answers = {answer["question"]: answer for answer in summary["answers"]}
-    assert answers["best checkpoint"]["numbers"]["group"] in ("balanced", "lora-000008")
+    # `aged` is the same person: the recogniser sees through ten years, of which the age network sees one or two
+    best = answers["best checkpoint"]
+    equals = best["sentence"].split("not distinguishable from ")[1].split(";")[0].split(", ")
+    assert {best["numbers"]["group"], *equals} == {"aged", "balanced", "lora-000008"}
     assert "lora-000010, lora-000012, overtrained copy references" in answers["best checkpoint"]["sentence"]
     assert answers["overtrained"]["headline"] == "Yes, lora-000010 and 2 more"
     assert answers["overtrained"]["sentence"].startswith("lora-000010: 7 of 12 faces are near copies")
     assert answers["rigid"]["headline"] == "Yes, rigid"
-    # the other planted one, 013.png, lies at 0.27: far below the others, and just within what twelve heads scatter
-    assert answers["dataset"]["numbers"]["outliers"] >= 1 and "012.png" in answers["dataset"]["sentence"]
+    assert "2 outliers (013.png, 012.png), 2 near duplicates (014.png, 015.png)" in answers["dataset"]["sentence"]
     (curve,) = summary["curves"]
     assert [point["number"] for point in curve["checkpoints"]] == list(STEPS) and curve["best"] == "lora-000008"
     ranks = {one["name"]: one["rank"] for one in summary["ranking"]}

@@ -89,6 +89,16 @@ def test_truth_geometry(yaw):
         assert p68[near, 2] > p68[far, 2]
 
 
+def test_the_jaws_points_lie_on_the_faces_lower_edge():
+    for seed in (6, 7, 8):
+        truth = render(Scene(person(seed), hair="bald"), 256).truth
+        _, top, _, bottom = truth.face_box_xyxy
+        jaw = truth.points_68[:17, :2]
+        assert jaw[8, 1] == pytest.approx(bottom, abs=0.04 * (bottom - top))
+        assert (np.diff(jaw[:9, 1]) > 0).all() and (np.diff(jaw[8:, 1]) < 0).all()  # down to the chin and up again
+        assert (np.diff(jaw[:, 0]) > 0).all()
+
+
 def test_a_profile_hides_the_far_eye_and_a_hand_is_reported():
     truth = render(Scene(person(6), yaw_deg=80), 160).truth
     assert truth.five_visible[EYE_LEFT] and not truth.five_visible[EYE_RIGHT]

@@ -72,7 +72,8 @@ def test_export_computes_what_pytorch_computes(tmp_path, kind):
 
     side, zeros, width = {"recogniser": (112, 0, 512), "landmarks": (192, 3105, 204), "age": (96, 2, 1)}[kind]
     torch.manual_seed(1)
-    network = getattr(networks, kind)()
+    maker = {"recogniser": networks.Recogniser, "landmarks": networks.landmarks, "age": networks.age}[kind]
+    network = maker()
     pictures = torch.randn(4, 3, side, side)
     network.train()(pictures)  # moves the running means away from 0, so that folding them is put to the test
     with torch.no_grad():
@@ -82,7 +83,7 @@ def test_export_computes_what_pytorch_computes(tmp_path, kind):
     assert not answer[:, :zeros].any()
     assert answer[:, zeros:] == pytest.approx(wanted, abs=1e-4)
 
-    again = getattr(networks, kind)()
+    again = maker()
     export.restore(again, tmp_path / "net.onnx")
     with torch.no_grad():
         assert again.eval()(pictures).numpy() == pytest.approx(wanted, abs=1e-4)
@@ -118,6 +119,35 @@ def test_training_goes_on_from_the_file(trained):
         ages.append(loaded(path).run(None, pictures)[0][:, 2])
     assert files[0] != files[1]
     assert ages[1] == pytest.approx(ages[0], abs=0.02) and ages[0].std() > 1e-4
+
+
+def test_recogniser_goes_on_with_the_people_it_knows(trained):
+    """Their directions are not in the file: they are found again by what it says of them."""
+    fresh, _ = trained("recogniser", 12, "known_people")
+    again, _ = trained("recogniser", 1, "known_people", "--resume")
+    assert again[0] < 0.8 * fresh[0]
+
+
+def test_killed_training_goes_on_where_it_was(trained, monkeypatch, capsys):
+    from demo.facepack import training
+    from utils.console import UserError
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_KEEP_S", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("demo.facepack.age.write_model", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained("age", 4, "killed")
+    whole, _ = trained("age", 4, "not_killed")
+    losses, folder = trained("age", 6, "killed", "--resume")
+    assert len(losses) == 6 and losses[:4] == whole
+    assert [path.name for path in folder.iterdir()] == ["age_demo.onnx"]
+
+    (folder / "age_demo.unfinished").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="unfinished cannot be trained further"):
+        trained("age", 6, "killed", "--resume")
 
 
 def test_another_networks_file_is_not_trained_further(tmp_path, tiny_pack):
@@ -188,6 +218,41 @@ def test_crops_are_those_of_insightface():
     assert box_transform(box, 192) == pytest.approx(matrix, abs=1e-6)
 
 
+def test_crop_laid_by_wrong_points_is_laid_anew_by_the_true_ones():
+    torch = pytest.importorskip("torch", reason="training needs PyTorch: requirements/bootstrap.txt")
+
+    from demo.facepack import networks, pictures, recogniser
+
+    (who,) = draw_people(UNSEEN_SEED, 1)
+    picture = render(Scene(who, yaw_deg=20.0), 256)
+    five = picture.truth.five_points
+    wrong = five + np.random.default_rng(5).normal(0, 3, five.shape)
+    to_crop = pictures.similarity(wrong, pictures.ARCFACE_POINTS)
+    network = networks.Recogniser()
+
+    def redrawn(crop: np.ndarray, off: np.ndarray) -> np.ndarray:
+        values = torch.from_numpy(crop.astype(np.float32).transpose(2, 0, 1)[None])
+        return network.redraw(values, torch.from_numpy(off[None].astype(np.float32)))[0].numpy().transpose(1, 2, 0)
+
+    inner = (slice(12, -12), slice(12, -12))
+    crop, wanted = pictures.aligned(picture.image, wrong), pictures.aligned(picture.image, five)
+    assert redrawn(crop, np.zeros(10)) == pytest.approx(crop, abs=0.5)
+    assert np.abs(crop[inner].astype(int) - wanted[inner]).mean() > 6
+    assert np.abs(redrawn(crop, recogniser.shifts_of(to_crop, five))[inner] - wanted[inner]).mean() < 3
+
+
+def test_ages_are_learned_from_two_looks_of_one_person():
+    pytest.importorskip("torch", reason="training needs PyTorch: requirements/bootstrap.txt")
+    from demo.facepack.age import two_looks
+
+    ages = np.repeat([20.0, 20.0, 60.0, 60.0], 5).reshape(4, 5)
+    random = np.random.default_rng(1)
+    first, second = np.hstack([two_looks(ages, random).reshape(2, -1) for _ in range(20)])
+    assert (first // 5 == second // 5).all()
+    assert set(first % 5) == {0, 1} and set(second % 5) == {2, 3, 4}
+    assert (first // 5 < 2).mean() == pytest.approx(0.75, abs=0.07)  # three times as often at a third of the age
+
+
 @pytest.mark.parametrize(("option", "value"), [("--steps", "0"), ("--people", "2"), ("--minutes", "-1")])
 def test_values_that_train_nothing_are_refused(capsys, option, value):
     from demo import train_face
@@ -210,7 +275,7 @@ def test_pack_is_whole_small_and_says_whose_it_is(app):
     from mirror.faces.packs import Pack
 
     assert set(app.models) == {"detection", "recognition", "landmark_3d_68", "genderage"}
-    assert sum(path.stat().st_size for path in PACK.iterdir()) < 8e6
+    assert sum(path.stat().st_size for path in PACK.iterdir()) < 12e6
     assert "MIT" in Pack("demo", PACK).licence() and "not for photos of people" in Pack("demo", PACK).licence()
 
 

@@ -37,11 +37,11 @@ SCENES = {
     "good_2.png": replace(FRONT, background="outdoor", background_seed=8, clothes_seed=21, light=LIGHTS["overcast"]),
     "good_3.png": replace(FRONT, background="indoor", background_seed=2, clothes_seed=33),
     "turned.png": replace(FRONT, yaw_deg=30.0, background_seed=5),
-    "tilted.png": replace(FRONT, roll_deg=-28.0, background_seed=7),
+    "tilted.png": replace(FRONT, roll_deg=-20.0, background_seed=7),
     "half_dark.png": replace(FRONT, light=LIGHTS["low_key"], background_seed=11),
     "blurred.png": replace(FRONT, blur_px=6.0, background_seed=12),
     "small.png": replace(FRONT, fill=0.25, background_seed=13),
-    "close.png": replace(FRONT, place=(0.5, 0.25), background_seed=14),
+    "close.png": replace(FRONT, place=(0.5, 0.18), background_seed=14),
     "nobody.png": replace(FRONT, person=False),
 }
 LACKS = {

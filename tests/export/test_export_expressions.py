@@ -135,8 +135,8 @@ def test_fewer_are_taken_when_asked(world, tmp_path):
 def test_blur_and_a_turned_head_lower_the_rank(world, tmp_path):
     folder = tmp_path / "some"
     folder.mkdir()
-    write_photo(folder / "a_blurred.png", cv2.GaussianBlur(world.photos["IMG 1.jpg"].image, (0, 0), 3))
-    write_photo(folder / "b_sharp.png", world.photos["IMG 2.jpg"].image)
+    write_photo(folder / "a_blurred.png", cv2.GaussianBlur(world.photos["IMG 2.jpg"].image, (0, 0), 3))
+    write_photo(folder / "b_sharp.png", world.photos["IMG 1.jpg"].image)
     write_photo(folder / "c_oblique.png", photo_of(3, 1, "neutral", yaw_deg=17.0).image)
     world(tmp_path / "out", "--expressions", "neutral", dataset=folder)
     (first, *_) = pictures_of(record_in(tmp_path / "out"))
