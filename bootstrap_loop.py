@@ -114,11 +114,14 @@ def iterate(loop: Loop, iteration: IterationRecord) -> None:
 
     if iteration.number == 0:
         tell("Iteration 0: the baseline, v1")
-        has_new_images = True  # the real photos as they are
+        trains = True  # on the real photos as they are
+    elif loop.config.real_photos_only:
+        tell(f"Iteration {iteration.number}: of at most {loop.config.max_iterations}, on the real photos only")
+        trains = True
     else:
         tell(f"Iteration {iteration.number}: of at most {loop.config.max_iterations}, with LoRA {iteration.generator}")
-        has_new_images = fill_gaps(loop, iteration)
-    if has_new_images:
+        trains = fill_gaps(loop, iteration)
+    if trains:
         Train(loop, iteration).run()
         Sample(loop, iteration).run()
         restore_lost_samples(loop, iteration)

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirror.generation.families import FAMILIES
-from mirror.training.presets import PRESETS, REPEATS, recommended_epochs
+from mirror.training.presets import PRESETS, REPEATS, epochs_of
 from mirror.training.processes import PRECISIONS
 from mirror.training.trainers import TRAINERS
 from utils import options
@@ -131,8 +131,8 @@ def show_plan(args: argparse.Namespace) -> int:
         facts = look_at_base(args.base_model, args.prediction, args.zero_terminal_snr, args.base_config)
     options = options_of(args, preset_of(args, facts and facts.family.name), bool(facts and facts.zero_snr))
     dataset = assign_buckets(read_pictures(args), None, options["resolution"])
-    epochs = args.epochs or recommended_epochs(len(dataset.images), dataset.samples)
     an_epoch = steps_an_epoch(dataset, options["batch"], args.accumulate)
+    epochs = epochs_of(args.epochs, args.steps, len(dataset.images), dataset.samples, an_epoch)
     show_pictures(dataset)
     rows = [[f"{width} x {height}", str(count)] for (width, height), count in dataset.bucket_counts.items()]
     print_table("Buckets", ["Size", "Images"], rows)
@@ -140,7 +140,7 @@ def show_plan(args: argparse.Namespace) -> int:
     show(
         f"images: {len(dataset.images)}", f"an epoch: {dataset.samples} pictures seen, {an_epoch} steps on one process"
     )
-    show(f"epochs: {epochs}{'' if args.epochs else ' (recommended)'}", f"steps: {epochs * an_epoch}")
+    show(f"epochs: {epochs}{'' if args.epochs or args.steps else ' (recommended)'}", f"steps: {epochs * an_epoch}")
     show(f"checkpoints: {epochs} files {args.name}-*.safetensors, one an epoch, and lora.safetensors")
     return EXIT_OK
 
@@ -265,7 +265,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("training (defaults: the preset's)").add_argument
-    add("--epochs", type=_count, metavar="N", help="(default: recommended by the size of the dataset)")
+    length = add.__self__.add_mutually_exclusive_group().add_argument
+    length("--epochs", type=_count, metavar="N", help="(default: recommended by the size of the dataset)")
+    length("--steps", type=_count, metavar="N", help="whole epochs, as near to so many steps as they come")
     add("--repeats", type=_count, default=REPEATS, metavar="N", help="repeats of pictures in no folder like 10_name")
     add("--rank", type=_count, metavar="R", help="width of the LoRA")
     add("--alpha", type=_positive, metavar="A", help="the LoRA is scaled by alpha / rank; half of --rank, if given")

@@ -120,9 +120,11 @@ class Commands:
     def train(self, number: int, lora: str) -> Child:
         config, wanted, output = self.config, self.config.training, self.paths.lora(lora).parent
         own = ["train_lora.py", self.paths.dataset, "--base-model", config.base_model, "--output", output]
-        own += ["--trigger", config.person_trigger, "--preset", wanted.preset, "--epochs", wanted.epochs]
-        own += ["--seed", config.seed, "--resume", "--models-dir", config.models_dir, "--cache", self.paths.cache]
-        values = {"output": output, "preset": wanted.preset, "epochs": wanted.epochs}
+        own += ["--trigger", config.person_trigger, "--preset", wanted.preset]
+        own += ["--steps", wanted.steps] if wanted.steps else ["--epochs", wanted.epochs]
+        seed = config.seed + number if config.real_photos_only else config.seed
+        own += ["--seed", seed, "--resume", "--models-dir", config.models_dir, "--cache", self.paths.cache]
+        values = {"output": output, "preset": wanted.preset, "epochs": wanted.epochs, "seed": seed}
         return self._child("Training", "training", number, TRAIN, own + self._pack(), values)
 
     def measure(self, number: int, has_holdout: bool) -> Child:

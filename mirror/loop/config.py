@@ -75,6 +75,7 @@ class ValidationSettings(_Section):
 class TrainingSettings(_Section):
     preset: str = "sdxl"
     epochs: int = Field(10, ge=1)
+    steps: int | None = Field(None, ge=1)  # takes the place of epochs: every LoRA learns for as long
 
 
 class MetricsSettings(_Section):
@@ -95,6 +96,7 @@ class LoopConfig(BaseModel):
     lora_output_dir: str = Field("", min_length=1)  # the same
     max_iterations: int = Field(5, ge=1, le=1000)
     convergence_threshold: float = Field(0.05, gt=0, lt=1)
+    real_photos_only: bool = False  # the control: no images, every LoRA learns from the photos, with another seed
     max_synthetic_share: float = Field(MAX_SYNTHETIC_SHARE, ge=0, le=HARD_SYNTHETIC_SHARE)
     pack: str | None = None  # InsightFace model pack; null: the scripts' own default
     expression_model: str | None = None  # ONNX file; null: the one that lies in models_dir, if any
@@ -218,6 +220,8 @@ def _check_commands(path: Path, config: LoopConfig) -> None:
         command = getattr(config, section).command
         if command is None:
             continue
+        if section == "training" and config.training.steps:
+            raise UserError(f"{path}: training.steps is for our own script; with training.command leave it out.")
         if getattr(config, section).options:
             raise UserError(f"{path}: {section}.options are for our own script; with {section}.command leave them out.")
         used = [name for argument in command for name in _PLACEHOLDER.findall(argument)]

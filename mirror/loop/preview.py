@@ -39,14 +39,16 @@ def command_lines(loop: Loop, iteration: IterationRecord) -> list[str]:
         lines += ["# Iteration 0", adopted or shell_line(commands.train(0, "v1").command), *_measuring(loop, 0)]
     number = max(1, iteration.number)
     first = IterationRecord(number=number, generator=iteration.generator or "v1")
-    lines += [
-        f"# Iteration {number} (of at most {config.max_iterations}; later ones alike, with the best LoRA so far)",
-        shell_line(FindGaps(loop, first).child.command),
-        shell_line(commands.generate(number, first.generator, config.seed + number).command),
-        shell_line(commands.validate(number).command),
-        f"# approved images are merged into {loop.paths.dataset}",
-        shell_line(commands.train(number, f"v{number + 1}").command),
-    ]
+    alike = "each with another seed" if config.real_photos_only else "with the best LoRA so far"
+    lines += [f"# Iteration {number} (of at most {config.max_iterations}; later ones alike, {alike})"]
+    if not config.real_photos_only:
+        lines += [
+            shell_line(FindGaps(loop, first).child.command),
+            shell_line(commands.generate(number, first.generator, config.seed + number).command),
+            shell_line(commands.validate(number).command),
+            f"# approved images are merged into {loop.paths.dataset}",
+        ]
+    lines += [shell_line(commands.train(number, f"v{number + 1}").command)]
     return lines + _measuring(loop, number)
 
 

@@ -200,6 +200,7 @@ def settings_of(config: LoopConfig) -> dict[str, str | int | float | None]:
     models = {key: getattr(config, key) for key in ("pack", "expression_model")}
     settings |= {key: config.portable(named) if named else None for key, named in models.items()}
     settings |= {"training.preset": config.training.preset, "training.epochs": config.training.epochs}
+    settings |= {"training.steps": config.training.steps, "real_photos_only": config.real_photos_only or None}
     for key in OTHER_NAMES["generation"].values():
         settings[f"generation.{key}"] = getattr(config.generation, key)
     settings |= {"metrics.samples": config.metrics.samples, "gap_analysis.goals": goals_in(config)}

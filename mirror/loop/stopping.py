@@ -263,7 +263,9 @@ def _reasons_to_stop(
             NO_ROOM,
             "The dataset has as many synthetic images as max_synthetic_share allows; add real photos to allow more.",
         )
-    if len(iterations) > 2 and all(not one.merged and one.number and one.photos == last.photos for one in before):
+    if len(iterations) > 2 and all(
+        one.number and one.lora is None and not one.merged and one.photos == last.photos for one in before
+    ):
         words = "No image of the last two iterations could be added to the dataset; the report lists the reasons."
         yield NOTHING_APPROVED, words
     rates = [one.approval.value for one in before if one.approval is not None]

@@ -56,12 +56,15 @@ def build_loop(
 
 def _facts(history: IterationHistory, concluded: LoopFacts) -> list[tuple[str, str]]:
     real, synthetic = concluded.real, concluded.synthetic
+    made = f"{synthetic:,} of {real + synthetic:,}"
+    if history.settings.get("real_photos_only"):
+        made = "none: this is a control, on the real photos only"
     return [
         ("Person", shown(history.person)),
         ("Base model", shown(PurePath(history.base_model).name)),
         ("Begun", moment(history.created)),
         ("Real photos", f"{real:,} to train on, {history.held_out:,} held out"),
-        ("Synthetic in the dataset", f"{synthetic:,} of {real + synthetic:,}"),
+        ("Synthetic in the dataset", made),
         ("Kept", shown(history.best or "none yet")),
     ]
 

@@ -10,7 +10,7 @@ from mirror.generation.families import Family, find_family
 from mirror.generation.pipelines import family_of_hub, local_identity
 from mirror.training.base import look_at_base
 from mirror.training.files import OutputFolder, writing
-from mirror.training.presets import PRESETS, recommended_epochs
+from mirror.training.presets import PRESETS, epochs_of
 from mirror.training.setup import new_log, options_of, read_pictures, show_pictures, show_settings, tell_about
 from mirror.training.trainers import TRAINERS, TrainerJob, plan_start, refuse_overlap, run_trainer, write_files
 from utils.console import EXIT_OK, UserError, shell_line, show
@@ -58,7 +58,8 @@ def show_trainer_job(args: argparse.Namespace) -> int:
     show_pictures(trainer_job.dataset)
     show_settings(settings)
     show(f"images: {len(trainer_job.dataset.images)}", f"an epoch: {trainer_job.dataset.samples} pictures seen")
-    show(f"epochs: {settings['epochs']}{'' if args.epochs else ' (recommended)'}", f"steps: {settings['steps']}")
+    how = "" if args.epochs or args.steps else " (recommended)"
+    show(f"epochs: {settings['epochs']}{how}", f"steps: {settings['steps']}")
     show(f"command: {shell_line(start.command)}")
     return EXIT_OK
 
@@ -78,8 +79,9 @@ def trainer_job_of(args: argparse.Namespace) -> TrainerJob:
         prediction, zero_snr = facts.prediction, facts.zero_snr
     options = options_of(args, preset, zero_snr)
     dataset = read_pictures(args)
-    epochs = args.epochs or recommended_epochs(len(dataset.images), dataset.samples)
-    steps = epochs * math.ceil(math.ceil(dataset.samples / options["batch"]) / options["accumulate"])
+    an_epoch = math.ceil(math.ceil(dataset.samples / options["batch"]) / options["accumulate"])
+    epochs = epochs_of(args.epochs, args.steps, len(dataset.images), dataset.samples, an_epoch)
+    steps = epochs * an_epoch
     settings = options | {
         "epochs": epochs,
         "steps": steps,

@@ -69,6 +69,16 @@ REPEATS = 10  # of pictures in a folder without a number; our choice: as in kohy
 VIEWS_PER_IMAGE, FEWEST_VIEWS, MOST_VIEWS = 100, 1_500, 6_000
 
 
+def epochs_of(epochs: int | None, steps: int | None, images: int, samples: int, an_epoch: int) -> int:
+    """Whole epochs for options of train_lora.py: as given, as near as can be to `steps`, or recommended.
+
+    `an_epoch` is how many steps of the optimizer one epoch has.
+    """
+    if steps:
+        return max(1, round(steps / an_epoch))
+    return epochs or recommended_epochs(images, samples)
+
+
 def recommended_epochs(images: int, samples: int) -> int:
     """Epochs for a dataset of so many pictures, of which an epoch shows `samples` (repeats counted)."""
     wanted = min(max(VIEWS_PER_IMAGE * images, FEWEST_VIEWS), MOST_VIEWS)

@@ -27,7 +27,7 @@ from mirror.training.data import TrainingSet, read_dataset, steps_an_epoch
 from mirror.training.files import LoraFormat, OutputFolder
 from mirror.training.job import Job
 from mirror.training.noising import noise_schedule
-from mirror.training.presets import PRESETS, Preset, recommended_epochs
+from mirror.training.presets import PRESETS, Preset, epochs_of
 from mirror.training.processes import PRECISIONS, progress_in_main
 from mirror.training.samples import Sampler, make_sampler, sample_as_trained
 from utils.captions import told_kinds
@@ -135,9 +135,10 @@ def settings_of_run(
     args: argparse.Namespace, accelerator: Accelerator, facts: BaseFacts, dataset: TrainingSet, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Settings that depend on machine, model and dataset."""
-    epochs = args.epochs or recommended_epochs(len(dataset.images), dataset.samples)
     processes, precision = accelerator.num_processes, accelerator.mixed_precision
-    steps = epochs * steps_an_epoch(dataset, options["batch"], options["accumulate"], processes)
+    an_epoch = steps_an_epoch(dataset, options["batch"], options["accumulate"], processes)
+    epochs = epochs_of(args.epochs, args.steps, len(dataset.images), dataset.samples, an_epoch)
+    steps = epochs * an_epoch
     return {
         "crops": dataset.crops,
         "epochs": epochs,

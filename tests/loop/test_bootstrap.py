@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 from conftest import ROOT
-from loop_fixture import loop_command, make_loop, run_loop
+from loop_fixture import PHOTOS, loop_command, make_loop, run_loop
 
 from mirror.contracts.contract import read_contract
 from mirror.contracts.history import IterationHistory
@@ -591,3 +591,23 @@ def test_a_gap_of_ones_own_goes_through_the_loop(tmp_path):
     merged = manifest_of(tmp_path).merged
     assert merged and {(one.gap_type, one.target) for one in merged} == {("hair/colour", "red")}
     assert all(one.file.startswith("synthetic_iter1_hair_colour_red_") for one in merged)
+
+
+def test_a_control_learns_from_the_real_photos_only_with_another_seed_each_time(tmp_path):
+    config = make_loop(tmp_path, real_photos_only=True)
+    run = run_loop(config, **QUICK)
+    assert run.returncode == 0, run.stderr
+    assert "Iteration 1: of at most 3, on the real photos only" in run.stdout
+    assert "Generat" not in run.stdout and not list((tmp_path / "out").glob("synthetic_*"))
+    history = history_of(tmp_path)
+    assert len(history.loras) > 1 and len({lora.sha256 for lora in history.loras}) == len(history.loras)
+    assert {(lora.real_images, lora.synthetic_images) for lora in history.loras} == {(PHOTOS - 6, 0)}
+    decision = history.iterations[-1].decision
+    assert (decision.rule, decision.best) == ("no_gain", "v1")
+    page = (tmp_path / "out" / "bootstrap_report.html").read_text(encoding="utf-8")
+    assert "on the real photos only" in page
+    shown = run_loop(make_loop(tmp_path / "dry", real_photos_only=True), "--dry-run").stdout
+    assert "validate" not in shown and " gaps " not in shown and "each with another seed" in shown
+    config.write_text(config.read_text().replace('"real_photos_only": true', '"real_photos_only": false'))
+    again = run_loop(config)
+    assert again.returncode == 2 and "begun with real_photos_only true, and it is null now" in again.stderr

@@ -24,7 +24,7 @@ from mirror.training.data import (
     steps_an_epoch,
     with_trigger,
 )
-from mirror.training.presets import MOST_VIEWS, PRESETS, Preset, recommended_epochs
+from mirror.training.presets import MOST_VIEWS, PRESETS, Preset, epochs_of, recommended_epochs
 from utils.captions import told_kinds
 from utils.console import UserError
 
@@ -283,6 +283,11 @@ def test_every_value_of_a_preset_has_a_source():
     for preset in PRESETS.values():
         values = set(Preset.__dataclass_fields__) - {"family", "sources"}
         assert values == set(preset.sources) and all(preset.sources.values())
+
+
+def test_epochs_for_a_number_of_steps_are_whole():
+    assert [epochs_of(None, steps, 20, 200, 50) for steps in (1, 74, 76, 500)] == [1, 1, 2, 10]
+    assert epochs_of(3, None, 20, 200, 50) == 3 and epochs_of(None, None, 20, 200, 50) == 10
 
 
 def test_recommended_epochs():
