@@ -24,6 +24,7 @@ from utils.files import Status
 INTACT, SHARPNESS, BRIGHTNESS, DUPLICATE = "intact", "sharpness", "brightness", "near_duplicate"
 FACE, ONE_FACE, TARGET, IDENTITY, COPY = "face_confidence", "one_face", "target", "identity", "copy"
 
+SOFTEST_SHARE = 0.5  # of the real photos' median sharpness; our choice
 REFERENCES = "references"  # the photos themselves, without which near duplicates of them cannot be found
 
 
@@ -167,10 +168,19 @@ def _intact(measurements: Measurements, thresholds: Thresholds) -> Check:
 
 
 def _sharpness(measurements: Measurements, thresholds: Thresholds) -> Check:
-    reason = f"blurred: variance of the Laplacian at {SHARPNESS_SIDE} pixels not above {SHARPNESS_LIMIT:g}"
+    limit = sharpness_limit(thresholds.sharpness)
+    reason = f"blurred: variance of the Laplacian at {SHARPNESS_SIDE} pixels not above {limit:g}"
     sharpness = measurements.record.sharpness
-    good = sharpness is not None and sharpness > SHARPNESS_LIMIT
-    return _measured(SHARPNESS, sharpness, SHARPNESS_LIMIT, good, reason)
+    good = sharpness is not None and sharpness > limit
+    return _measured(SHARPNESS, sharpness, limit, good, reason)
+
+
+def sharpness_limit(real: float | None) -> float:
+    """Below it a picture counts as blurred: SHARPNESS_LIMIT, or a share of the real photos' median where that is less.
+
+    Small photos, and those before smooth backgrounds, lie below SHARPNESS_LIMIT themselves: images like them are good.
+    """
+    return SHARPNESS_LIMIT if real is None else round(min(SHARPNESS_LIMIT, SOFTEST_SHARE * real), 2)
 
 
 def _brightness(measurements: Measurements, thresholds: Thresholds) -> Check:
@@ -289,7 +299,13 @@ CHECKS = (  # in the order in which they are judged
     ),
     CheckKind(DUPLICATE, "near duplicate", 2, _duplicate, {"duplicate_bits": DUPLICATE_BITS}, needs_photos=True),
     # after brightness, as darkness and too much light lower it too
-    CheckKind(SHARPNESS, "sharpness", 3, _sharpness, {"sharpness": SHARPNESS_LIMIT, "sharpness_side": SHARPNESS_SIDE}),
+    CheckKind(
+        SHARPNESS,
+        "sharpness",
+        3,
+        _sharpness,
+        {"sharpness": SHARPNESS_LIMIT, "sharpness_share": SOFTEST_SHARE, "sharpness_side": SHARPNESS_SIDE},
+    ),
     CheckKind(FACE, "face confidence", 4, _face, {"face_confidence": CONFIDENCE}),
     CheckKind(ONE_FACE, "one face", 5, _one_face, {"second_face_share": SECOND_FACE_SHARE}),
     CheckKind(TARGET, "target", 6, _target),

@@ -607,3 +607,16 @@ def test_the_page_says_how_the_approved_ones_passed(outcome, said):
     )
     page = build_validation(report, [None], {})
     assert [words in page for words in ("every check passed", "and were allowed")].count(True) == 1 and said in page
+
+
+def test_images_may_be_as_soft_as_the_real_photos():
+    """Small photos, or a smooth background, lie below the usual limit themselves."""
+    soft = Measurements(record(sharpness=45.0), None, None, None)
+    for real, outcome in (
+        (300.0, Outcome.FAILED),
+        (None, Outcome.FAILED),
+        (80.0, Outcome.PASSED),
+        (100.0, Outcome.FAILED),
+    ):
+        checks = {check.check: check for check in judge(soft, Thresholds(GAP_TYPES, level=0.85, sharpness=real))}
+        assert checks["sharpness"].outcome == outcome, real

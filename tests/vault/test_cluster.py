@@ -153,10 +153,10 @@ def vault(scanned, tmp_path) -> VaultRun:
 
 def test_an_album_is_clustered_better_than_by_dbscan_alone(vault):
     done = vault("cluster")
-    assert "in no cluster" in done.stdout and "Threshold 0.50" in done.stdout
+    assert "in no cluster" in done.stdout and "Threshold 0.5 (" in done.stdout
     found = truth_of(vault.output, vault.photos)
     ours, plain = scores(found.labels, found.who), scores(plain_dbscan(found.embeddings, 0.4, 3), found.who)
-    assert ours.precision >= 0.9 and ours.recall >= 0.6
+    assert ours.precision >= 0.9 and ours.recall >= 0.8
     assert ours.bcubed > plain.bcubed + 0.1
     inside = sum(len(faces) for faces in vault.clusters.values())
     assert inside + len(vault.json("labels.json")["unclustered"]) == len(found.who)
