@@ -48,6 +48,7 @@ _NOT_FOR_PEOPLE = "The demo pack was trained on rendered heads: its scores say n
 def run_scan(args: argparse.Namespace) -> int:
     """Every face of every picture of a folder into the store."""
     from mirror.contracts.contract import write_contract
+    from mirror.detectors.engines import choose_engine
     from mirror.faces.measurer import Measurer
     from mirror.vault.scanning import VaultLooker, collect, scan, scan_report
     from mirror.vault.store import LOCK, open_store
@@ -60,7 +61,9 @@ def run_scan(args: argparse.Namespace) -> int:
     for warning in warnings:
         say(f"Note: {warning}")
     with only_one(args.output, LOCK), open_store(args.output, make=True) as store:
-        measurer = Measurer(pack, store, args.device, max_megapixels=args.max_megapixels, smallest_face=args.min_size)
+        engine = choose_engine(args.engine, args.precision, args.device)
+        how = {"max_megapixels": args.max_megapixels, "smallest_face": args.min_size, "engine": engine}
+        measurer = Measurer(pack, store, args.device, **how)
         store.claim(measurer.identity)
         looker = VaultLooker(store, measurer, args.min_score, args.min_size)
         try:

@@ -376,6 +376,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     options.add_sensors(parser)
     add("--note", metavar="TEXT", help="a note to show on the page and in the gap file")
     options.add_device(parser)
+    options.add_engine(parser)
     options.add_max_megapixels(parser)
     options.add_cache(parser)
     add("--json", action="store_true", help="print the gap file as JSON to stdout; messages go to stderr")

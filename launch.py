@@ -57,6 +57,7 @@ LOG = VENV / "install.log"  # all that pip said
 ANALYSIS = "requirements/analysis.txt"
 BOOTSTRAP = "requirements/bootstrap.txt"
 TEST = "requirements/test.txt"
+OPENVINO = "requirements/openvino.txt"
 
 
 class Command(NamedTuple):
@@ -288,7 +289,19 @@ def files_to_install(command, runtime, stamp):
     """What the command needs, and again what earlier ones needed: pip finds versions that suit all if it sees all."""
     of_runtimes = {file for files in RUNTIMES.values() for file in files}
     earlier = [file for file in (stamp.files if stamp else ()) if file not in of_runtimes and (ROOT / file).exists()]
-    return list(dict.fromkeys([*earlier, *command.requirements, *RUNTIMES[runtime]]))
+    faster = [OPENVINO] if runtime == "cpu" and has_bfloat16() else []
+    return list(dict.fromkeys([*earlier, *command.requirements, *RUNTIMES[runtime], *faster]))
+
+
+def has_bfloat16():
+    """Whether the CPU is one of those for which OpenVINO is worth its 150 MB. Only Linux tells without a program."""
+    import platform
+
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return platform.machine() == "x86_64" and any(f"{word}_bf16" in told for word in ("avx512", "amx"))
 
 
 def change_venv(command, files, runtime, stamp):

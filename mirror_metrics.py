@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from mirror.dataset.keeping import demand_list_file, write_keep
     from mirror.dataset.references import BESIDE, Photo, repeats_among
     from mirror.dataset.soundness import check
+    from mirror.detectors.engines import choose_engine
     from mirror.faces.cache import measurement_cache
     from mirror.faces.copies import add_copies
     from mirror.faces.identity_map import FEWEST_FACES_FOR_MAP, identity_map, import_for_map
@@ -103,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
             args.require_gpu,
             while_loading=import_for_map if count >= FEWEST_FACES_FOR_MAP else None,
             previews=count <= PREVIEWED_PICTURES,
+            engine=choose_engine(args.engine, args.precision, args.device),
         )
         with timed(seconds, "measuring"):
             measurer.measure(inputs.references, BESIDE)
@@ -294,6 +296,8 @@ def summarise(
         ),
         settings={
             "device": args.device,
+            "engine": args.engine,
+            "precision": args.precision,
             "det_size": args.det_size,
             "det_threshold": DETECTION_THRESHOLD,
             "rescue_padding": RESCUE_PADDING,
@@ -431,6 +435,7 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         help="where to download the pack from if it is not here (default: InsightFace's release page)",
     )
     options.add_device(measuring, "auto takes an NVIDIA GPU if onnxruntime has one")
+    options.add_engine(measuring)
     add("--require-gpu", action="store_true", help="stop unless the networks really run on CUDA")
     add(
         "--det-size",

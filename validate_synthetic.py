@@ -236,6 +236,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     options.add_sensors(parser, inherited=True)
     options.add_device(parser)
+    options.add_engine(parser)
     options.add_max_megapixels(parser)
     options.add_cache(parser)
     add("--json", action="store_true", help="print the report as JSON to stdout, and nothing else there")

@@ -76,11 +76,13 @@ class _Graph:
         self.cost += float(inputs * outputs)
         return self.add("MatMul", [name, self.constant(weights.astype(np.float32))])
 
-    def model(self, side: int, outputs: dict[str, list[int]]) -> onnx.ModelProto:
+    def model(self, side: int | str, outputs: dict[str, list]) -> onnx.ModelProto:
+        """`side` of the square input; a name for one that may be any rectangle."""
+        size = [side, side] if isinstance(side, int) else [f"{side}_high", f"{side}_wide"]
         made = helper.make_graph(
             self.nodes,
             "standin",
-            [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, side, side])],
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, *size])],
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
             self.weights,
         )
@@ -118,13 +120,13 @@ def detector(thin: int) -> tuple[onnx.ModelProto, float]:
     merged = [g.conv(lateral, 56, end=None) for lateral in laterals]
     for low, high in ((0, 1), (1, 2)):  # bottom up
         merged[high] = g.plus(merged[high], g.conv(merged[low], 56, stride=2, end=None))
-    outputs: dict[str, list[int]] = {}
+    outputs: dict[str, list] = {}
     heads = [g.conv(g.conv(g.conv(level, 80), 80), 80) for level in merged]
     for values in (1, 4, 10):
         for head, stride in zip(heads, (8, 16, 32), strict=True):
             answer, _, side = g.conv(head, 2 * values * thin, end=None)
-            outputs[_face_output(g, answer, values, stride, side)] = [side * side * 2, values]
-    return g.model(DETECTOR_SIDE, outputs), g.cost
+            outputs[_face_output(g, answer, values, stride, side)] = [f"places_{stride}", values]
+    return g.model("input", outputs), g.cost
 
 
 def recogniser(thin: int) -> tuple[onnx.ModelProto, float]:
@@ -180,11 +182,14 @@ def _column(g: _Graph, side: int, channels: int, outputs: int) -> str:
 
 
 def _face_output(g: _Graph, feature: str, values: int, stride: int, side: int) -> str:
-    """One face at a fixed place; the network's own answer is added so weakly that it changes nothing."""
+    """One face at a fixed place; the network's own answer is added so weakly that it changes nothing.
+
+    The answer is cut to what the input's rectangle has of `side` x `side` places.
+    """
     left, top, right, bottom = (edge / stride for edge in _FACE_BOX)
     x, y = (left + right) // 2, (top + bottom) // 2
-    answer = np.zeros((side * side * 2, values), np.float32)
-    row = int(y * side + x) * 2
+    answer = np.zeros((side, side, 2 * values), np.float32)
+    row = (int(y), int(x), slice(0, values))  # of the first of two anchors
     if values == 1 and stride == 32:
         answer[row] = 0.9
     elif values == 4:
@@ -193,7 +198,9 @@ def _face_output(g: _Graph, feature: str, values: int, stride: int, side: int) -
         eye, mouth = (right - left) * 0.22, (right - left) * 0.18
         answer[row] = (-eye, -1, eye, -1, 0, 0, -mouth, 1, mouth, 1)
     weak = g.add("Mul", [g.add("ReduceMean", [feature], keepdims=0), g.constant(np.float32(1e-20))])
-    return g.add("Add", [g.constant(answer), weak])
+    places = g.add("Slice", [g.add("Shape", [feature]), *(g.constant(np.array([edge])) for edge in (2, 4))])
+    here = g.add("Slice", [g.constant(answer), g.constant(np.array([0, 0])), places, g.constant(np.array([0, 1]))])
+    return g.add("Add", [g.add("Reshape", [here, g.constant(np.array([-1, values]))]), weak])
 
 
 NETWORKS = {

@@ -27,6 +27,7 @@ DETECTION_SIZE = 640  # pixels, side of the detector's square input, as document
 MAX_MEGAPIXELS = 100.0
 
 CACHE_FILE = PROJECT / ".mirror_cache.sqlite"
+ENGINE_CACHE = PROJECT / ".openvino_cache"  # networks as OpenVINO compiled them; may be deleted at any time
 HASHES_FILE = PROJECT / ".mirror_hashes.json"  # of base models
 
 # Share of a dataset that may be synthetic, and the limit that no option exceeds, as documented for the bootstrap loop:

@@ -149,10 +149,11 @@ def sensor_choice_of(args: argparse.Namespace, batch: Batch) -> SensorChoice:
     """The options, and where they are not given what the gap file was made with."""
     from dataclasses import fields
 
+    own = ("device", "engine", "precision", "max_megapixels")  # of the machine and the run, not of the gap file
     values = {}
     for one in fields(SensorChoice):
         given = getattr(args, one.name)
-        kept = batch.settings.get(one.name) if one.name not in ("device", "max_megapixels") else None
+        kept = batch.settings.get(one.name) if one.name not in own else None
         if given is not None or kept is not None:
             values[one.name] = kept if given is None else given
     return SensorChoice(**values | {"models_dir": Path(values.get("models_dir", MODELS_FOLDER))})

@@ -11,6 +11,7 @@ from mirror.dataset.angles import DetectorAngles, PackAngles
 from mirror.dataset.boxes import BoxSensor
 from mirror.dataset.gaps import GapType, expression
 from mirror.detectors.detectors import EYE, FACE, HAND, find_detector
+from mirror.detectors.engines import choose_engine
 from mirror.detectors.expressions import ExpressionModel, find_expression_model
 from mirror.faces.cache import FaceCache
 from mirror.faces.expressions import ExpressionSensor
@@ -70,6 +71,8 @@ class SensorChoice:
     hand_classes: str | None = None  # class names with commas between
     eye_classes: str | None = None
     device: str = "auto"
+    engine: str = "auto"  # what runs the pack, see mirror.detectors.engines
+    precision: str = "exact"
     max_megapixels: float = MAX_MEGAPIXELS
 
     def settings(self) -> dict[str, str | float | None]:
@@ -148,7 +151,8 @@ def find_measurer(choice: SensorChoice, cache: FaceCache) -> Measurer | None:
     if pack is None:
         return None
     say(f"Model pack {pack.name} in {pack.folder}. {pack.licence()}")
-    return Measurer(pack, cache, choice.device, max_megapixels=choice.max_megapixels)
+    engine = choose_engine(choice.engine, choice.precision, choice.device)
+    return Measurer(pack, cache, choice.device, max_megapixels=choice.max_megapixels, engine=engine)
 
 
 def _box_sensor(

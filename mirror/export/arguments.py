@@ -26,6 +26,7 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     options.add_pack(parser)
     options.add_expression_model(parser)
     options.add_device(parser)
+    options.add_engine(parser)
     options.add_max_megapixels(parser)
     options.add_cache(parser)
     options.add_debug_and_version(parser)

@@ -143,7 +143,12 @@ def read_dataset(args: argparse.Namespace, cache: FaceCache) -> ExportDataset:
 
 def _measurer(args: argparse.Namespace, cache: FaceCache) -> Measurer:
     choice = SensorChoice(
-        models_dir=args.models_dir, pack=args.pack, device=args.device, max_megapixels=args.max_megapixels
+        models_dir=args.models_dir,
+        pack=args.pack,
+        device=args.device,
+        engine=args.engine,
+        precision=args.precision,
+        max_megapixels=args.max_megapixels,
     )
     measurer = find_measurer(choice, cache)
     if measurer is None:

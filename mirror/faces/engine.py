@@ -16,6 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mirror.detectors.engines import DEFAULT, EXACT, OPENVINO, Engine
+from mirror.detectors.openvino_session import OpenVinoSession
 from mirror.detectors.providers import wanted_providers
 from mirror.faces.finding import DETECTION_THRESHOLD, FaceFinder, Faces
 from mirror.faces.metrics import unit
@@ -33,7 +35,7 @@ OTHER_FACE_SHARE, MOST_OTHERS = 0.04, 9
 DETECTION, RECOGNITION, POSE, AGE = "detection", "recognition", "landmark_3d_68", "genderage"
 
 # Raise when the numbers of a measurement change for the same picture and pack: cached rows are then measured anew.
-MEASUREMENT_VERSION = 5
+MEASUREMENT_VERSION = 6
 
 Points = tuple[tuple[float, float], ...]  # x, y in pixels
 
@@ -93,10 +95,11 @@ class FaceEngine:
         detection_size: int = DETECTION_SIZE,
         meanwhile: Callable[[], object] | None = None,
         smallest_face: float | None = None,
+        engine: Engine = DEFAULT,
     ):
         self.detection_size = detection_size
         self._smallest_face = smallest_face
-        self._models = _load_models(pack_folder, device, meanwhile or (lambda: None))
+        self._models = _load_models(pack_folder, device, meanwhile or (lambda: None), engine)
         try:
             self._finder = FaceFinder(self._models[DETECTION], detection_size, _example())
         except Exception as error:  # onnxruntime says in many ways that a network does not run
@@ -210,13 +213,13 @@ def second_face_share(boxes_xyxy: np.ndarray, largest: int | None = None) -> flo
     return float(areas[apart].max() / areas[largest]) if apart.any() else None
 
 
-def settings_key(detection_size: int, smallest_face: float | None = None) -> str:
+def settings_key(detection_size: int, smallest_face: float | None = None, engine: Engine = DEFAULT) -> str:
     """Everything beside picture and pack that decides the numbers; part of every cache key."""
     from importlib.metadata import version
 
     every = "" if smallest_face is None else f"-every{smallest_face:g}"
     known = f"m{MEASUREMENT_VERSION}-det{detection_size}-thr{DETECTION_THRESHOLD}"
-    return f"{known}-insightface{version('insightface')}{every}"
+    return f"{known}-insightface{version('insightface')}{every}{engine.key}"
 
 
 def _example() -> np.ndarray:
@@ -226,7 +229,7 @@ def _example() -> np.ndarray:
     return get_image("t1")
 
 
-def _load_models(pack_folder: Path, device: str, meanwhile: Callable[[], object]) -> dict:
+def _load_models(pack_folder: Path, device: str, meanwhile: Callable[[], object], engine: Engine) -> dict:
     """InsightFace's model objects by task. Raises UserError naming what is wrong with the pack."""
     import onnxruntime
 
@@ -247,7 +250,9 @@ def _load_models(pack_folder: Path, device: str, meanwhile: Callable[[], object]
         import insightface.app  # noqa: F401 - whole, before another thread imports what it shares with it
 
         waiting = beside.submit(meanwhile)
-        models = _models_by_task(pack_folder, providers=providers, sess_options=options)
+        # one detector session for all shapes of pictures: one each, which is InsightFace's default, would take memory
+        how = {"providers": providers, "sess_options": options, "static_shape_sessions": False}
+        models = _models_by_task(pack_folder, engine, **how)
         waiting.result()
     if DETECTION not in models:
         raise UserError(f"{pack_folder} holds no face detector: it is no model pack.")
@@ -258,7 +263,7 @@ def _load_models(pack_folder: Path, device: str, meanwhile: Callable[[], object]
     return models
 
 
-def _models_by_task(folder: Path, **options: object) -> dict:
+def _models_by_task(folder: Path, engine: Engine, **options: object) -> dict:
     """The needed models of a pack. Raises UserError naming a file that cannot be loaded.
 
     Packs with a manifest are read by InsightFace's FaceAnalysis. Plain ones are read file by file, the first of a kind
@@ -272,14 +277,19 @@ def _models_by_task(folder: Path, **options: object) -> dict:
 
     def load(path: Path) -> object:
         try:
-            return get_model(str(path), **options)
+            model = _with_openvino(path, engine.precision) if engine.name == OPENVINO else None
+            return model or get_model(str(path), **options)
         except Exception as error:  # onnx, protobuf and onnxruntime each have their own way to refuse a damaged file
             advice = "If the file is damaged, fetch it again."
             raise UserError(f"The model {path} cannot be loaded ({error}). {advice}") from error
 
     if has_model_package_manifest(str(folder)):
         try:
-            return FaceAnalysis(name=str(folder), allowed_modules=list(needed), **options).models
+            models = FaceAnalysis(name=str(folder), allowed_modules=list(needed), **options).models
+            for model in models.values() if engine.name == OPENVINO else ():
+                if engine.precision == EXACT or model.taskname != DETECTION:
+                    model.session = OpenVinoSession(Path(model.model_file), engine.precision)
+            return models
         except Exception as error:  # as above, or its manifest is not what it should be
             raise UserError(f"The pack {folder} cannot be loaded ({error}).") from error
     models: dict = {}
@@ -288,3 +298,36 @@ def _models_by_task(folder: Path, **options: object) -> dict:
             if model is not None and model.taskname in needed:
                 models.setdefault(model.taskname, model)
     return models
+
+
+def _with_openvino(path: Path, precision: str) -> object | None:
+    """InsightFace's object for a file, told apart as its own router does, with a session of OpenVINO.
+
+    None: it is no network that is needed, or a detector, whose keypoints are off by pixels in bfloat16 (`precision`
+    fast): embeddings would differ by cosines of 0.96. It stays exact.
+    """
+    from insightface.model_zoo import SCRFD
+    from insightface.model_zoo.arcface_onnx import ArcFaceONNX
+    from insightface.model_zoo.attribute import Attribute
+    from insightface.model_zoo.landmark import Landmark
+
+    outputs, high, wide = _facts_of(path)
+    is_detector = outputs >= 5
+    if not is_detector and (high != wide or high < 96 or high % 16):
+        return None
+    if is_detector and precision != EXACT:
+        return None
+    session = OpenVinoSession(path, precision)
+    if is_detector:
+        return SCRFD(model_file=str(path), session=session, static_shape_sessions=False)
+    kind = {192: Landmark, 96: Attribute}.get(high, ArcFaceONNX)
+    return kind(model_file=str(path), session=session)
+
+
+def _facts_of(path: Path) -> tuple[int, int, int]:
+    """Number of outputs, and height and width of the input (0 where they may vary), without the weights."""
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    high, wide = (side.dim_value for side in graph.input[0].type.tensor_type.shape.dim[2:4])
+    return len(graph.output), high, wide

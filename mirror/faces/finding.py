@@ -11,6 +11,7 @@ RetinaFace detector, and the figures beside them are from there.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import cv2
@@ -36,6 +37,10 @@ _BORDER_HANDICAP = 2.0
 # In log-odds, by how much a false box is less clear than the face beside it: 0.7 against 8 in a photo of a tilted head.
 # Our choice; SCRFD's scores span less than that, so that with its packs the largest box always counts.
 _DOUBTFUL = 4.0
+# Pixels of black beside a picture at the least: a face at its edge then has the similarities that it has in a square,
+# to 0.001; without them one of 28 photos differed by 0.0025.
+_BLACK = 16
+_STRIDE = 32  # pixels: the coarsest of the detectors' grids, which an input must fill
 # Pixels in the detector's input below which faces are missed, where every face is wanted: the anchors of SCRFD and
 # RetinaFace begin at 16.
 _SMALLEST_SEEN = 20.0
@@ -225,11 +230,22 @@ class FaceFinder:
         if min(height, width) * size < max(height, width):
             return _nothing()  # shrunk to the detector's input, less than one pixel is left of the short side
         try:
-            return self._model.detect(image, input_size=(size, size), det_thresh=threshold)
+            return self._model.detect(image, input_size=self._input_wh(image, size), det_thresh=threshold)
         except ValueError:
             if size == self.size:
                 raise
             return _nothing()  # a detector that was exported for one size has no second look at another
+
+    def _input_wh(self, image: np.ndarray, size: int) -> tuple[int, int]:
+        """The detector's input for a picture whose longer side becomes `size`: no more black beside it than must be.
+
+        A network that was exported for one size takes that only.
+        """
+        if self._model.static_input_size is not None:
+            return size, size
+        height, width = image.shape[:2]
+        scale = size / max(height, width)
+        return tuple(min(size, _STRIDE * math.ceil((side * scale + _BLACK) / _STRIDE)) for side in (width, height))
 
     def _detect_padded(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`_detect` with a black border of RESCUE_PADDING around the picture; results in original coordinates.
@@ -243,7 +259,12 @@ class FaceFinder:
         if min(inner_w, inner_h) < 1:
             return _nothing()
         left, top = round(RESCUE_PADDING * inner_w), round(RESCUE_PADDING * inner_h)
-        canvas = np.zeros((self.size, self.size, 3), np.uint8)
+        # the longer side is the detector's input to the pixel, so that nothing is scaled once more
+        sides = (
+            self.size if side == max(height, width) else round(side * self.size / max(height, width))
+            for side in (height, width)
+        )
+        canvas = np.zeros((*sides, 3), np.uint8)
         canvas[top : top + inner_h, left : left + inner_w] = cv2.resize(image, (inner_w, inner_h))
         boxes, keypoints = self._detect(canvas, self.size)
         stretch = np.array([width / inner_w, height / inner_h], np.float32)

@@ -13,6 +13,7 @@ import numpy as np
 
 from mirror.contracts.generation import Origin
 from mirror.contracts.summary import PackInfo, group_label
+from mirror.detectors.engines import DEFAULT, Engine
 from mirror.faces.cache import FaceCache
 from mirror.faces.engine import AGE, POSE, FaceEngine, FaceMeasurement, settings_key
 from mirror.faces.looking import look_at
@@ -91,6 +92,7 @@ class Measurer:
         while_loading: Callable[[], object] | None = None,
         previews: bool = False,
         smallest_face: float | None = None,
+        engine: Engine = DEFAULT,
     ):
         self._pack = pack
         self._while_loading = while_loading
@@ -105,7 +107,10 @@ class Measurer:
         self._loading = threading.Lock()
         self.load_seconds = 0.0  # spent on loading the networks
         self._smallest_face = smallest_face
-        self._settings = settings_key(detection_size, smallest_face)
+        self._engine_wanted = engine
+        self._settings = settings_key(detection_size, smallest_face, engine)
+        if engine.said:
+            say(f"Note: {engine.said}")
         self.identity = pack.identity(cache.hash_file)
 
     def engine(self) -> FaceEngine:
@@ -118,7 +123,12 @@ class Measurer:
     def _load(self) -> FaceEngine:
         started = time.monotonic()
         engine = FaceEngine(
-            self._pack.folder, self._device, self._detection_size, self._while_loading, self._smallest_face
+            self._pack.folder,
+            self._device,
+            self._detection_size,
+            self._while_loading,
+            self._smallest_face,
+            self._engine_wanted,
         )
         self.load_seconds = time.monotonic() - started
         say(f"Networks: {', '.join(engine.tasks)} on {engine.provider}")

@@ -1,0 +1,146 @@
+"""What runs the networks: the same faces from every engine, said in every result, and never mixed in the cache."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_script
+
+from mirror.detectors import engines
+from mirror.detectors.engines import DEFAULT, EXACT, FAST, ONNXRUNTIME, OPENVINO, Engine, choose_engine
+from mirror.faces.engine import FaceEngine, FaceMeasurement, settings_key
+from mirror.faces.finding import FaceFinder
+from utils.decoding import decode
+from utils.images import read_file
+
+PAIRS = {EXACT: 1e-3, FAST: 0.01}  # what the similarity of two photos may change by; measured: 0.0002 and 0.0086
+
+
+@pytest.fixture(scope="module")
+def images(photos) -> list[np.ndarray]:
+    return [decode(read_file(path)) for path in sorted(photos.iterdir())]
+
+
+@pytest.fixture(scope="module")
+def plain(mini_pack, images) -> list[FaceMeasurement]:
+    engine = FaceEngine(mini_pack, "cpu")
+    return [engine.measure(image) for image in images]
+
+
+def needs_openvino(precision: str = EXACT) -> None:
+    pytest.importorskip("openvino", reason="needs OpenVINO: requirements/openvino.txt")
+    if choose_engine(OPENVINO, precision, "cpu").precision != precision:
+        pytest.skip("this CPU has no bfloat16")
+
+
+def pairs(faces: list[FaceMeasurement]) -> np.ndarray:
+    found = np.array([face.embedding for face in faces if face.embedding is not None])
+    return found @ found.T
+
+
+def assert_alike(faces: list[FaceMeasurement], plain: list[FaceMeasurement], limit: float) -> None:
+    assert [(face.status, face.faces) for face in faces] == [(face.status, face.faces) for face in plain]
+    assert np.abs(pairs(faces) - pairs(plain)).max() < limit
+
+
+@pytest.mark.parametrize("precision", [EXACT, FAST])
+def test_openvino_measures_real_photos_as_onnxruntime_does(mini_pack, images, plain, precision):
+    needs_openvino(precision)
+    engine = FaceEngine(mini_pack, "cpu", engine=Engine(OPENVINO, precision))
+    faces = [engine.measure(image) for image in images]
+    assert_alike(faces, plain, PAIRS[precision])
+    assert {face.provider for face in faces} == {engine.provider}
+    said = {EXACT: "OpenVINO, CPU, float32", FAST: "CPUExecutionProvider+OpenVINO, CPU, bfloat16"}
+    assert engine.provider == said[precision]
+
+
+def test_a_rectangle_shows_the_detector_what_a_square_does(mini_pack, images, plain, monkeypatch):
+    """The black bars that a square has beside a portrait say nothing."""
+    monkeypatch.setattr(FaceFinder, "_input_wh", lambda self, image, size: (size, size))
+    engine = FaceEngine(mini_pack, "cpu")
+    squares = [engine.measure(image) for image in images]
+    assert_alike(squares, plain, 1e-3)
+    found = [(one, other) for one, other in zip(squares, plain, strict=True) if one.embedding is not None]
+    assert max(1 - float(one.embedding @ other.embedding) for one, other in found) < 1e-3
+    assert max(abs(one.det_score - other.det_score) for one, other in found) < 1e-3
+
+
+def test_the_detector_gets_no_more_black_than_its_grid_asks_for():
+    class Detector:
+        static_input_size = None
+
+        def detect(self, image, input_size, det_thresh):
+            seen.append(input_size)
+            return np.empty((0, 5), np.float32), np.empty((0, 5, 2), np.float32)
+
+    seen: list[tuple[int, int]] = []
+    finder = FaceFinder(Detector(), 640, np.zeros((64, 64, 3), np.uint8))
+    seen.clear()
+    finder.find(np.zeros((1216, 832, 3), np.uint8))
+    assert seen[:2] == [(480, 640), (480, 640)], "as it is, and with a border"
+    seen.clear()
+    finder.find(np.zeros((600, 1200, 3), np.uint8))
+    assert seen[0] == (640, 352)
+    Detector.static_input_size = (640, 640)
+    seen.clear()
+    finder.find(np.zeros((1216, 832, 3), np.uint8))
+    assert {wide == high for wide, high in seen} == {True}, "a network that was exported for one size takes that only"
+
+
+def test_two_engines_have_rows_of_their_own_in_the_cache():
+    every = [DEFAULT, Engine(OPENVINO, EXACT), Engine(OPENVINO, FAST)]
+    assert len({settings_key(640, engine=engine) for engine in every}) == 3
+
+
+def test_what_is_not_there_is_replaced_with_a_sentence(monkeypatch):
+    assert choose_engine() == DEFAULT and choose_engine("auto", EXACT, "cuda") == DEFAULT
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    missing = choose_engine(OPENVINO, FAST, "cpu")
+    assert (missing.name, missing.precision) == (ONNXRUNTIME, EXACT)
+    assert "OpenVINO is not installed" in missing.said and "requirements/openvino.txt" in missing.said
+    monkeypatch.undo()
+    assert "no faster arithmetic" in choose_engine(ONNXRUNTIME, FAST).said
+    if engines.find_spec(OPENVINO) is not None:
+        monkeypatch.setattr(engines, "_has_bfloat16", lambda: False)
+        plain = choose_engine("auto", FAST, "cpu")
+        assert plain.key == "" and "no bfloat16" in plain.said
+
+        def fails() -> bool:
+            raise ImportError("libtbb.so.12 is missing")
+
+        monkeypatch.setattr(engines, "_has_bfloat16", fails)
+        broken = choose_engine(OPENVINO, EXACT, "cpu")
+        assert broken.key == "" and "OpenVINO does not start (libtbb.so.12 is missing)" in broken.said
+
+
+def test_every_result_says_what_measured(tmp_path, photos, mini_pack):
+    needs_openvino(FAST)
+    for name in ("ref", "cand/lora"):
+        (tmp_path / name).mkdir(parents=True)
+    for place, name in (("ref", "d1.jpeg"), ("ref", "d5.jpeg"), ("cand/lora", "d3.jpeg")):
+        (tmp_path / place / name).write_bytes((photos / name).read_bytes())
+    arguments = ["--reference", tmp_path / "ref", "--candidates", tmp_path / "cand", "--output", tmp_path / "out"]
+    arguments += ["--pack", mini_pack, "--cache", tmp_path / "cache.sqlite", "--device", "cpu", "--json"]
+    similarity = {}
+    for precision in (EXACT, FAST, EXACT):
+        done = run_script("mirror_metrics.py", *arguments, "--precision", precision)
+        assert done.returncode == 0, done.stderr
+        summary = json.loads(done.stdout)
+        said = "CPUExecutionProvider+OpenVINO, CPU, bfloat16" if precision == FAST else "CPUExecutionProvider"
+        assert summary["providers"] == {said: 3}, "nothing of the other engine comes from the cache"
+        assert summary["settings"]["precision"] == precision
+        group = next(one for one in summary["groups"] if one["name"] == "lora")
+        similarity.setdefault(precision, group["similarity"]["median"])
+    assert 0 < abs(similarity[FAST] - similarity[EXACT]) < 0.005
+
+
+def test_openvino_tells_nobody_that_it_is_used():
+    needs_openvino()
+    code = "import sys\nfrom mirror.detectors.openvino_session import openvino_core\nopenvino_core()\n"
+    code += "assert not [name for name, module in sys.modules.items() if 'openvino_telemetry' in name and module]"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
