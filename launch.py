@@ -294,7 +294,7 @@ def files_to_install(command, runtime, stamp):
 
 
 def has_bfloat16():
-    """Whether the CPU is one of those for which OpenVINO is worth its 150 MB. Only Linux tells without a program."""
+    """Whether the CPU is one of those for which OpenVINO is worth its 180 MB. Only Linux tells without a program."""
     import platform
 
     try:

@@ -3,9 +3,9 @@
     python -m benchmarks.gate_bench --people 8
     python -m benchmarks.gate_bench --people 8 --pack DIR
 
-Renders photos of people whom no demo model saw, and for each of them a batch as a generator leaves it: the person, and
-as many others, half of them somebody else altogether and half a sibling (a face half way between two people), at 0, 30
-and 60 degrees. validate_synthetic.py judges the batch. Prints a Markdown table: how many were rejected for who they
+Renders photos of people whom no demo model saw, and for each of them a batch as a generator leaves it: the person,
+somebody else altogether, and a sibling (a face half way between the two), each at 0, 30 and 60 degrees.
+validate_synthetic.py judges the batch. Prints a Markdown table: how many were rejected for who they
 are, with intervals of 95 % (Wilson's, as if images of one person were independent).
 """
 

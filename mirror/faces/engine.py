@@ -110,7 +110,6 @@ class FaceEngine:
     def provider(self) -> str:
         """The execution provider that the sessions really run on; two names joined by + where they differ."""
         sessions = [model.session for model in self._models.values()]
-        sessions += list(self._models[DETECTION].resolution_sessions.values())
         return "+".join(sorted({session.get_providers()[0] for session in sessions}))
 
     def measure(self, image: np.ndarray) -> FaceMeasurement:
@@ -312,16 +311,14 @@ def _with_openvino(path: Path, precision: str) -> object | None:
     from insightface.model_zoo.landmark import Landmark
 
     outputs, high, wide = _facts_of(path)
-    is_detector = outputs >= 5
-    if not is_detector and (high != wide or high < 96 or high % 16):
+    if outputs >= 5:
+        if precision != EXACT:
+            return None
+        return SCRFD(str(path), OpenVinoSession(path, precision), static_shape_sessions=False)
+    if high != wide or high < 96 or high % 16:
         return None
-    if is_detector and precision != EXACT:
-        return None
-    session = OpenVinoSession(path, precision)
-    if is_detector:
-        return SCRFD(model_file=str(path), session=session, static_shape_sessions=False)
     kind = {192: Landmark, 96: Attribute}.get(high, ArcFaceONNX)
-    return kind(model_file=str(path), session=session)
+    return kind(str(path), OpenVinoSession(path, precision))
 
 
 def _facts_of(path: Path) -> tuple[int, int, int]:

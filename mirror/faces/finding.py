@@ -95,7 +95,7 @@ class FaceFinder:
     """Looks for faces with InsightFace's detector `model`. Thread-safe.
 
     `example` is a picture (H, W, 3) BGR of upright faces: what is found less clearly than their median gets a second
-    look. The first look also makes the detector's session, so that its provider is known.
+    look.
     """
 
     def __init__(self, model: object, size: int, example: np.ndarray):
