@@ -104,7 +104,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=PRECISIONS,
         default="exact",
-        help="fast takes the CPU's bfloat16, where it has it: recognition and landmarks take a third of the time or less, "
+        help="fast takes the CPU's bfloat16, where it has it: recognition and landmarks take a third of the time, "
         "and similarities change by up to 0.01",
     )
 

@@ -137,6 +137,7 @@ def _iteration(
         "undone": one.number in manifest.undone,
         "generator": shown(one.generator or ""),
         "lora": shown(one.lora or "none"),
+        "gap_count": _count(None if one.gaps is None else len(one.gaps)),
         "gaps": [_gap(gap, one.needs_real_photos) for gap in one.gaps or []],
         "generated": _count(one.generated),
         "approved": _count(one.approved),
