@@ -139,6 +139,8 @@ def _iteration(
         "lora": shown(one.lora or "none"),
         "gap_count": _count(None if one.gaps is None else len(one.gaps)),
         "gaps": [_gap(gap, one.needs_real_photos) for gap in one.gaps or []],
+        "is_searched": one.gaps is not None,
+        "is_generated": one.generated is not None,
         "generated": _count(one.generated),
         "approved": _count(one.approved),
         "approval": None if one.approval is None else _percent(one.approval),

@@ -606,6 +606,7 @@ def test_a_control_learns_from_the_real_photos_only_with_another_seed_each_time(
     assert (decision.rule, decision.best) == ("no_gain", "v1")
     page = (tmp_path / "out" / "bootstrap_report.html").read_text(encoding="utf-8")
     assert "on the real photos only" in page and "<td>0</td>" not in page, "no gap was looked for"
+    assert "Not looked for." in page and "No images were generated." in page and "None was rejected." not in page
     shown = run_loop(make_loop(tmp_path / "dry", real_photos_only=True), "--dry-run").stdout
     assert "validate" not in shown and " gaps " not in shown and "each with another seed" in shown
     config.write_text(config.read_text().replace('"real_photos_only": true', '"real_photos_only": false'))
