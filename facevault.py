@@ -36,7 +36,6 @@ from utils.files import demand_writable, disk_errors_as, first_of, folder_of, so
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.vault import ScanReport
-    from mirror.faces.packs import Pack
     from mirror.vault.store import VaultStore
 
 # Settings. Each is also an option of the command line, which wins.
@@ -49,6 +48,7 @@ def run_scan(args: argparse.Namespace) -> int:
     """Every face of every picture of a folder into the store."""
     from mirror.contracts.contract import write_contract
     from mirror.detectors.engines import choose_engine
+    from mirror.faces.asked_pack import find_or_download
     from mirror.faces.measurer import Measurer
     from mirror.vault.scanning import VaultLooker, collect, scan, scan_report
     from mirror.vault.store import LOCK, open_store
@@ -77,20 +77,6 @@ def run_scan(args: argparse.Namespace) -> int:
         write_contract(path, report)
     tell_scan(report, path)
     return EXIT_OK
-
-
-def find_or_download(name: str) -> Pack:
-    """The pack that was asked for, fetched once if need be. Raises UserError: no other pack ever takes its place."""
-    from mirror.faces.packs import DOWNLOAD_URL, download_pack, find_pack, missing_demo_pack
-
-    pack = find_pack(name)
-    if pack is not None:
-        return pack
-    if name == DEMO_PACK:
-        raise UserError(missing_demo_pack())
-    url = DOWNLOAD_URL.format(name=name)
-    say(f"The model pack {name} is not here yet; downloading it once from {url}")
-    return download_pack(name, url, lambda done, total: None)
 
 
 def tell_scan(report: ScanReport, path: Path) -> None:

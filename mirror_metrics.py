@@ -50,7 +50,6 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from mirror.contracts.summary import DatasetCheck, PackInfo, Summary
     from mirror.faces.inputs import Folders, Inputs
     from mirror.faces.measurer import Picture
-    from mirror.faces.packs import Pack
 
 
 # Settings. Each is also an option of the command line, which wins.
@@ -69,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from mirror.dataset.references import BESIDE, Photo, repeats_among
     from mirror.dataset.soundness import check
     from mirror.detectors.engines import choose_engine
+    from mirror.faces.asked_pack import find_or_download
     from mirror.faces.cache import measurement_cache
     from mirror.faces.copies import add_copies
     from mirror.faces.identity_map import FEWEST_FACES_FOR_MAP, identity_map, import_for_map
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         demand_list_file(args.export_keep)
     for warning in inputs.warnings:
         say(f"Note: {warning}")
-    pack = find_or_download(args)
+    pack = find_or_download(args.pack, args.pack_url)
     say(f"Model pack {pack.name} in {pack.folder}. {pack.licence()}")
     if pack.name == DEMO_PACK:
         inputs.warnings.append(NOT_FOR_PEOPLE)
@@ -225,32 +225,6 @@ def tell_planted(args: argparse.Namespace, planted: list[tuple[str, ...]]) -> No
         return
     rows = [[group, what, panel] for group, *_, panel, what in planted[1:]]
     print_table("Planted in this world, and where to look for it", ["Group", "Planted", "Look at"], rows, numbers=False)
-
-
-def find_or_download(args: argparse.Namespace) -> Pack:
-    """The pack that was asked for, fetched once if need be. Raises UserError: no other pack ever takes its place."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    from mirror.faces.packs import DOWNLOAD_URL, download_pack, find_pack, missing_demo_pack
-    from utils.console import talk
-
-    pack = find_pack(args.pack)
-    if pack is not None:
-        return pack
-    if args.pack == DEMO_PACK:
-        raise UserError(missing_demo_pack())
-    url = args.pack_url or DOWNLOAD_URL.format(name=args.pack)
-    say(f"The model pack {args.pack} is not here yet; downloading it once from {url}")
-    columns = (
-        TextColumn(args.pack, markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=talk()) as bar:
-        task = bar.add_task("", total=None)
-        return download_pack(args.pack, url, lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def summarise(

@@ -24,7 +24,8 @@ class ContractError(UserError):
 class Contract(BaseModel):
     """Base of all contracts: unknown fields are an error, so that a typo never passes in silence."""
 
-    model_config = ConfigDict(extra="forbid")
+    # built at first use: a run meets few of the contracts, and building all of them delays every start
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
     people_write_it: ClassVar[bool] = False  # by hand, or with a program of their own
 

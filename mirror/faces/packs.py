@@ -1,4 +1,4 @@
-"""Model packs: which folder, whether it is complete, who it is, and how it gets here.
+"""Model packs: which folder, whether it is complete, who it is.
 
 A pack is a folder of ONNX files as InsightFace lays them out. Scores of different packs do not mix, so a pack that is
 asked for is found, or downloaded whole, or the run stops: nothing else ever takes its place.
@@ -7,13 +7,7 @@ asked for is found, or downloaded whole, or the run stops: nothing else ever tak
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
-import tempfile
-import urllib.error
-import urllib.request
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -24,12 +18,6 @@ from utils.defaults import DEMO_PACK, EXPRESSION_FILES, MODELS_FOLDER, PACK
 from utils.files import reason_of
 
 INSIGHTFACE_FOLDER = Path("~/.insightface/models")
-
-# Where InsightFace itself downloads from (insightface 2.1, utils/storage.py).
-DOWNLOAD_URL = "https://github.com/deepinsight/insightface/releases/download/model-zoo/{name}.zip"
-_TIMEOUT_S = 30
-# What a cut, refused or damaged download raises: the network, the protocol, the archive and what is packed in it.
-_BAD_DOWNLOAD = (OSError, ValueError, EOFError, RuntimeError, http.client.HTTPException, zipfile.BadZipFile, zlib.error)
 
 # The files of InsightFace's packs that are used here (python-package/README.md of that project; its 2-D landmark model
 # is never run). A folder that lacks one is not that pack.
@@ -89,10 +77,10 @@ def find_pack(asked: str) -> Pack | None:
         raise PackError(f"--pack is empty; it takes a folder with a model pack, or its name, such as {PACK}.")
     directory = Path(asked).expanduser()
     is_path = os.sep in asked or "/" in asked or asked in (".", "..")
-    if is_path or _models_inside(directory) is not None:
+    if is_path or models_inside(directory) is not None:
         return _pack_in(directory)
     for parent in (MODELS_FOLDER, INSIGHTFACE_FOLDER.expanduser()):
-        folder = _models_inside(parent / asked)
+        folder = models_inside(parent / asked)
         if folder is not None and not missing_files(asked, folder):
             return Pack(asked, folder.resolve())
     return None
@@ -102,7 +90,7 @@ def _pack_in(directory: Path) -> Pack:
     """The pack in a directory that was named. Raises PackError."""
     if not directory.is_dir():
         raise PackError(f"There is no folder {directory}; --pack takes a folder with a model pack, or its name.")
-    folder = _models_inside(directory)
+    folder = models_inside(directory)
     if folder is None:
         raise PackError(f"{directory} holds no .onnx files; --pack takes a folder with a model pack, or its name.")
     name = directory.resolve().name
@@ -118,7 +106,7 @@ def _pack_in(directory: Path) -> Pack:
 
 def demo_pack() -> Pack | None:
     """The pack that ships with the project, wherever the program is called from; None when it is not whole."""
-    folder = _models_inside(MODELS_FOLDER / DEMO_PACK)
+    folder = models_inside(MODELS_FOLDER / DEMO_PACK)
     whole = folder is not None and not missing_files(DEMO_PACK, folder)
     return Pack(DEMO_PACK, folder.resolve()) if whole else None
 
@@ -126,7 +114,7 @@ def demo_pack() -> Pack | None:
 def missing_demo_pack() -> str:
     """The sentence for a copy of the project whose own pack is not whole."""
     try:
-        lacking = missing_files(DEMO_PACK, _models_inside(MODELS_FOLDER / DEMO_PACK))
+        lacking = missing_files(DEMO_PACK, models_inside(MODELS_FOLDER / DEMO_PACK))
     except PackError as error:
         return str(error)
     files = ", ".join(lacking) or "its files"
@@ -142,26 +130,7 @@ def missing_files(name: str, folder: Path | None) -> list[str]:
     return [file for file in KNOWN_PACKS.get(name, ()) if file not in here]
 
 
-def download_pack(name: str, url: str, progress: Callable[[int, int | None], None]) -> Pack:
-    """Fetch the pack `name` into models/, whole or not at all. `progress(bytes so far, bytes in all or None)`.
-
-    Raises PackError with the one message that a user without network needs.
-    """
-    target = MODELS_FOLDER / name
-    try:
-        _refuse_occupied(target)
-        MODELS_FOLDER.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=MODELS_FOLDER, ignore_cleanup_errors=True) as scratch:
-            archive = Path(scratch) / "pack.zip"
-            _fetch(url, archive, progress)
-            folder = _unpack(name, archive, Path(scratch) / "unpacked")
-            _move_into_place(folder, target)
-    except _BAD_DOWNLOAD as error:
-        raise PackError(*_how_to_install(name, url, error)) from error
-    return Pack(name, _models_inside(target) or target)
-
-
-def _models_inside(directory: Path) -> Path | None:
+def models_inside(directory: Path) -> Path | None:
     """`directory`, or its one sub-folder, that holds .onnx files: some packs unzip into a folder of their own name.
 
     Raises PackError for a folder that holds several packs.
@@ -184,63 +153,3 @@ def _has_models(folder: Path) -> bool:
     """Whether networks lie in it that may be a pack's: an expression model is none."""
     files = [path for path in folder.iterdir() if path.suffix.lower() == ".onnx" and path.is_file()]
     return not all(any(fnmatch(path.name, pattern) for pattern in EXPRESSION_FILES) for path in files)
-
-
-def _fetch(url: str, path: Path, progress: Callable[[int, int | None], None]) -> None:
-    """Download `url` to `path`. Raises OSError (URLError is one), also when the connection ends too early."""
-    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer, open(path, "wb") as file:
-        length = answer.headers.get("Content-Length")
-        total = int(length) if length else None
-        done = 0
-        while chunk := answer.read(1 << 18):
-            file.write(chunk)
-            done += len(chunk)
-            progress(done, total)
-    if total is not None and done != total:
-        raise OSError(f"the connection ended after {done:,} of {total:,} bytes")
-
-
-def _unpack(name: str, archive: Path, folder: Path) -> Path:
-    """Extract and check `archive`; the folder that holds the models. Raises ValueError, BadZipFile, OSError."""
-    if not zipfile.is_zipfile(archive):
-        raise ValueError("what the server sent is not a zip archive")
-    with zipfile.ZipFile(archive) as unzip:
-        unzip.extractall(folder)  # checks every member's CRC; zipfile keeps members inside `folder`
-    models = _models_inside(folder)
-    if models is None:
-        raise ValueError("the archive holds no .onnx files")
-    lacking = missing_files(name, models)
-    if lacking:
-        raise ValueError(f"the archive lacks {', '.join(lacking)}")
-    return models
-
-
-def _refuse_occupied(target: Path) -> None:
-    """A folder of the pack's name that is not the pack is the user's: it is never deleted. Raises ValueError."""
-    if not target.is_dir() or not any(target.iterdir()):
-        return
-    lacking = missing_files(target.name, _models_inside(target))
-    raise ValueError(f"{target} exists but lacks {', '.join(lacking) or 'any .onnx file'}: move it away first")
-
-
-def _move_into_place(folder: Path, target: Path) -> None:
-    found = _models_inside(target)
-    if found is not None and not missing_files(target.name, found):
-        return  # another process was faster
-    if target.is_dir():
-        target.rmdir()  # Windows does not replace even an empty folder
-    os.replace(folder, target)
-
-
-def _how_to_install(name: str, url: str, error: Exception) -> list[str]:
-    files = KNOWN_PACKS.get(name)
-    reason = f"HTTP {error.code}" if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
-    lines = [
-        f"The model pack {name} is not on this computer and could not be downloaded ({reason}). Nothing was measured.",
-        f"  What is missing: {', '.join(files)}" if files else f"  What is missing: the .onnx files of {name}",
-        f"  Where to get it: {url}",
-        f"  Where to put it: unzip it into {MODELS_FOLDER / name} and run the same command again.",
-    ]
-    if files is None:
-        lines.append(f"  Known packs: {', '.join(pack for pack in KNOWN_PACKS if pack != DEMO_PACK)}.")
-    return lines
