@@ -166,7 +166,8 @@ def is_ready(command, stamp):
     asked = asked_runtime(stamp)
     if stamp is None or stamp.asked != asked or (asked == "auto" and stamp.driver != driver_mark()):
         return False
-    return all(stamp.files.get(file) == fingerprint(file) for file in command.requirements + RUNTIMES[stamp.runtime])
+    needed = [*command.requirements, *RUNTIMES[stamp.runtime], *faster_files(stamp.runtime)]
+    return all(stamp.files.get(file) == fingerprint(file) for file in needed)
 
 
 def asked_runtime(stamp):
@@ -289,8 +290,12 @@ def files_to_install(command, runtime, stamp):
     """What the command needs, and again what earlier ones needed: pip finds versions that suit all if it sees all."""
     of_runtimes = {file for files in RUNTIMES.values() for file in files}
     earlier = [file for file in (stamp.files if stamp else ()) if file not in of_runtimes and (ROOT / file).exists()]
-    faster = [OPENVINO] if runtime == "cpu" and has_bfloat16() else []
-    return list(dict.fromkeys([*earlier, *command.requirements, *RUNTIMES[runtime], *faster]))
+    return list(dict.fromkeys([*earlier, *command.requirements, *RUNTIMES[runtime], *faster_files(runtime)]))
+
+
+def faster_files(runtime):
+    """Requirements that this machine runs faster with, beside those of a runtime."""
+    return [OPENVINO] if runtime == "cpu" and has_bfloat16() else []
 
 
 def has_bfloat16():

@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     import pandas as pd
 
     from mirror.contracts.summary import DatasetCheck, PackInfo, Summary
+    from mirror.detectors.engines import Engine
     from mirror.faces.inputs import Folders, Inputs
     from mirror.faces.measurer import Picture
 
@@ -142,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     for warning in warnings_about(table, args.device):
         say(f"Warning: {warning}")
         inputs.warnings.append(warning)
-    summary = summarise(args, folders, inputs, table, pack_info, dataset)
+    summary = summarise(args, folders, inputs, table, pack_info, dataset, measurer.runs_on)
     summary.seconds = {part: round(duration, 3) for part, duration in seconds.items()}
     write_results(args.output, table, PageFiles.of(pictures, args.output), face_map, map_note, summary)
     if args.export_keep:
@@ -234,6 +235,7 @@ def summarise(
     table: pd.DataFrame,
     pack: PackInfo,
     dataset: DatasetCheck,
+    engine: Engine,
 ) -> Summary:
     """The run in numbers."""
     from importlib.metadata import version
@@ -242,6 +244,7 @@ def summarise(
     import numpy as np
 
     from mirror.contracts.summary import CANDIDATE, Summary
+    from mirror.detectors.engines import OPENVINO
     from mirror.detectors.providers import onnxruntime_version
     from mirror.faces.answers import conclude
     from mirror.faces.finding import DETECTION_THRESHOLD, RESCUE_PADDING
@@ -267,11 +270,12 @@ def summarise(
             onnxruntime=onnxruntime_version(),
             opencv=cv2.__version__,
             numpy=np.__version__,
+            **({OPENVINO: version(OPENVINO)} if engine.name == OPENVINO else {}),
         ),
         settings={
             "device": args.device,
-            "engine": args.engine,
-            "precision": args.precision,
+            "engine": engine.name,
+            "precision": engine.precision,
             "det_size": args.det_size,
             "det_threshold": DETECTION_THRESHOLD,
             "rescue_padding": RESCUE_PADDING,

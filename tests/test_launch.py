@@ -83,6 +83,20 @@ def make_runtime_wheels(folder):
         make_wheel(folder, f"nvidia-cudnn-{name}", version, files={"nvidia/cudnn/__init__.py": f"'{name} {version}'\n"})
 
 
+def test_an_install_without_openvino_is_completed_where_the_cpu_gains_by_it(monkeypatch):
+    command, version = launch.COMMANDS[""], "3.11"
+    monkeypatch.setattr(launch, "driver_mark", lambda: "")
+    monkeypatch.delenv("MIRROR_ONNXRUNTIME", raising=False)
+    files = {file: launch.fingerprint(file) for file in (*command.requirements, *launch.RUNTIMES["cpu"])}
+    stamp = launch.Stamp(version, "auto", "", "cpu", files)
+    monkeypatch.setattr(launch, "has_bfloat16", lambda: False)
+    assert launch.is_ready(command, stamp)
+    monkeypatch.setattr(launch, "has_bfloat16", lambda: True)
+    assert not launch.is_ready(command, stamp)
+    complete = stamp._replace(files=files | {launch.OPENVINO: launch.fingerprint(launch.OPENVINO)})
+    assert launch.is_ready(command, complete)
+
+
 class Checkout:
     """launch.py and its requirement files in a folder of their own; `run` starts it as a user would."""
 

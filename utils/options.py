@@ -104,7 +104,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=PRECISIONS,
         default="exact",
-        help="fast takes the CPU's bfloat16, where it has it: recognition and landmarks take a third of the time, "
+        help="fast takes the CPU's bfloat16, where it has it: recognition and landmarks take a quarter of the time, "
         "and similarities change by up to 0.01",
     )
 
@@ -118,7 +118,7 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="cache of earlier measurements; may be deleted at any time",
     )
-    parser.add_argument("--no-cache", action="store_true", help="measure everything again and keep nothing")
+    parser.add_argument("--no-cache", action="store_true", help="measure everything again and keep no measurement")
 
 
 def add_max_megapixels(

@@ -22,6 +22,7 @@ class PackAngles:
     def __init__(self, measurer: Measurer):
         self.measurer = measurer
         self.info = AngleSensor(kind="pack", identity=measurer.identity, source=measurer.pack_info().pose_source)
+        self.engine_key = measurer.runs_on.key
 
 
 class DetectorAngles:
@@ -30,6 +31,7 @@ class DetectorAngles:
     def __init__(self, sensor: BoxSensor):
         self.sensor = sensor
         self.info = AngleSensor(kind="detector", identity=sensor.identity, source="keypoints")
+        self.engine_key = ""  # a detector has one engine
 
     def faces(self, contents: list[str], images: list[np.ndarray]) -> list[FaceMeasurement | Exception]:
         """The largest face of every picture; where none is seen, a second look with a black border around it."""

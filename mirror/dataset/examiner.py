@@ -183,7 +183,7 @@ def _settings(sensors: Sensors, types: Mapping[str, GapType]) -> str:
     A user's own gap type has no version number: its instructions stand for it, and formatting does not change them.
     """
     numbers = f"{MEASUREMENT_VERSION} {BOXES_VERSION} {RECORD_VERSION} {DETECTION_SIZE} {BIN_LIMITS_DEG} {SHOT_SIZES}"
-    numbers += f" {EXPRESSION_VERSION} {CONFIDENCE}"
+    numbers += f" {EXPRESSION_VERSION} {CONFIDENCE}{sensors.angle.engine_key}"
     classes = [one.asked for one in sensors.detectors()]
     measures = [(name, _instructions(getattr(types[name].measure, "__code__", None))) for name in sorted(types)]
     return hashlib.sha256(f"{sensors.info.model_dump_json()} {classes} {measures} {numbers}".encode()).hexdigest()

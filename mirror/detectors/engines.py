@@ -36,14 +36,20 @@ def choose_engine(name: str = "auto", precision: str = EXACT, device: str = "aut
     if name == ONNXRUNTIME or (name == "auto" and precision == EXACT):
         no_fast = f"{ONNXRUNTIME} has no faster arithmetic on CPUs, so the networks run exactly."
         return Engine(said=no_fast if precision == FAST else "")
-    if device == "cuda" or (device == "auto" and _has_cuda()):
-        return Engine(said="The networks run on the GPU by onnxruntime: OpenVINO and --precision fast are for CPUs.")
+    if device == "cuda":
+        return Engine(said="OpenVINO and --precision fast are for CPUs: for --device cuda onnxruntime is asked.")
+    if device == "auto" and _has_cuda():
+        asked = "onnxruntime is here with CUDA, so it is asked to run the networks on the GPU, exactly"
+        return Engine(said=f"{asked}. OpenVINO and --precision fast are for CPUs: --device cpu takes them.")
     if find_spec(OPENVINO) is None:
         return Engine(said=f"OpenVINO is not installed, so onnxruntime runs the networks exactly: {INSTALL_OPENVINO}")
     try:
         has_bfloat16 = _has_bfloat16()
     except Exception as error:  # a library that is missing or too old, said in many ways
-        return Engine(said=f"OpenVINO does not start ({error}), so onnxruntime runs the networks exactly.")
+        from mirror.detectors.openvino_session import last_line
+
+        reason = last_line(error)
+        return Engine(said=f"OpenVINO does not start ({reason}), so onnxruntime runs the networks exactly.")
     if precision == FAST and not has_bfloat16:
         lacks = "This CPU has no bfloat16 arithmetic, so --precision fast would gain nothing: the networks run exactly."
         return Engine(ONNXRUNTIME if name == "auto" else OPENVINO, EXACT, lacks)

@@ -16,11 +16,17 @@ from typing import Any
 
 import numpy as np
 
+from utils.console import UserError
 from utils.cores import available_cores
 from utils.defaults import ENGINE_CACHE
+from utils.files import sha256_of
 
 _HINTS = {"exact": "f32", "fast": "bf16"}
 _WORDS = {"f32": "float32", "bf16": "bfloat16"}
+
+
+class OpenVinoError(UserError):
+    """OpenVINO cannot run a network; the message says what can."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Port:
 class OpenVinoSession:
     """The network in an ONNX file, compiled for the CPU. Thread-safe; every call runs on one thread.
 
-    `precision` is exact (float32) or fast (bfloat16). Raises RuntimeError where OpenVINO cannot read the file.
+    `precision` is exact (float32) or fast (bfloat16). Raises OpenVinoError where OpenVINO cannot run the file.
     """
 
     def __init__(self, path: Path, precision: str, cache: Path | None = ENGINE_CACHE):
@@ -49,11 +55,10 @@ class OpenVinoSession:
             "INFERENCE_NUM_THREADS": cores,
             "ENABLE_CPU_PINNING": False,  # another process may have the core that a thread would be tied to
         }
-        if cache is not None and _is_folder(cache):
-            wanted["CACHE_DIR"] = str(cache)
-        self._compiled = core.compile_model(str(path), "CPU", wanted)
+        self._compiled = _compiled(core, path, wanted, cache)
         self.model_path = str(path)
-        self._provider = f"OpenVINO, CPU, {_WORDS[hint]}"
+        runs = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        self._provider = f"OpenVINO, CPU, {_WORDS.get(runs, runs)}"
         self._inputs = [_port(one) for one in self._compiled.inputs]
         self._outputs = [_port(one) for one in self._compiled.outputs]
         self._places = {one.name: place for place, one in enumerate(self._outputs)}
@@ -80,6 +85,29 @@ class OpenVinoSession:
         request.infer(dict(feed))
         places = range(len(self._outputs)) if names is None else [self._places[name] for name in names]
         return [request.get_output_tensor(place).data.copy() for place in places]
+
+
+def _compiled(core: Any, path: Path, wanted: dict[str, Any], cache: Path | None) -> Any:
+    """From the cache where it holds the network."""
+    if cache is not None and _is_folder(cache):
+        try:
+            # OpenVINO knows files by path, size and seconds: one that was replaced would run as it was before
+            return core.compile_model(str(path), "CPU", wanted | {"CACHE_DIR": str(cache / sha256_of(path)[:16])})
+        except Exception:  # somebody else's file in the cache, a full disk: the network itself may be fine
+            pass
+    try:
+        return core.compile_model(str(path), "CPU", wanted)
+    except Exception as error:  # OpenVINO has many ways to say it, on several lines
+        raise OpenVinoError(
+            f"OpenVINO cannot run {path} ({last_line(error)}). --engine onnxruntime does without it; "
+            "if that fails as well, the file is damaged: fetch it again."
+        ) from error
+
+
+def last_line(error: Exception) -> str:
+    """What an error of OpenVINO says in the end; the lines before name its own source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def openvino_core() -> Any:

@@ -17,6 +17,19 @@ def wanted_providers(device: str, available: list[str]) -> list[str]:
     return [cuda, "CPUExecutionProvider"] if wants_cuda else ["CPUExecutionProvider"]
 
 
+def session_options(device: str) -> tuple[list[str], Any]:
+    """Providers and options of a session that tells nobody anything and leaves other sessions' cores alone."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)  # its warnings about graph details mean nothing to users
+    onnxruntime.disable_telemetry_events()  # nothing leaves the machine
+    options = onnxruntime.SessionOptions()
+    # threads that spin while they wait steal the cores of the other networks (benchmarks/mirror_metrics_bench.py)
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4
+    return wanted_providers(device, onnxruntime.get_available_providers()), options
+
+
 def open_session(path: Path, data: bytes, device: str) -> Any:
     """A session of the file `path`, whose bytes are `data`; it runs nothing that a file names. Raises UserError."""
     try:
@@ -24,13 +37,7 @@ def open_session(path: Path, data: bytes, device: str) -> Any:
     except ImportError as error:
         how = "python -m pip install -r requirements/analysis.txt"
         raise UserError(f"{path} needs onnxruntime, which is not installed: {how}") from error
-    onnxruntime.set_default_logger_severity(4)  # its warnings about graph details mean nothing to users
-    onnxruntime.disable_telemetry_events()  # nothing leaves the machine
-    options = onnxruntime.SessionOptions()
-    # threads that spin while they wait steal the cores of the other networks (benchmarks/mirror_metrics_bench.py)
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4
-    providers = wanted_providers(device, onnxruntime.get_available_providers())
+    providers, options = session_options(device)
     try:
         return onnxruntime.InferenceSession(data, options, providers=providers)
     except Exception as error:  # onnx, protobuf and onnxruntime each have their own way to refuse a damaged file

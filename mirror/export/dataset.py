@@ -29,7 +29,7 @@ from mirror.detectors.expressions import ExpressionModel, Reading
 from mirror.faces.cache import FaceCache
 from mirror.faces.engine import FaceMeasurement
 from mirror.faces.expressions import ExpressionSensor, reading_of
-from mirror.faces.measurer import CUDA, GPU_ADVICE, Beside, Measurer, Picture
+from mirror.faces.measurer import Beside, Measurer, Picture, missed_cuda
 from mirror.faces.metrics import leave_one_out, pose_corrected
 from mirror.generation.origins import origins_of
 from utils.console import UserError, say
@@ -130,9 +130,9 @@ def read_dataset(args: argparse.Namespace, cache: FaceCache) -> ExportDataset:
     names = [readable(path.relative_to(folder).as_posix()) for path in listing.images]
     pictures = [Picture(REFERENCE, folder.name, *one) for one in zip(names, listing.images, strict=True)]
     measurer.measure(pictures, _beside(sensor))
-    providers = {picture.face.provider for picture in pictures if picture.face is not None}
-    if args.device == "cuda" and providers - {CUDA}:
-        say(f"--device cuda was asked for, but {', '.join(sorted(providers - {CUDA}))} measured. {GPU_ADVICE}")
+    elsewhere = missed_cuda(args.device, {picture.face.provider for picture in pictures if picture.face is not None})
+    if elsewhere:
+        say(elsewhere)
     model = None if sensor is None else sensor.model
     origins, problems = origins_of(listing.images, cache)
     generated = [origin is not None or not is_of_person(name) for origin, name in zip(origins, names, strict=True)]

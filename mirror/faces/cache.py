@@ -118,6 +118,8 @@ class FaceCache:
 
     def _ask(self, query: str, values: tuple) -> list[tuple]:
         with self._lock:
+            if self._pending:
+                self._flush()  # what was written a moment ago counts as known
             if self._db is None:
                 return []
             try:

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from mirror.detectors.engines import DEFAULT, EXACT, OPENVINO, Engine
-from mirror.detectors.openvino_session import OpenVinoSession
-from mirror.detectors.providers import wanted_providers
+from mirror.detectors.openvino_session import OpenVinoError, OpenVinoSession
+from mirror.detectors.providers import session_options
 from mirror.faces.finding import DETECTION_THRESHOLD, FaceFinder, Faces
 from mirror.faces.metrics import unit
 from mirror.faces.pose import angles_from_keypoints
@@ -230,21 +230,13 @@ def _example() -> np.ndarray:
 
 def _load_models(pack_folder: Path, device: str, meanwhile: Callable[[], object], engine: Engine) -> dict:
     """InsightFace's model objects by task. Raises UserError naming what is wrong with the pack."""
-    import onnxruntime
-
-    onnxruntime.set_default_logger_severity(4)  # its warnings about graph details mean nothing to users
-    onnxruntime.disable_telemetry_events()  # nothing leaves the machine
     warnings.filterwarnings("ignore", category=FutureWarning, module="insightface")
     # OpenCV's own threads would fight with the callers, too: each picture stays on its caller's thread
     cv2.setNumThreads(1)
-    options = onnxruntime.SessionOptions()
-    # One thread for each network call: callers run one call a core, which beats many threads in one call, and threads
-    # that spin while they wait steal the cores of the other networks (benchmarks/mirror_metrics_bench.py).
+    providers, options = session_options(device)
+    # one thread for each network call: callers run one call a core, which beats many threads in one call
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4
-    providers = wanted_providers(device, onnxruntime.get_available_providers())
     with ThreadPoolExecutor(1) as beside:
         import insightface.app  # noqa: F401 - whole, before another thread imports what it shares with it
 
@@ -278,6 +270,8 @@ def _models_by_task(folder: Path, engine: Engine, **options: object) -> dict:
         try:
             model = _with_openvino(path, engine.precision) if engine.name == OPENVINO else None
             return model or get_model(str(path), **options)
+        except OpenVinoError:
+            raise
         except Exception as error:  # onnx, protobuf and onnxruntime each have their own way to refuse a damaged file
             advice = "If the file is damaged, fetch it again."
             raise UserError(f"The model {path} cannot be loaded ({error}). {advice}") from error
@@ -289,12 +283,14 @@ def _models_by_task(folder: Path, engine: Engine, **options: object) -> dict:
                 if engine.precision == EXACT or model.taskname != DETECTION:
                     model.session = OpenVinoSession(Path(model.model_file), engine.precision)
             return models
+        except OpenVinoError:
+            raise
         except Exception as error:  # as above, or its manifest is not what it should be
             raise UserError(f"The pack {folder} cannot be loaded ({error}).") from error
     models: dict = {}
     with ThreadPoolExecutor() as pool:  # reading and preparing 300 MB takes seconds, most of them outside Python
         for model in pool.map(load, sorted(folder.glob("*.onnx"))):
-            if model is not None and model.taskname in needed:
+            if getattr(model, "taskname", None) in needed:  # a face swapper has none
                 models.setdefault(model.taskname, model)
     return models
 
@@ -310,7 +306,9 @@ def _with_openvino(path: Path, precision: str) -> object | None:
     from insightface.model_zoo.attribute import Attribute
     from insightface.model_zoo.landmark import Landmark
 
-    outputs, high, wide = _facts_of(path)
+    inputs, outputs, high, wide = _facts_of(path)
+    if inputs != 1:
+        return None  # a face swapper, say
     if outputs >= 5:
         if precision != EXACT:
             return None
@@ -321,10 +319,11 @@ def _with_openvino(path: Path, precision: str) -> object | None:
     return kind(str(path), OpenVinoSession(path, precision))
 
 
-def _facts_of(path: Path) -> tuple[int, int, int]:
-    """Number of outputs, and height and width of the input (0 where they may vary), without the weights."""
+def _facts_of(path: Path) -> tuple[int, int, int, int]:
+    """Numbers of inputs and outputs, height and width of the first input (0 where they may vary); reads no weights."""
     import onnx
 
     graph = onnx.load(str(path), load_external_data=False).graph
     high, wide = (side.dim_value for side in graph.input[0].type.tensor_type.shape.dim[2:4])
-    return len(graph.output), high, wide
+    kept = {one.name for one in graph.initializer}
+    return sum(one.name not in kept for one in graph.input), len(graph.output), high, wide

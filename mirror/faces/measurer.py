@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,6 +62,14 @@ class Beside:
     measure: Callable[[np.ndarray, FaceMeasurement], bytes]
 
 
+def missed_cuda(device: str, providers: Collection[str]) -> str | None:
+    """The sentence for networks that ran elsewhere, on `providers`, though `device` is cuda; None where all is well."""
+    others = sorted(set(providers) - {CUDA})
+    if device != "cuda" or not others:
+        return None
+    return f"--device cuda was asked for, but {' and '.join(others)} measured. {GPU_ADVICE}"
+
+
 def embeddings_of(pictures: list[Picture]) -> np.ndarray:
     """(len(pictures), D) float32, NaN without a face; D is 1 where there is none at all."""
     length = next((len(picture.face.embedding) for picture in pictures if picture.measured), 1)
@@ -78,7 +86,8 @@ class Measurer:
     `device` is auto, cpu or cuda. With `require_gpu` UserError is raised unless the networks really run on CUDA, and
     measurements that another provider made before do not count. `while_loading` is called while the networks load.
     With `previews` each picture is kept as a larger JPEG too; pictures measured without it before have none.
-    With `smallest_face` (pixels) every face from that size on is measured, see mirror.faces.engine.
+    With `smallest_face` (pixels) every face from that size on is measured, see mirror.faces.engine. `runs_on` is the
+    engine, as chosen.
     """
 
     def __init__(
@@ -107,7 +116,7 @@ class Measurer:
         self._loading = threading.Lock()
         self.load_seconds = 0.0  # spent on loading the networks
         self._smallest_face = smallest_face
-        self._engine_wanted = engine
+        self.runs_on = engine
         self._settings = settings_key(detection_size, smallest_face, engine)
         if engine.said:
             say(f"Note: {engine.said}")
@@ -128,7 +137,7 @@ class Measurer:
             self._detection_size,
             self._while_loading,
             self._smallest_face,
-            self._engine_wanted,
+            self.runs_on,
         )
         self.load_seconds = time.monotonic() - started
         say(f"Networks: {', '.join(engine.tasks)} on {engine.provider}")

@@ -15,7 +15,7 @@ from mirror.faces import metrics
 from mirror.faces.choosing import ANOTHER_IS_NEARER, LARGEST, choose_faces
 from mirror.faces.engine import TURN_THE_FILE
 from mirror.faces.frames import say_collapsed
-from mirror.faces.measurer import CUDA, GPU_ADVICE, Picture
+from mirror.faces.measurer import Picture, missed_cuda
 from mirror.faces.pose import BIN_LIMITS_DEG, angle_bin
 from mirror.faces.ranking import true_interval
 from utils.decoding import BLACK_AND_WHITE, TRANSPARENT
@@ -188,9 +188,9 @@ def warnings_about(table: pd.DataFrame, device: str) -> list[str]:
             f"{known} held-out photo(s) are also references: photos that a LoRA was trained on cannot show whether it "
             "learned the person."
         )
-    providers = set(table[columns.PROVIDER].dropna())
-    if device == "cuda" and providers - {CUDA}:
-        warnings.append(f"--device cuda was asked for, but {', '.join(providers - {CUDA})} measured. {GPU_ADVICE}")
+    elsewhere = missed_cuda(device, set(table[columns.PROVIDER].dropna()))
+    if elsewhere:
+        warnings.append(elsewhere)
     same = table[(table[columns.TYPE] == CANDIDATE) & (table[columns.NEAREST_SIMILARITY] > SAME_PICTURE)]
     for said, what in _TOLD_OF_ROWS.items():
         told = table[table[columns.REASON].str.contains(said, na=False, regex=False)]

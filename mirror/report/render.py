@@ -10,9 +10,7 @@ import base64
 import hashlib
 import importlib.util
 import json
-import os
 import re
-import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -130,7 +128,6 @@ def _policy(scripts: Sequence[str], needs_eval: bool) -> str:
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"),
-        bytecode_cache=_compiled(),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -139,18 +136,6 @@ def _environment() -> jinja2.Environment:
     environment.filters["shown"] = shown
     environment.filters["number"] = number
     return environment
-
-
-def _compiled() -> jinja2.FileSystemBytecodeCache | None:
-    """Templates as an earlier run compiled them (a tenth of a second); kept where Python keeps what it compiles."""
-    folder = TEMPLATES / "__pycache__"
-    if sys.dont_write_bytecode:
-        return None
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError:
-        return None
-    return jinja2.FileSystemBytecodeCache(str(folder)) if os.access(folder, os.W_OK) else None
 
 
 def number(value: float | None, digits: int = 3) -> str:

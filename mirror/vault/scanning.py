@@ -53,7 +53,7 @@ class VaultLooker:
         self.max_megapixels = measurer.max_megapixels
         self._store, self._measurer = store, measurer
         self._min_score, self._min_size = min_score, min_size
-        self.settings = f"score{min_score:g}-size{min_size:g}"
+        self.settings = f"score{min_score:g}-size{min_size:g}{measurer.runs_on.key}"
 
     def label(self, picture: ScannedPicture) -> str:
         return "Scanning"
@@ -271,6 +271,8 @@ def scan_report(
             "min_score": args.min_score,
             "min_size": args.min_size,
             "max_megapixels": args.max_megapixels,
+            "engine": measurer.runs_on.name,
+            "precision": measurer.runs_on.precision,
         },
         versions=versions_of("facevault", insightface=version("insightface"), opencv=cv2.__version__),
         measured_now=sum(row.measured_now for row in rows),

@@ -174,6 +174,13 @@ def test_a_harmed_cache_is_said_and_the_run_succeeds(metrics, tiny_pack, tmp_pat
     assert "everything is measured anew" in run.stderr
 
 
+def test_what_was_written_is_known_at_once(tmp_path):
+    cache = open_cache(tmp_path / "c.sqlite")
+    cache.put_face("a", "p", "s", face(1))
+    assert same(cache.get_face("a", "p", "s"), face(1))
+    cache.close()
+
+
 def test_processes_and_threads_side_by_side(tmp_path):
     """Three processes of four threads write and read the same file; nothing is lost and nothing fails."""
     program = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -144,3 +145,90 @@ def test_openvino_tells_nobody_that_it_is_used():
     code += "assert not [name for name, module in sys.modules.items() if 'openvino_telemetry' in name and module]"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_one_cache_keeps_what_each_precision_made_apart(tmp_path, photos):
+    """FaceVault's store and gap analysis' records: what was measured fast is measured anew for an exact run."""
+    needs_openvino(FAST)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "d1.jpeg").write_bytes((photos / "d1.jpeg").read_bytes())
+    # the demo's pack has landmarks, from which angles come; the small one has the detector's keypoints, always exact
+    shared = ["--pack", "demo", "--device", "cpu"]
+    measured = []
+    for precision in (FAST, EXACT, EXACT):
+        vault = ["facevault.py", "scan", tmp_path / "photos", "--output", tmp_path / "vault", *shared]
+        assert run_script(*vault, "--precision", precision).returncode == 0
+        report = json.loads((tmp_path / "vault" / "scan_report.json").read_text(encoding="utf-8"))
+        assert report["settings"]["precision"] == precision
+        measured.append(report["measured_now"])
+    assert measured == [1, 1, 0]
+    yaws = []
+    for precision, cache in ((FAST, "shared"), (EXACT, "shared"), (EXACT, "own")):
+        out = ["--output", tmp_path / "gaps.json", "--cache", tmp_path / cache, "--models-dir", tmp_path]
+        done = run_script("gap_analysis.py", tmp_path / "photos", *out, *shared, "--precision", precision)
+        assert done.returncode == 0, done.stderr
+        yaws.append(json.loads((tmp_path / "gaps.json").read_text(encoding="utf-8"))["images"][0]["yaw_deg"])
+    assert yaws[1] == yaws[2] != yaws[0]
+
+
+@pytest.fixture
+def pack_with_swapper(mini_pack, tmp_path):
+    """The small pack beside a face swapper, whose name comes first and whose input is as square as a recogniser's."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    folder = tmp_path / "pack"
+    folder.mkdir()
+    for path in mini_pack.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    inputs = [
+        helper.make_tensor_value_info("target", TensorProto.FLOAT, [1, 3, 128, 128]),
+        helper.make_tensor_value_info("source", TensorProto.FLOAT, [1, 512]),
+    ]
+    output = helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 3, 128, 128])
+    map_of_source = numpy_helper.from_array(np.eye(512, dtype=np.float32), "emap")
+    node = helper.make_node("Identity", ["target"], ["output"])
+    opset = [helper.make_opsetid("", 13)]
+    graph = helper.make_graph([node], "swap", inputs, [output], [map_of_source])
+    save(helper.make_model(graph, opset_imports=opset, ir_version=8), folder / "inswapper_128.onnx")
+    return folder
+
+
+@pytest.mark.parametrize("engine", [DEFAULT, Engine(OPENVINO, EXACT)], ids=lambda one: one.name)
+def test_a_face_swapper_in_the_folder_is_no_recogniser(pack_with_swapper, images, plain, engine):
+    if engine.name == OPENVINO:
+        needs_openvino()
+    at = next(at for at, one in enumerate(plain) if one.embedding is not None)
+    found = FaceEngine(pack_with_swapper, "cpu", engine=engine).measure(images[at])
+    assert float(found.embedding @ plain[at].embedding) > 0.999
+
+
+def _times(factor: float, path) -> None:
+    from onnx import TensorProto, helper, save
+
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("x", "y")]
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [1], [factor])
+    graph = helper.make_graph([helper.make_node("Mul", ["x", "w"], ["y"])], "times", ports[:1], ports[1:], [weight])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    os.utime(path, (1e9, 1e9))
+
+
+def test_a_file_that_was_replaced_does_not_run_as_it_was_before(tmp_path):
+    needs_openvino()
+    from mirror.detectors.openvino_session import OpenVinoSession
+
+    made = []
+    for factor in (2.0, 3.0):  # of one path, one size and one time
+        _times(factor, tmp_path / "net.onnx")
+        session = OpenVinoSession(tmp_path / "net.onnx", EXACT, tmp_path / "cache")
+        made.append(float(session.run(None, {"x": np.ones((1, 4), np.float32)})[0].max()))
+    assert made == [2.0, 3.0]
+
+
+def test_what_openvino_cannot_run_is_one_sentence(tmp_path):
+    needs_openvino()
+    from mirror.detectors.openvino_session import OpenVinoError, OpenVinoSession
+
+    (tmp_path / "net.onnx").write_bytes(b"no network")
+    with pytest.raises(OpenVinoError, match="--engine onnxruntime") as told:
+        OpenVinoSession(tmp_path / "net.onnx", EXACT, tmp_path / "cache")
+    assert len(str(told.value).splitlines()) == 1
