@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirror.detectors.detectors import CONFIDENCE, EYE, FACE, HAND, OVERLAP
+from mirror.detectors.engines import EXACT
 from mirror.faces.cache import FaceCache
 from utils.console import UserError, say
 from utils.defaults import DETECTION_SIZE, DETECTOR_FILES
@@ -42,11 +43,20 @@ class Boxes:
 class BoxSensor:
     """A detector file, loaded when the first picture needs it."""
 
-    def __init__(self, kind: str, path: Path, device: str, cache: FaceCache, classes: str | None = None):
+    def __init__(
+        self,
+        kind: str,
+        path: Path,
+        device: str,
+        cache: FaceCache,
+        classes: str | None = None,
+        precision: str = EXACT,
+    ):
         self.kind = kind  # what its boxes are to show, see mirror/detectors/detectors.py
         self.path = path
         self.asked = classes  # names of the model's own, with commas between; None: those of the kind
         self.identity = f"{path.name}@{cache.hash_file(path)[:12]}"
+        self.precision = precision
         self._device = device
         self._cache = cache
         self._detector = None
@@ -80,7 +90,7 @@ class BoxSensor:
             if self._detector is None:
                 from mirror.detectors.detectors import load_detector
 
-                detector = load_detector(self.path, self._device)
+                detector = load_detector(self.path, self._device, self.precision)
                 self._demand_fit(detector)
                 no_cuda = self._device == "cuda" and detector.device == "cpu"
                 say(f"Detector: {self.identity} on {detector.device}{', as there is no CUDA here' if no_cuda else ''}")
@@ -103,7 +113,8 @@ class BoxSensor:
 
     def _key(self, content: str) -> str:
         rule = f"{self.kind}={self.asked or ''} v{BOXES_VERSION} {DETECTION_SIZE} {CONFIDENCE} {OVERLAP}"
-        return f"{self.identity} {rule} {content}"
+        fast = "" if self.precision == EXACT else f"{self.precision} "
+        return f"{self.identity} {rule} {fast}{content}"
 
     def _recall(self, content: str) -> Boxes | None:
         kept = self._cache.get_blob("boxes", self._key(content))

@@ -23,6 +23,7 @@ from mirror.dataset.boxes import BOXES_VERSION, Boxes, BoxSensor
 from mirror.dataset.gaps import SHOT_SIZES, GapType, Look, face_height_share, measure_values
 from mirror.dataset.sensors import Sensors
 from mirror.detectors.detectors import demand_safe
+from mirror.detectors.engines import EXACT
 from mirror.detectors.expressions import CONFIDENCE
 from mirror.faces.cache import FaceCache
 from mirror.faces.engine import MEASUREMENT_VERSION, FaceMeasurement
@@ -184,7 +185,7 @@ def _settings(sensors: Sensors, types: Mapping[str, GapType]) -> str:
     """
     numbers = f"{MEASUREMENT_VERSION} {BOXES_VERSION} {RECORD_VERSION} {DETECTION_SIZE} {BIN_LIMITS_DEG} {SHOT_SIZES}"
     numbers += f" {EXPRESSION_VERSION} {CONFIDENCE}{sensors.angle.engine_key}"
-    classes = [one.asked for one in sensors.detectors()]
+    classes = [one.asked if one.precision == EXACT else (one.asked, one.precision) for one in sensors.detectors()]
     measures = [(name, _instructions(getattr(types[name].measure, "__code__", None))) for name in sorted(types)]
     return hashlib.sha256(f"{sensors.info.model_dump_json()} {classes} {measures} {numbers}".encode()).hexdigest()
 

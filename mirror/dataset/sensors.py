@@ -11,7 +11,7 @@ from mirror.dataset.angles import DetectorAngles, PackAngles
 from mirror.dataset.boxes import BoxSensor
 from mirror.dataset.gaps import GapType, expression
 from mirror.detectors.detectors import EYE, FACE, HAND, find_detector
-from mirror.detectors.engines import choose_engine
+from mirror.detectors.engines import EXACT, choose_engine
 from mirror.detectors.expressions import ExpressionModel, find_expression_model
 from mirror.faces.cache import FaceCache
 from mirror.faces.expressions import ExpressionSensor
@@ -162,6 +162,10 @@ def _box_sensor(
     if path is None and name:
         raise UserError(f"The {kind} detector {name} is not in {choice.models_dir}.")
     try:
-        return None if path is None else BoxSensor(kind, path, choice.device, cache, classes)
+        if path is None:
+            return None
+        # angles come from a face detector's points, which bfloat16 moves by pixels; of hands and eyes presence counts
+        engine = choose_engine(choice.engine, choice.precision, choice.device)
+        return BoxSensor(kind, path, choice.device, cache, classes, EXACT if kind == FACE else engine.precision)
     except OSError as error:
         raise UserError(f"The {kind} detector {path} cannot be read: {reason_of(error)}.") from error

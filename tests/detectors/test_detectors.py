@@ -571,3 +571,24 @@ def test_layers_that_do_not_fit_are_found_when_loading(tmp_path):
         description["sources"][11] = [-1, 2]
 
     assert "its layers do not fit together" in refusal(change_description(copy.with_suffix(".safetensors"), change))
+
+
+def test_bfloat16_sees_the_same_heads():
+    """A network of torch with `precision` fast: the same boxes, a little off, and only where it was asked for."""
+    from demo.scene import draw_scene
+    from demo.training_data import UNSEEN_SEED, draw_people, generator, render_all
+    from mirror.detectors.engines import EXACT, FAST
+
+    random = generator(UNSEEN_SEED, "detected")
+    scenes = [draw_scene(who, random) for who in draw_people(UNSEEN_SEED, 12)]
+    images = [one.image for one in render_all(scenes, 320, 1, samples=1.0)]
+    network = ROOT / "models" / "demo" / "yolo" / "face.pt"
+    exact, fast = (load_detector(network, "cpu", precision).detect(images, conf=0.25) for precision in (EXACT, FAST))
+    certain = 0
+    for one, other in zip(exact, fast, strict=True):
+        np.testing.assert_allclose(other.scores[0], one.scores[0], atol=0.02)
+        if one.scores[0] > 0.55:
+            certain += 1
+            np.testing.assert_allclose(other.boxes_xyxy[0], one.boxes_xyxy[0], atol=6)
+    assert certain >= 5
+    assert any(one.scores[0] != other.scores[0] for one, other in zip(exact, fast, strict=True))
