@@ -111,10 +111,14 @@ def find_sensors(choice: SensorChoice, cache: FaceCache, action: str) -> Sensors
             f"  a face detector with five landmarks: put {choice.face_model or DETECTOR_FILES[FACE]} into "
             f"{choice.models_dir}",
         )
+    engine = choose_engine(choice.engine, choice.precision, choice.device)
+    if measurer is None and engine.said:  # a pack's measurer says it itself
+        say(f"Note: {engine.said}")
+    # a face detector stays exact, as angles come from its points; of hands and eyes presence counts
     return Sensors(
         angle,
-        hands=_box_sensor(HAND, choice.hand_model, choice, cache, choice.hand_classes),
-        eyes=_box_sensor(EYE, choice.eye_model, choice, cache, choice.eye_classes),
+        hands=_box_sensor(HAND, choice.hand_model, choice, cache, choice.hand_classes, engine.precision),
+        eyes=_box_sensor(EYE, choice.eye_model, choice, cache, choice.eye_classes, engine.precision),
         expressions=find_expressions(choice.models_dir, choice.expression_model, choice.device, cache),
     )
 
@@ -156,16 +160,17 @@ def find_measurer(choice: SensorChoice, cache: FaceCache) -> Measurer | None:
 
 
 def _box_sensor(
-    kind: str, name: str | None, choice: SensorChoice, cache: FaceCache, classes: str | None = None
+    kind: str,
+    name: str | None,
+    choice: SensorChoice,
+    cache: FaceCache,
+    classes: str | None = None,
+    precision: str = EXACT,
 ) -> BoxSensor | None:
     path = find_detector(kind, choice.models_dir, name)
     if path is None and name:
         raise UserError(f"The {kind} detector {name} is not in {choice.models_dir}.")
     try:
-        if path is None:
-            return None
-        # angles come from a face detector's points, which bfloat16 moves by pixels; of hands and eyes presence counts
-        engine = choose_engine(choice.engine, choice.precision, choice.device)
-        return BoxSensor(kind, path, choice.device, cache, classes, EXACT if kind == FACE else engine.precision)
+        return None if path is None else BoxSensor(kind, path, choice.device, cache, classes, precision)
     except OSError as error:
         raise UserError(f"The {kind} detector {path} cannot be read: {reason_of(error)}.") from error

@@ -296,7 +296,7 @@ class _TorchBackend:
         self._module = network.build()
         if network.family != FACE_LAYOUT:
             self._module.fuse(verbose=False)  # batch norms go into the convolutions, as in ultralytics' own predict
-        # on CPUs a fifth less time (YOLOv8n, one thread), with the same numbers but for their last digits
+        # on CPUs a quarter less time (YOLOv8n, one thread), with the same numbers but for their last digits
         self._module.to(self.device, memory_format=self._torch.channels_last)
         self._in_bfloat16 = precision == FAST and self.device == "cpu"
         self.stride = int(max(self._strides()))

@@ -6,6 +6,7 @@ third to a fifth of the time. Compiled networks are kept in a folder, from which
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -90,14 +91,14 @@ class OpenVinoSession:
 def _compiled(core: Any, path: Path, wanted: dict[str, Any], cache: Path | None) -> Any:
     """From the cache where it holds the network."""
     if cache is not None and _is_folder(cache):
-        try:
-            # OpenVINO knows files by path, size and seconds: one that was replaced would run as it was before
-            return core.compile_model(str(path), "CPU", wanted | {"CACHE_DIR": str(cache / sha256_of(path)[:16])})
-        except Exception:  # somebody else's file in the cache, a full disk: the network itself may be fine
-            pass
+        # OpenVINO knows files by path, size and seconds: one that was replaced would run as it was before
+        kept = {"CACHE_DIR": str(cache / sha256_of(path)[:16])}
+        # somebody else's file in the cache, a full disk: the network itself may be fine, which the next lines find out
+        with contextlib.suppress(RuntimeError):
+            return core.compile_model(str(path), "CPU", wanted | kept)
     try:
         return core.compile_model(str(path), "CPU", wanted)
-    except Exception as error:  # OpenVINO has many ways to say it, on several lines
+    except RuntimeError as error:  # OpenVINO has many ways to say it, on several lines
         raise OpenVinoError(
             f"OpenVINO cannot run {path} ({last_line(error)}). --engine onnxruntime does without it; "
             "if that fails as well, the file is damaged: fetch it again."
