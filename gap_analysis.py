@@ -131,7 +131,7 @@ def analyse(args: argparse.Namespace, dataset: Dataset, types: Mapping[str, GapT
     import cv2
     import numpy as np
 
-    from mirror.contracts.gaps import GapReport
+    from mirror.contracts.gaps import GapReport, providers_of
     from mirror.dataset.gaps import distribution, recommend, synthetic_room
     from utils.files import readable
 
@@ -150,6 +150,7 @@ def analyse(args: argparse.Namespace, dataset: Dataset, types: Mapping[str, GapT
         sensors=sensors.info,
         settings=_settings(args),
         versions=versions_of("gap_analysis", opencv=cv2.__version__, numpy=np.__version__),
+        providers=providers_of(records),
         synthetic_images=synthetic,
         synthetic_room=room,
         sharpness=_spread([record.sharpness for record in seen]),
@@ -375,7 +376,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--recursive", action="store_true", help="take in pictures of sub-folders too")
     options.add_sensors(parser)
     add("--note", metavar="TEXT", help="a note to show on the page and in the gap file")
-    options.add_device(parser)
+    options.add_face_device(parser)
     options.add_engine(parser)
     options.add_max_megapixels(parser)
     options.add_cache(parser)

@@ -18,7 +18,7 @@ The first start installs, later ones start at once: a stamp in .venv remembers t
 complete install, and only a change in them installs again. A .venv without a stamp, or whose Python does not run any
 more, is made anew.
 
-onnxruntime comes in two distributions that overwrite each other, so exactly one is installed: the one for the GPU where
+onnxruntime comes in distributions that overwrite each other, so exactly one is installed: the one for the GPU where
 nvidia-smi reports a driver that it can use, else the one for the CPU. MIRROR_ONNXRUNTIME chooses by hand, and .venv
 remembers the choice until another one is given:
 
@@ -26,6 +26,7 @@ remembers the choice until another one is given:
     cpu                               never the GPU
     cuda12, cuda13                    onnxruntime-gpu with its own CUDA and cuDNN in .venv
     cuda12-system, cuda13-system      onnxruntime-gpu alone: CUDA and cuDNN 9 are on this machine already
+    directml                          onnxruntime-directml, for any GPU on Windows; untried
 
 Reads requirements/*.txt; writes .venv/ only. Exit codes: those of the script; 2 where the user must change something
 before it can start; 130 after Ctrl-C. Standard library only, and readable for Python 3.8, so that an old Python can say
@@ -90,7 +91,9 @@ RUNTIMES = {
     "cuda13": ("requirements/gpu-cuda13.txt",),
     "cuda12-system": ("requirements/gpu-cuda12-system.txt",),
     "cuda13-system": ("requirements/gpu-cuda13-system.txt",),
+    "directml": ("requirements/gpu-directml.txt",),
 }
+DISTRIBUTIONS = {"cpu": "onnxruntime", "directml": "onnxruntime-directml"}  # else onnxruntime-gpu
 
 GPU_SIZE = "3 GB"
 LAST_LINES = 30  # of pip's output, shown where it fails
@@ -197,6 +200,10 @@ def fingerprint(file):
 
 def choose_runtime(asked, stamp):
     """(key of RUNTIMES, reason to print, mark of the driver for the stamp)"""
+    if asked == "directml" and not WINDOWS:
+        stop(
+            "MIRROR_ONNXRUNTIME=directml: DirectML is a part of Windows; MIRROR_ONNXRUNTIME=auto takes what fits here."
+        )
     if asked != "auto":
         return asked, "MIRROR_ONNXRUNTIME says so", driver_mark()
     if not driver_mark():
@@ -315,14 +322,14 @@ def change_venv(command, files, runtime, stamp):
     STAMP.unlink(missing_ok=True)  # from here on .venv is unfinished: whoever finds it so makes it anew
     if stamp and stamp.runtime != runtime:
         remove_onnxruntime()
-    more = "" if runtime == "cpu" else f" and {GPU_SIZE} for the GPU"
+    more = f" and {GPU_SIZE} for the GPU" if runtime.startswith("cuda") else ""
     say(f"Installing into {VENV}, {command.size}{more}; later starts skip this ...")
     if pip("install", "--prefer-binary", *(part for file in files for part in ("-r", file))):
         if stamp and stamp.runtime == runtime:
             write_stamp(stamp)  # pip gave up by itself: what was there before still is
         stop(why_pip_failed())
     owners = owners_of_onnxruntime()
-    if owners not in ([], ["onnxruntime" if runtime == "cpu" else "onnxruntime-gpu"]):
+    if owners not in ([], [DISTRIBUTIONS.get(runtime, "onnxruntime-gpu")]):
         stop(f"{' and '.join(owners)} is installed where {runtime} was to be: start again, .venv will be made anew.")
 
 
@@ -354,12 +361,13 @@ def remove_venv():
 
 
 def remove_onnxruntime():
-    """Remove both variants and NVIDIA's libraries.
+    """Remove all variants and NVIDIA's libraries.
 
     One over the other leaves a mix: the variants share a folder, and so do the cuDNN of CUDA 12 and of CUDA 13. What
     torch needs of these comes back with the install that follows.
     """
-    names = [name for name in installed() if name in ("onnxruntime", "onnxruntime-gpu") or name.startswith("nvidia-")]
+    variants = {*DISTRIBUTIONS.values(), "onnxruntime-gpu"}
+    names = [name for name in installed() if name in variants or name.startswith("nvidia-")]
     if names and pip("uninstall", "--yes", *names):
         stop("The other onnxruntime could not be removed, see above: start again, .venv will be made anew.")
 

@@ -412,7 +412,7 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="where to download the pack from if it is not here (default: InsightFace's release page)",
     )
-    options.add_device(measuring, "auto takes an NVIDIA GPU if onnxruntime has one")
+    options.add_face_device(measuring)
     options.add_engine(measuring)
     add("--require-gpu", action="store_true", help="stop unless the networks really run on CUDA")
     add(

@@ -98,6 +98,7 @@ def report_of(
         identity_pack=measured.measurer.identity if measured.measurer else None,
         settings=measured.choice.settings() | LIMITS | {"allow_unverified": ",".join(args.allow_unverified)},
         versions=versions_of("validate_synthetic", opencv=cv2.__version__, numpy=np.__version__),
+        providers=dict(Counter(face.provider for face in measured.faces.values()).most_common()),
         approved=count[Verdict.APPROVED],
         rejected=count[Verdict.REJECTED],
         unverified=count[Verdict.UNVERIFIED],
@@ -235,7 +236,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "such as a smile (default: none)",
     )
     options.add_sensors(parser, inherited=True)
-    options.add_device(parser)
+    options.add_face_device(parser)
     options.add_engine(parser)
     options.add_max_megapixels(parser)
     options.add_cache(parser)

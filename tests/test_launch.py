@@ -583,8 +583,16 @@ def test_unknown_choice_of_runtime(checkout):
     result = checkout.run(MIRROR_ONNXRUNTIME="cuda11")
     assert result.returncode == 2
     assert result.stderr == (
-        "MIRROR_ONNXRUNTIME=cuda11 is not known; known: auto, cpu, cuda12, cuda13, cuda12-system, cuda13-system.\n"
+        "MIRROR_ONNXRUNTIME=cuda11 is not known; "
+        "known: auto, cpu, cuda12, cuda13, cuda12-system, cuda13-system, directml.\n"
     )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has DirectML")
+def test_directml_is_for_windows_alone(checkout):
+    result = checkout.run(MIRROR_ONNXRUNTIME="directml")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "DirectML is a part of Windows" in result.stderr
 
 
 def variant(checkout):

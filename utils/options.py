@@ -14,9 +14,11 @@ from utils.console import printable
 from utils.defaults import CACHE_FILE, DETECTOR_FILES, EXPRESSION_FILES, MAX_MEGAPIXELS, MODELS_FOLDER, PACK, VERSION
 
 DEVICES = ("auto", "cpu", "cuda")
+FACE_DEVICES = (*DEVICES, "directml", "coreml", "intel-gpu")  # onnxruntime and OpenVINO have more than PyTorch
 ENGINES, PRECISIONS = ("auto", "onnxruntime", "openvino"), ("exact", "fast")
 ANGLE_SENSORS = ("auto", "pack", "detector")
 _AUTO_DEVICE = "auto takes an NVIDIA GPU where there is one"
+_AUTO_FACE_DEVICE = f"{_AUTO_DEVICE}; directml, coreml and intel-gpu are for face networks, and untried"
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -87,9 +89,14 @@ def add_debug_and_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
 
 
-def add_device(parser: argparse.ArgumentParser, help: str = _AUTO_DEVICE) -> None:
+def add_device(parser: argparse.ArgumentParser) -> None:
     """`--device`."""
-    parser.add_argument("--device", choices=DEVICES, default="auto", help=help)
+    parser.add_argument("--device", choices=DEVICES, default="auto", help=_AUTO_DEVICE)
+
+
+def add_face_device(parser: argparse.ArgumentParser) -> None:
+    """`--device` of scripts that measure faces."""
+    parser.add_argument("--device", choices=FACE_DEVICES, default="auto", help=_AUTO_FACE_DEVICE)
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:

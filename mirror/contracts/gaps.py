@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -172,6 +174,7 @@ class ImageRecord(Contract):
     faces: int | None = None
     face_box_xyxy: tuple[float, float, float, float] | None = None  # pixels, the largest face
     det_score: float | None = None
+    measured_by: str | None = None  # execution provider of the pack's networks; null where a face detector measured
     second_face_share: float | None = None  # its area by the largest's; null: no second face
     yaw_deg: float | None = None  # > 0: the nose points to the picture's right
     pitch_deg: float | None = None  # > 0: the face looks up
@@ -215,6 +218,7 @@ class GapReport(Contract):
     sensors: GapSensors | None = None
     settings: dict[str, str | int | float | bool | None] = {}
     versions: dict[str, str] = {}
+    providers: dict[str, int] = {}  # what ran the pack's networks -> images, now or when they entered the cache
     synthetic_images: int | None = None  # files of the dataset that were generated
     synthetic_room: int | None = None  # images that may still be added under the synthetic cap
     sharpness: Spread = Spread(count=0)
@@ -223,6 +227,11 @@ class GapReport(Contract):
     ignored_files: dict[str, int] = {}  # suffix -> number of files in the folder that are not images
     warnings: list[str] = []
     images: list[ImageRecord] = []
+
+
+def providers_of(images: Iterable[ImageRecord]) -> dict[str, int]:
+    """What ran the pack's networks -> images, most first."""
+    return dict(Counter(one.measured_by for one in images if one.measured_by).most_common())
 
 
 def read_gaps(path: Path) -> GapReport:

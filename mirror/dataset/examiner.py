@@ -38,7 +38,7 @@ from utils.progress import GroupProgress
 
 # Of the records that are kept of pictures; raise it with every change of what is computed: in this file, angles.py,
 # gaps.py, pixels.py or mirror/faces/pose.py. The limits of the angle bins and shot sizes need no new version.
-RECORD_VERSION = 4
+RECORD_VERSION = 5
 BATCH_IMAGES = 16  # fills a GPU at 640 pixels (our choice)
 BATCH_PIXELS = 64_000_000  # a batch of very large pictures is cut short: 192 MB decoded
 
@@ -235,6 +235,7 @@ def _record_of(one: _Decoded, face: FaceMeasurement, hands: int | None) -> Image
         faces=face.faces,
         face_box_xyxy=box,
         det_score=rounded(face.det_score, 4),
+        measured_by=face.provider or None,
         second_face_share=rounded(face.second_face_share, 4),
         yaw_deg=rounded(face.yaw_deg, 2),
         pitch_deg=rounded(face.pitch_deg, 2),

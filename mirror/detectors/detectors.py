@@ -249,7 +249,7 @@ def _content(path: Path) -> bytes:
 
 
 def load_detector(path: Path, device: str = "auto", precision: str = EXACT) -> Detector:
-    """The detector in a file; `device` is auto, cpu or cuda. Raises UserError: one sentence naming file and finding.
+    """The detector in a file; `device` is one of `--device`. Raises UserError: one sentence naming file and finding.
 
     `precision` fast has a network of torch run in a CPU's bfloat16, where its boxes are off by some pixels; onnxruntime
     and GPUs run exactly.
@@ -292,7 +292,7 @@ class _TorchBackend:
 
     def __init__(self, network: Network, device: str, precision: str):
         self._torch = import_torch()
-        self.device = "cuda:0" if device != "cpu" and self._torch.cuda.is_available() else "cpu"
+        self.device = "cuda:0" if device in ("auto", "cuda") and self._torch.cuda.is_available() else "cpu"
         self._module = network.build()
         if network.family != FACE_LAYOUT:
             self._module.fuse(verbose=False)  # batch norms go into the convolutions, as in ultralytics' own predict

@@ -22,8 +22,8 @@ from utils.cores import available_cores
 from utils.defaults import ENGINE_CACHE
 from utils.files import sha256_of
 
-_HINTS = {"exact": "f32", "fast": "bf16"}
-_WORDS = {"f32": "float32", "bf16": "bfloat16"}
+_HINTS = {"CPU": {"exact": "f32", "fast": "bf16"}, "GPU": {"exact": "f32", "fast": "f16"}}
+_WORDS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
 class OpenVinoError(UserError):
@@ -40,26 +40,27 @@ class Port:
 
 
 class OpenVinoSession:
-    """The network in an ONNX file, compiled for the CPU. Thread-safe; every call runs on one thread.
+    """The network in an ONNX file, compiled for the CPU or an Intel GPU (`where`, OpenVINO's CPU or GPU). Thread-safe.
 
-    `precision` is exact (float32) or fast (bfloat16). Raises OpenVinoError where OpenVINO cannot run the file.
+    `precision` is exact (float32) or fast (bfloat16 on a CPU, float16 on a GPU). On a CPU every call runs on one
+    thread. Raises OpenVinoError where OpenVINO cannot run the file.
     """
 
-    def __init__(self, path: Path, precision: str, cache: Path | None = ENGINE_CACHE):
+    def __init__(self, path: Path, precision: str, where: str = "CPU", cache: Path | None = ENGINE_CACHE):
         core = openvino_core()
-        hint = _HINTS[precision]
-        cores = available_cores()
-        wanted: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": hint,
-            # as with onnxruntime: callers run one call a core, which beats many threads in one call
-            "NUM_STREAMS": cores,
-            "INFERENCE_NUM_THREADS": cores,
-            "ENABLE_CPU_PINNING": False,  # another process may have the core that a thread would be tied to
-        }
-        self._compiled = _compiled(core, path, wanted, cache)
+        wanted: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[where][precision]}
+        if where == "CPU":
+            cores = available_cores()
+            wanted |= {
+                # as with onnxruntime: callers run one call a core, which beats many threads in one call
+                "NUM_STREAMS": cores,
+                "INFERENCE_NUM_THREADS": cores,
+                "ENABLE_CPU_PINNING": False,  # another process may have the core that a thread would be tied to
+            }
+        self._compiled = _compiled(core, path, where, wanted, cache)
         self.model_path = str(path)
         runs = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        self._provider = f"OpenVINO, CPU, {_WORDS.get(runs, runs)}"
+        self._provider = f"OpenVINO, {where}, {_WORDS.get(runs, runs)}"
         self._inputs = [_port(one) for one in self._compiled.inputs]
         self._outputs = [_port(one) for one in self._compiled.outputs]
         self._places = {one.name: place for place, one in enumerate(self._outputs)}
@@ -88,16 +89,16 @@ class OpenVinoSession:
         return [request.get_output_tensor(place).data.copy() for place in places]
 
 
-def _compiled(core: Any, path: Path, wanted: dict[str, Any], cache: Path | None) -> Any:
+def _compiled(core: Any, path: Path, where: str, wanted: dict[str, Any], cache: Path | None) -> Any:
     """From the cache where it holds the network."""
     if cache is not None and _is_folder(cache):
         # OpenVINO knows files by path, size and seconds: one that was replaced would run as it was before
         kept = {"CACHE_DIR": str(cache / sha256_of(path)[:16])}
         # somebody else's file in the cache, a full disk: the network itself may be fine, which the next lines find out
         with contextlib.suppress(RuntimeError):
-            return core.compile_model(str(path), "CPU", wanted | kept)
+            return core.compile_model(str(path), where, wanted | kept)
     try:
-        return core.compile_model(str(path), "CPU", wanted)
+        return core.compile_model(str(path), where, wanted)
     except RuntimeError as error:  # OpenVINO has many ways to say it, on several lines
         raise OpenVinoError(
             f"OpenVINO cannot run {path} ({last_line(error)}). --engine onnxruntime does without it; "

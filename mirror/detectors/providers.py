@@ -3,18 +3,23 @@
 What a session really uses, it says itself.
 """
 
+import threading
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from utils.console import UserError
 
+CUDA, DIRECTML, COREML = "CUDAExecutionProvider", "DmlExecutionProvider", "CoreMLExecutionProvider"
+# CoreML is in every onnxruntime for macOS, so its presence says nothing of what somebody wants; DirectML's has a
+# distribution of its own, which nobody has by chance.
+_TAKEN = {"auto": (CUDA, DIRECTML), "cuda": (CUDA,), "directml": (DIRECTML,), "coreml": (COREML,)}
+
 
 def wanted_providers(device: str, available: list[str]) -> list[str]:
-    """Execution providers for `device` (auto, cpu or cuda), best first."""
-    cuda = "CUDAExecutionProvider"
-    wants_cuda = device in ("auto", "cuda") and cuda in available
-    return [cuda, "CPUExecutionProvider"] if wants_cuda else ["CPUExecutionProvider"]
+    """Execution providers for `device`, a value of `--device`, best first."""
+    taken = [name for name in _TAKEN.get(device, ()) if name in available]
+    return [*taken[:1], "CPUExecutionProvider"]
 
 
 def session_options(device: str) -> tuple[list[str], Any]:
@@ -27,7 +32,33 @@ def session_options(device: str) -> tuple[list[str], Any]:
     # threads that spin while they wait steal the cores of the other networks (benchmarks/mirror_metrics_bench.py)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
-    return wanted_providers(device, onnxruntime.get_available_providers()), options
+    providers = wanted_providers(device, onnxruntime.get_available_providers())
+    if DIRECTML in providers:
+        options.enable_mem_pattern = False  # DirectML refuses sessions with it
+    return providers, options
+
+
+class OneAtATime:
+    """A session that several threads may call: DirectML runs one call of a session at a time.
+
+    onnxruntime.ai/docs/execution-providers/DirectML-ExecutionProvider.html, "Configuration options".
+    """
+
+    def __init__(self, session: Any):
+        self._session, self._lock = session, threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, *args: Any, **options: Any) -> list:
+        """As the session's own."""
+        with self._lock:
+            return self._session.run(*args, **options)
+
+
+def safe_for_threads(session: Any) -> Any:
+    """The session, or one around it that waits where its provider runs one call at a time."""
+    return OneAtATime(session) if DIRECTML in session.get_providers() else session
 
 
 def open_session(path: Path, data: bytes, device: str) -> Any:
@@ -39,7 +70,7 @@ def open_session(path: Path, data: bytes, device: str) -> Any:
         raise UserError(f"{path} needs onnxruntime, which is not installed: {how}") from error
     providers, options = session_options(device)
     try:
-        return onnxruntime.InferenceSession(data, options, providers=providers)
+        return safe_for_threads(onnxruntime.InferenceSession(data, options, providers=providers))
     except Exception as error:  # onnx, protobuf and onnxruntime each have their own way to refuse a damaged file
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} cannot be loaded as ONNX ({reason}). If it is damaged, fetch it again.") from error

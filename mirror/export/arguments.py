@@ -25,7 +25,7 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     options.add_models_dir(parser)
     options.add_pack(parser)
     options.add_expression_model(parser)
-    options.add_device(parser)
+    options.add_face_device(parser)
     options.add_engine(parser)
     options.add_max_megapixels(parser)
     options.add_cache(parser)

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from mirror.detectors.engines import DEFAULT, EXACT, OPENVINO, Engine
 from mirror.detectors.openvino_session import OpenVinoError, OpenVinoSession
-from mirror.detectors.providers import session_options
+from mirror.detectors.providers import safe_for_threads, session_options
 from mirror.faces.finding import DETECTION_THRESHOLD, FaceFinder, Faces
 from mirror.faces.metrics import unit
 from mirror.faces.pose import angles_from_keypoints
@@ -268,8 +269,8 @@ def _models_by_task(folder: Path, engine: Engine, **options: object) -> dict:
 
     def load(path: Path) -> object:
         try:
-            model = _with_openvino(path, engine.precision) if engine.name == OPENVINO else None
-            return model or get_model(str(path), **options)
+            model = _with_openvino(path, engine) if engine.name == OPENVINO else None
+            return model or _guarded(get_model(str(path), **options))
         except OpenVinoError:
             raise
         except Exception as error:  # onnx, protobuf and onnxruntime each have their own way to refuse a damaged file
@@ -279,9 +280,11 @@ def _models_by_task(folder: Path, engine: Engine, **options: object) -> dict:
     if has_model_package_manifest(str(folder)):
         try:
             models = FaceAnalysis(name=str(folder), allowed_modules=list(needed), **options).models
-            for model in models.values() if engine.name == OPENVINO else ():
-                if engine.precision == EXACT or model.taskname != DETECTION:
-                    model.session = OpenVinoSession(Path(model.model_file), engine.precision)
+            for model in models.values():
+                if engine.name == OPENVINO and (engine.precision == EXACT or model.taskname != DETECTION):
+                    model.session = _openvino_session(Path(model.model_file), engine)
+                else:
+                    _guarded(model)
             return models
         except OpenVinoError:
             raise
@@ -295,11 +298,22 @@ def _models_by_task(folder: Path, engine: Engine, **options: object) -> dict:
     return models
 
 
-def _with_openvino(path: Path, precision: str) -> object | None:
+def _guarded(model: Any) -> Any:
+    """The same model of InsightFace (None stays None), whose session several threads may call."""
+    if getattr(model, "session", None) is not None:
+        model.session = safe_for_threads(model.session)
+    return model
+
+
+def _openvino_session(path: Path, engine: Engine) -> OpenVinoSession:
+    return OpenVinoSession(path, engine.precision, "GPU" if engine.gpu else "CPU")
+
+
+def _with_openvino(path: Path, engine: Engine) -> object | None:
     """InsightFace's object for a file, told apart as its own router does, with a session of OpenVINO.
 
-    None: it is no network that is needed, or a detector, whose keypoints are off by pixels in bfloat16 (`precision`
-    fast): embeddings would differ by cosines of 0.96. It stays exact.
+    None: it is no network that is needed, or a detector with `precision` fast, whose keypoints are off by pixels in
+    bfloat16: embeddings would differ by cosines of 0.96. It stays exact.
     """
     from insightface.model_zoo import SCRFD
     from insightface.model_zoo.arcface_onnx import ArcFaceONNX
@@ -310,13 +324,13 @@ def _with_openvino(path: Path, precision: str) -> object | None:
     if inputs != 1:
         return None  # a face swapper, say
     if outputs >= 5:
-        if precision != EXACT:
+        if engine.precision != EXACT:
             return None
-        return SCRFD(str(path), OpenVinoSession(path, precision), static_shape_sessions=False)
+        return SCRFD(str(path), _openvino_session(path, engine), static_shape_sessions=False)
     if high != wide or high < 96 or high % 16:
         return None
     kind = {192: Landmark, 96: Attribute}.get(high, ArcFaceONNX)
-    return kind(str(path), OpenVinoSession(path, precision))
+    return kind(str(path), _openvino_session(path, engine))
 
 
 def _facts_of(path: Path) -> tuple[int, int, int, int]:

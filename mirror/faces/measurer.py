@@ -83,8 +83,8 @@ def embeddings_of(pictures: list[Picture]) -> np.ndarray:
 class Measurer:
     """Measures pictures with one pack; the networks load when the first picture needs them.
 
-    `device` is auto, cpu or cuda. With `require_gpu` UserError is raised unless the networks really run on CUDA, and
-    measurements that another provider made before do not count. `while_loading` is called while the networks load.
+    `device` is a value of `--device`. With `require_gpu` UserError is raised unless the networks really run on CUDA,
+    and measurements that another provider made before do not count. `while_loading` is called while the networks load.
     With `previews` each picture is kept as a larger JPEG too; pictures measured without it before have none.
     With `smallest_face` (pixels) every face from that size on is measured, see mirror.faces.engine. `runs_on` is the
     engine, as chosen.

@@ -27,7 +27,7 @@ def scan_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--min-size", type=options.count, default=MIN_SIZE, metavar="PIXELS", help="leave out smaller faces")
     add("--pack", default=PACK, metavar="NAME|DIR", help="InsightFace model pack; a vault belongs to one pack")
-    options.add_device(parser)
+    options.add_face_device(parser)
     options.add_engine(parser)
     options.add_max_megapixels(parser)
 

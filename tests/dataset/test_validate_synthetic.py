@@ -603,7 +603,7 @@ def test_the_page_says_how_the_approved_ones_passed(outcome, said):
         dict.fromkeys(ValidationReport.model_fields)
         | {"schema_version": 1, "script": "validate_synthetic.py", "created": "", "folder": "batch", "images": [image]}
         | {"sensors": GapSensors(angle=angle, hands=None, eyes=None), "settings": {}, "versions": {}, "failures": {}}
-        | {"approved": 1, "rejected": 0, "unverified": 0, "ignored_files": {}, "warnings": []}
+        | {"approved": 1, "rejected": 0, "unverified": 0, "ignored_files": {}, "warnings": [], "providers": {}}
     )
     page = build_validation(report, [None], {})
     assert [words in page for words in ("every check passed", "and were allowed")].count(True) == 1 and said in page

@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from conftest import ROOT, run_script
 
-from mirror.detectors import engines
+from mirror.detectors import engines, openvino_session
 from mirror.detectors.engines import DEFAULT, EXACT, FAST, ONNXRUNTIME, OPENVINO, Engine, choose_engine
+from mirror.detectors.providers import safe_for_threads, wanted_providers
 from mirror.faces.engine import FaceEngine, FaceMeasurement, settings_key
 from mirror.faces.finding import FaceFinder
 from utils.decoding import decode
@@ -106,16 +109,109 @@ def test_what_is_not_there_is_replaced_with_a_sentence(monkeypatch):
     monkeypatch.undo()
     assert "no faster arithmetic" in choose_engine(ONNXRUNTIME, FAST).said
     if engines.find_spec(OPENVINO) is not None:
-        monkeypatch.setattr(engines, "_has_bfloat16", lambda: False)
+        monkeypatch.setattr(openvino_session, "openvino_core", lambda: MachineOf("CPU"))
         plain = choose_engine("auto", FAST, "cpu")
         assert plain.key == "" and "no bfloat16" in plain.said
 
-        def fails() -> bool:
+        def fails() -> MachineOf:
             raise ImportError("libtbb.so.12 is missing")
 
-        monkeypatch.setattr(engines, "_has_bfloat16", fails)
+        monkeypatch.setattr(openvino_session, "openvino_core", fails)
         broken = choose_engine(OPENVINO, EXACT, "cpu")
         assert broken.key == "" and "OpenVINO does not start (libtbb.so.12 is missing)" in broken.said
+
+
+class MachineOf:
+    """What OpenVINO says of a machine: which processors there are."""
+
+    def __init__(self, *devices: str):
+        self.available_devices = list(devices)
+
+    def get_property(self, device: str, name: str) -> list[str]:
+        return ["FP32"]
+
+
+CPU_ALONE = ["AzureExecutionProvider", "CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    ("device", "available", "taken"),
+    [
+        ("auto", CPU_ALONE, "CPUExecutionProvider"),
+        ("auto", ["CUDAExecutionProvider", *CPU_ALONE], "CUDAExecutionProvider"),
+        ("cpu", ["CUDAExecutionProvider", *CPU_ALONE], "CPUExecutionProvider"),
+        ("auto", ["DmlExecutionProvider", *CPU_ALONE], "DmlExecutionProvider"),
+        ("directml", ["DmlExecutionProvider", *CPU_ALONE], "DmlExecutionProvider"),
+        ("cuda", ["DmlExecutionProvider", *CPU_ALONE], "CPUExecutionProvider"),
+        ("auto", ["CoreMLExecutionProvider", *CPU_ALONE], "CPUExecutionProvider"),
+        ("coreml", ["CoreMLExecutionProvider", *CPU_ALONE], "CoreMLExecutionProvider"),
+        ("directml", CPU_ALONE, "CPUExecutionProvider"),
+    ],
+)
+def test_onnxruntime_is_asked_for_what_it_has(device, available, taken):
+    providers = wanted_providers(device, available)
+    assert providers[0] == taken and providers[-1] == "CPUExecutionProvider"
+
+
+def test_other_gpus_are_chosen_where_they_are_and_have_rows_of_their_own(monkeypatch):
+    import onnxruntime
+
+    keys = {DEFAULT.key}
+    for device, name in (("directml", "DmlExecutionProvider"), ("coreml", "CoreMLExecutionProvider")):
+        assert (
+            "the CPU runs the networks" in choose_engine(device=device).said and choose_engine(device=device).gpu == ""
+        )
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda name=name: [name, *CPU_ALONE])
+        chosen = choose_engine(device=device)
+        assert (chosen.name, chosen.gpu, chosen.said) == (ONNXRUNTIME, device, "")
+        assert "own precision" in choose_engine(precision=FAST, device=device).said
+        keys.add(chosen.key)
+        monkeypatch.undo()
+    if engines.find_spec(OPENVINO) is not None:
+        for precision in (EXACT, FAST):
+            monkeypatch.setattr(openvino_session, "openvino_core", lambda: MachineOf("CPU", "GPU.0"))
+            chosen = choose_engine(precision=precision, device="intel-gpu")
+            assert (chosen.name, chosen.gpu) == (OPENVINO, "intel-gpu")
+            keys |= {chosen.key, Engine(OPENVINO, precision).key}
+        monkeypatch.setattr(openvino_session, "openvino_core", lambda: MachineOf("CPU"))
+        assert "sees no Intel GPU" in choose_engine(device="intel-gpu").said
+        assert len(keys) == 7
+    assert "--device intel-gpu needs OpenVINO" in choose_engine(ONNXRUNTIME, EXACT, "intel-gpu").said
+
+
+def test_a_session_of_directml_runs_one_call_at_a_time():
+    class Session:
+        running = most = 0
+
+        def get_providers(self) -> list[str]:
+            return ["DmlExecutionProvider", "CPUExecutionProvider"]
+
+        def run(self, names, feed) -> list:
+            self.running += 1
+            Session.most = max(Session.most, self.running)
+            time.sleep(0.01)
+            self.running -= 1
+            return [feed]
+
+    session = safe_for_threads(Session())
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda value: session.run(None, value), range(8))) == [[value] for value in range(8)]
+    assert Session.most == 1 and session.get_providers()[0] == "DmlExecutionProvider"
+
+
+@pytest.mark.parametrize("device", ["directml", "coreml", "intel-gpu"])
+def test_a_gpu_that_is_not_here_is_one_sentence_and_the_cpu_measures(tmp_path, photos, mini_pack, device):
+    if device == "intel-gpu":
+        needs_openvino()
+    for place, name in (("ref", "d1.jpeg"), ("cand/lora", "d3.jpeg")):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / name).write_bytes((photos / name).read_bytes())
+    arguments = ["--reference", tmp_path / "ref", "--candidates", tmp_path / "cand", "--output", tmp_path / "out"]
+    arguments += ["--pack", mini_pack, "--no-cache", "--device", device, "--json"]
+    done = run_script("mirror_metrics.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the CPU runs the networks") == 1
+    assert json.loads(done.stdout)["providers"] == {"CPUExecutionProvider": 2}
 
 
 def test_every_result_says_what_measured(tmp_path, photos, mini_pack):
@@ -167,7 +263,10 @@ def test_one_cache_keeps_what_each_precision_made_apart(tmp_path, photos):
         out = ["--output", tmp_path / "gaps.json", "--cache", tmp_path / cache, "--models-dir", tmp_path]
         done = run_script("gap_analysis.py", tmp_path / "photos", *out, *shared, "--precision", precision)
         assert done.returncode == 0, done.stderr
-        yaws.append(json.loads((tmp_path / "gaps.json").read_text(encoding="utf-8"))["images"][0]["yaw_deg"])
+        gaps = json.loads((tmp_path / "gaps.json").read_text(encoding="utf-8"))
+        said = "CPUExecutionProvider+OpenVINO, CPU, bfloat16" if precision == FAST else "CPUExecutionProvider"
+        assert gaps["providers"] == {said: 1} and gaps["images"][0]["measured_by"] == said
+        yaws.append(gaps["images"][0]["yaw_deg"])
     assert yaws[1] == yaws[2] != yaws[0]
 
 
@@ -219,7 +318,7 @@ def test_a_file_that_was_replaced_does_not_run_as_it_was_before(tmp_path):
     made = []
     for factor in (2.0, 3.0):  # of one path, one size and one time
         _times(factor, tmp_path / "net.onnx")
-        session = OpenVinoSession(tmp_path / "net.onnx", EXACT, tmp_path / "cache")
+        session = OpenVinoSession(tmp_path / "net.onnx", EXACT, cache=tmp_path / "cache")
         made.append(float(session.run(None, {"x": np.ones((1, 4), np.float32)})[0].max()))
     assert made == [2.0, 3.0]
 
@@ -230,5 +329,5 @@ def test_what_openvino_cannot_run_is_one_sentence(tmp_path):
 
     (tmp_path / "net.onnx").write_bytes(b"no network")
     with pytest.raises(OpenVinoError, match="--engine onnxruntime") as told:
-        OpenVinoSession(tmp_path / "net.onnx", EXACT, tmp_path / "cache")
+        OpenVinoSession(tmp_path / "net.onnx", EXACT, cache=tmp_path / "cache")
     assert len(str(told.value).splitlines()) == 1
