@@ -26,7 +26,7 @@ remembers the choice until another one is given:
     cpu                               never the GPU
     cuda12, cuda13                    onnxruntime-gpu with its own CUDA and cuDNN in .venv
     cuda12-system, cuda13-system      onnxruntime-gpu alone: CUDA and cuDNN 9 are on this machine already
-    directml                          onnxruntime-directml, for any GPU on Windows; untried
+    directml                          onnxruntime-directml, for GPUs on Windows; untried
 
 Reads requirements/*.txt; writes .venv/ only. Exit codes: those of the script; 2 where the user must change something
 before it can start; 130 after Ctrl-C. Standard library only, and readable for Python 3.8, so that an old Python can say
@@ -200,10 +200,8 @@ def fingerprint(file):
 
 def choose_runtime(asked, stamp):
     """(key of RUNTIMES, reason to print, mark of the driver for the stamp)"""
-    if asked == "directml" and not WINDOWS:
-        stop(
-            "MIRROR_ONNXRUNTIME=directml: DirectML is a part of Windows; MIRROR_ONNXRUNTIME=auto takes what fits here."
-        )
+    if asked == "directml" and not (WINDOWS and has_gpu_wheels()):
+        stop("onnxruntime-directml exists for Windows on x86-64 alone; MIRROR_ONNXRUNTIME=auto takes what fits here.")
     if asked != "auto":
         return asked, "MIRROR_ONNXRUNTIME says so", driver_mark()
     if not driver_mark():

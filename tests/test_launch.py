@@ -592,7 +592,21 @@ def test_unknown_choice_of_runtime(checkout):
 def test_directml_is_for_windows_alone(checkout):
     result = checkout.run(MIRROR_ONNXRUNTIME="directml")
     assert result.returncode == 2 and result.stderr.count("\n") == 1
-    assert "DirectML is a part of Windows" in result.stderr
+    assert "onnxruntime-directml exists for Windows on x86-64 alone" in result.stderr
+
+
+def test_directml_is_taken_where_it_can_be(monkeypatch):
+    monkeypatch.setattr(launch, "driver_mark", lambda: "")
+    monkeypatch.setattr(launch, "WINDOWS", True)
+    monkeypatch.setattr(launch, "has_gpu_wheels", lambda: True)
+    runtime, _, _ = launch.choose_runtime("directml", None)
+    assert runtime == "directml" and launch.DISTRIBUTIONS[runtime] == "onnxruntime-directml"
+    named = [line for file in launch.RUNTIMES[runtime] for line in (ROOT / file).read_text().splitlines()]
+    assert any(line.startswith("onnxruntime-directml") for line in named)
+    assert "./requirements/onnxruntime-gpu-marker" in named, "insightface asks for onnxruntime by name"
+    monkeypatch.setattr(launch, "has_gpu_wheels", lambda: False)
+    with pytest.raises(SystemExit):
+        launch.choose_runtime("directml", None)
 
 
 def variant(checkout):

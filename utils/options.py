@@ -18,7 +18,10 @@ FACE_DEVICES = (*DEVICES, "directml", "coreml", "intel-gpu")  # onnxruntime and 
 ENGINES, PRECISIONS = ("auto", "onnxruntime", "openvino"), ("exact", "fast")
 ANGLE_SENSORS = ("auto", "pack", "detector")
 _AUTO_DEVICE = "auto takes an NVIDIA GPU where there is one"
-_AUTO_FACE_DEVICE = f"{_AUTO_DEVICE}; directml, coreml and intel-gpu are for face networks, and untried"
+_AUTO_FACE_DEVICE = (
+    "auto takes an NVIDIA GPU where onnxruntime has one, or DirectML where that is installed; directml, coreml and "
+    "intel-gpu are for the face networks alone, and untried"
+)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -111,8 +114,8 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=PRECISIONS,
         default="exact",
-        help="fast takes the CPU's bfloat16, where it has it: recognition, landmarks and detectors of hands and eyes "
-        "take a third of the time or less, and similarities change by up to 0.01",
+        help="fast takes the CPU's bfloat16, where it has it, or Intel GPUs' float16: recognition, landmarks and (on a "
+        "CPU) detectors of hands and eyes take a third of the time or less, and similarities change by up to 0.01",
     )
 
 

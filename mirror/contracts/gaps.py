@@ -174,7 +174,9 @@ class ImageRecord(Contract):
     faces: int | None = None
     face_box_xyxy: tuple[float, float, float, float] | None = None  # pixels, the largest face
     det_score: float | None = None
-    measured_by: str | None = None  # execution provider of the pack's networks; null where a face detector measured
+    measured_by: str | None = (
+        None  # what ran the pack's networks; null without a face, and where a face detector measured
+    )
     second_face_share: float | None = None  # its area by the largest's; null: no second face
     yaw_deg: float | None = None  # > 0: the nose points to the picture's right
     pitch_deg: float | None = None  # > 0: the face looks up
@@ -218,7 +220,7 @@ class GapReport(Contract):
     sensors: GapSensors | None = None
     settings: dict[str, str | int | float | bool | None] = {}
     versions: dict[str, str] = {}
-    providers: dict[str, int] = {}  # what ran the pack's networks -> images, now or when they entered the cache
+    providers: dict[str, int] = {}  # what ran the pack's networks -> images with a face, now or before
     synthetic_images: int | None = None  # files of the dataset that were generated
     synthetic_room: int | None = None  # images that may still be added under the synthetic cap
     sharpness: Spread = Spread(count=0)
@@ -230,7 +232,7 @@ class GapReport(Contract):
 
 
 def providers_of(images: Iterable[ImageRecord]) -> dict[str, int]:
-    """What ran the pack's networks -> images, most first."""
+    """What ran the pack's networks -> images with a face, most first."""
     return dict(Counter(one.measured_by for one in images if one.measured_by).most_common())
 
 

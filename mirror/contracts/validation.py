@@ -76,7 +76,7 @@ class ValidationReport(Contract):
     identity_pack: str | None  # name@hash
     settings: dict[str, str | int | float | bool | None]
     versions: dict[str, str]
-    providers: dict[str, int] = {}  # what ran the pack's networks -> images
+    providers: dict[str, int] = {}  # what ran the pack's networks -> images with a face
     approved: int
     rejected: int
     unverified: int

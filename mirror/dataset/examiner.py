@@ -235,7 +235,7 @@ def _record_of(one: _Decoded, face: FaceMeasurement, hands: int | None) -> Image
         faces=face.faces,
         face_box_xyxy=box,
         det_score=rounded(face.det_score, 4),
-        measured_by=face.provider or None,
+        measured_by=face.provider if face.provider and face.faces else None,
         second_face_share=rounded(face.second_face_share, 4),
         yaw_deg=rounded(face.yaw_deg, 2),
         pitch_deg=rounded(face.pitch_deg, 2),

@@ -114,11 +114,13 @@ def find_sensors(choice: SensorChoice, cache: FaceCache, action: str) -> Sensors
     engine = choose_engine(choice.engine, choice.precision, choice.device)
     if measurer is None and engine.said:  # a pack's measurer says it itself
         say(f"Note: {engine.said}")
-    # a face detector stays exact, as angles come from its points; of hands and eyes presence counts
+    # a face detector stays exact, as angles come from its points; of hands and eyes presence counts. Fast on a GPU
+    # says nothing of the CPU, which runs these.
+    precision = EXACT if engine.gpu else engine.precision
     return Sensors(
         angle,
-        hands=_box_sensor(HAND, choice.hand_model, choice, cache, choice.hand_classes, engine.precision),
-        eyes=_box_sensor(EYE, choice.eye_model, choice, cache, choice.eye_classes, engine.precision),
+        hands=_box_sensor(HAND, choice.hand_model, choice, cache, choice.hand_classes, precision),
+        eyes=_box_sensor(EYE, choice.eye_model, choice, cache, choice.eye_classes, precision),
         expressions=find_expressions(choice.models_dir, choice.expression_model, choice.device, cache),
     )
 

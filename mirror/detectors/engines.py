@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
@@ -15,7 +15,7 @@ ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
 EXACT, FAST = "exact", "fast"
 INSTALL_OPENVINO = "python -m pip install -r requirements/openvino.txt"
 DIRECTML, COREML, INTEL_GPU = "directml", "coreml", "intel-gpu"
-_NAMES = {DIRECTML: "DirectML", COREML: "CoreML"}
+GPU_NAMES = {DIRECTML: "DirectML", COREML: "CoreML", INTEL_GPU: "OpenVINO on an Intel GPU"}
 _ARITHMETIC = "OPTIMIZATION_CAPABILITIES"
 _INSTALL = {  # how onnxruntime gets them
     DIRECTML: "on Windows, MIRROR_ONNXRUNTIME=directml has the launcher install it",
@@ -74,22 +74,28 @@ def _on_onnxruntimes_gpu(gpu: str, name: str, precision: str) -> Engine:
     import onnxruntime
 
     if wanted_providers(gpu, onnxruntime.get_available_providers()) == wanted_providers("cpu", []):
-        return Engine(said=f"This onnxruntime has no {_NAMES[gpu]} ({_INSTALL[gpu]}), so the CPU runs the networks.")
-    unasked = name == OPENVINO or precision == FAST
-    said = f"With {_NAMES[gpu]} onnxruntime runs the networks, in their own precision." if unasked else ""
-    return Engine(said=said, gpu=gpu)
+        return _on_cpu(f"This onnxruntime has no {GPU_NAMES[gpu]} ({_INSTALL[gpu]})", name, precision)
+    unused = name == OPENVINO or precision == FAST
+    said = f"{GPU_NAMES[gpu]} runs the networks: --engine openvino and --precision fast are not used with it."
+    return Engine(said=said if unused else "", gpu=gpu)
 
 
 def _on_intel_gpu(name: str, precision: str) -> Engine:
     """OpenVINO's part for Intel's graphics."""
     if name == ONNXRUNTIME:
-        return Engine(said="--device intel-gpu needs OpenVINO: without --engine onnxruntime it would be asked.")
+        return _on_cpu("--device intel-gpu needs OpenVINO, and --engine onnxruntime was given", name, precision)
     has_gpu, missing = _asked_openvino(lambda core: any(one.startswith("GPU") for one in core.available_devices))
     if missing:
-        return Engine(said=missing)
+        return Engine(said=f"--device intel-gpu needs OpenVINO. {missing}")
     if not has_gpu:
-        return Engine(said="OpenVINO sees no Intel GPU here (or its driver is missing), so the CPU runs the networks.")
+        return _on_cpu("OpenVINO sees no Intel GPU here, or its driver is missing", name, precision)
     return Engine(OPENVINO, precision, gpu=INTEL_GPU)
+
+
+def _on_cpu(why: str, name: str, precision: str) -> Engine:
+    """What else was asked for still holds."""
+    engine = choose_engine(name, precision, "cpu")
+    return replace(engine, said=f"{why}, so the CPU runs the networks. {engine.said}".rstrip())
 
 
 def _asked_openvino(question: Callable[[Any], bool]) -> tuple[bool, str]:
@@ -111,7 +117,7 @@ def _has_cuda() -> bool:
 
 
 def _has_directml() -> bool:
-    """Without loading onnxruntime: a run with nothing new does without it."""
+    """Without loading onnxruntime, which most runs with nothing new do without."""
     if sys.platform != "win32":
         return False
     try:

@@ -23,6 +23,7 @@ from utils.defaults import ENGINE_CACHE
 from utils.files import sha256_of
 
 _HINTS = {"CPU": {"exact": "f32", "fast": "bf16"}, "GPU": {"exact": "f32", "fast": "f16"}}
+_WITHOUT = {"CPU": "--engine onnxruntime", "GPU": "--device cpu"}
 _WORDS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
@@ -101,7 +102,7 @@ def _compiled(core: Any, path: Path, where: str, wanted: dict[str, Any], cache: 
         return core.compile_model(str(path), where, wanted)
     except RuntimeError as error:  # OpenVINO has many ways to say it, on several lines
         raise OpenVinoError(
-            f"OpenVINO cannot run {path} ({last_line(error)}). --engine onnxruntime does without it; "
+            f"OpenVINO cannot run {path} ({last_line(error)}). {_WITHOUT[where]} does without it; "
             "if that fails as well, the file is damaged: fetch it again."
         ) from error
 

@@ -11,15 +11,14 @@ from typing import Any
 from utils.console import UserError
 
 CUDA, DIRECTML, COREML = "CUDAExecutionProvider", "DmlExecutionProvider", "CoreMLExecutionProvider"
-# CoreML is in every onnxruntime for macOS, so its presence says nothing of what somebody wants; DirectML's has a
-# distribution of its own, which nobody has by chance.
-_TAKEN = {"auto": (CUDA, DIRECTML), "cuda": (CUDA,), "directml": (DIRECTML,), "coreml": (COREML,)}
+# DirectML and CoreML run only where they were chosen (mirror.detectors.engines): what they measure is kept apart.
+_TAKEN = {"auto": CUDA, "cuda": CUDA, "directml": DIRECTML, "coreml": COREML}
 
 
 def wanted_providers(device: str, available: list[str]) -> list[str]:
     """Execution providers for `device`, a value of `--device`, best first."""
-    taken = [name for name in _TAKEN.get(device, ()) if name in available]
-    return [*taken[:1], "CPUExecutionProvider"]
+    taken = _TAKEN.get(device)
+    return [taken, "CPUExecutionProvider"] if taken in available else ["CPUExecutionProvider"]
 
 
 def session_options(device: str) -> tuple[list[str], Any]:
@@ -62,15 +61,18 @@ def safe_for_threads(session: Any) -> Any:
 
 
 def open_session(path: Path, data: bytes, device: str) -> Any:
-    """A session of the file `path`, whose bytes are `data`; it runs nothing that a file names. Raises UserError."""
+    """A session of the file `path`, whose bytes are `data`, on CUDA or the CPU. Raises UserError.
+
+    It runs nothing that a file names.
+    """
     try:
         import onnxruntime
     except ImportError as error:
         how = "python -m pip install -r requirements/analysis.txt"
         raise UserError(f"{path} needs onnxruntime, which is not installed: {how}") from error
-    providers, options = session_options(device)
+    providers, options = session_options(device if device in ("auto", "cuda") else "cpu")
     try:
-        return safe_for_threads(onnxruntime.InferenceSession(data, options, providers=providers))
+        return onnxruntime.InferenceSession(data, options, providers=providers)
     except Exception as error:  # onnx, protobuf and onnxruntime each have their own way to refuse a damaged file
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} cannot be loaded as ONNX ({reason}). If it is damaged, fetch it again.") from error

@@ -7,9 +7,11 @@ from as many threads as there are cores, each network then runs on its caller's 
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mirror.detectors.engines import DEFAULT, EXACT, OPENVINO, Engine
+from mirror.detectors.engines import DEFAULT, EXACT, GPU_NAMES, OPENVINO, Engine
 from mirror.detectors.openvino_session import OpenVinoError, OpenVinoSession
 from mirror.detectors.providers import safe_for_threads, session_options
 from mirror.faces.finding import DETECTION_THRESHOLD, FaceFinder, Faces
@@ -101,6 +103,7 @@ class FaceEngine:
         self.detection_size = detection_size
         self._smallest_face = smallest_face
         self._models = _load_models(pack_folder, device, meanwhile or (lambda: None), engine)
+        _demand(engine, [model.session for model in self._models.values()])
         try:
             self._finder = FaceFinder(self._models[DETECTION], detection_size, _example())
         except Exception as error:  # onnxruntime says in many ways that a network does not run
@@ -234,17 +237,22 @@ def _load_models(pack_folder: Path, device: str, meanwhile: Callable[[], object]
     warnings.filterwarnings("ignore", category=FutureWarning, module="insightface")
     # OpenCV's own threads would fight with the callers, too: each picture stays on its caller's thread
     cv2.setNumThreads(1)
-    providers, options = session_options(device)
-    # one thread for each network call: callers run one call a core, which beats many threads in one call
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    with ThreadPoolExecutor(1) as beside:
+
+    def how() -> dict:
+        """For each file anew: CoreML changes the options of a session."""
+        providers, options = session_options(engine.gpu or device)
+        # one thread for each network call: callers run one call a core, which beats many threads in one call
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        # one detector session for all shapes of pictures: one each, which is InsightFace's default, would take memory
+        return {"providers": providers, "sess_options": options, "static_shape_sessions": False}
+
+    # onnxruntime prints to stdout that a GPU does not start, where only results belong
+    with ThreadPoolExecutor(1) as beside, redirect_stdout(sys.stderr):
         import insightface.app  # noqa: F401 - whole, before another thread imports what it shares with it
 
         waiting = beside.submit(meanwhile)
-        # one detector session for all shapes of pictures: one each, which is InsightFace's default, would take memory
-        how = {"providers": providers, "sess_options": options, "static_shape_sessions": False}
-        models = _models_by_task(pack_folder, engine, **how)
+        models = _models_by_task(pack_folder, engine, how)
         waiting.result()
     if DETECTION not in models:
         raise UserError(f"{pack_folder} holds no face detector: it is no model pack.")
@@ -255,8 +263,23 @@ def _load_models(pack_folder: Path, device: str, meanwhile: Callable[[], object]
     return models
 
 
-def _models_by_task(folder: Path, engine: Engine, **options: object) -> dict:
-    """The needed models of a pack. Raises UserError naming a file that cannot be loaded.
+def _demand(engine: Engine, sessions: list[Any]) -> None:
+    """Raises UserError where the chosen GPU does not run all networks: what it measured is kept under its name."""
+    if not engine.gpu:
+        return
+    elsewhere = {session.get_providers()[0] for session in sessions} & {"CPUExecutionProvider"}
+    if elsewhere:
+        raise UserError(
+            f"{GPU_NAMES[engine.gpu]} does not start here, so nothing was measured: update the graphics driver, "
+            "or take --device cpu."
+        )
+    for session in sessions:
+        if hasattr(session, "disable_fallback"):
+            session.disable_fallback()  # else onnxruntime goes on with the CPU in silence after an error
+
+
+def _models_by_task(folder: Path, engine: Engine, how: Callable[[], dict]) -> dict:
+    """The needed models of a pack, with options of `how`. Raises UserError naming a file that cannot be loaded.
 
     Packs with a manifest are read by InsightFace's FaceAnalysis. Plain ones are read file by file, the first of a kind
     wins, which is what FaceAnalysis does as well; but it looks for the files with a pattern, in which [brackets] of a
@@ -270,7 +293,7 @@ def _models_by_task(folder: Path, engine: Engine, **options: object) -> dict:
     def load(path: Path) -> object:
         try:
             model = _with_openvino(path, engine) if engine.name == OPENVINO else None
-            return model or _guarded(get_model(str(path), **options))
+            return model or _guarded(get_model(str(path), **how()))
         except OpenVinoError:
             raise
         except Exception as error:  # onnx, protobuf and onnxruntime each have their own way to refuse a damaged file
@@ -279,12 +302,11 @@ def _models_by_task(folder: Path, engine: Engine, **options: object) -> dict:
 
     if has_model_package_manifest(str(folder)):
         try:
-            models = FaceAnalysis(name=str(folder), allowed_modules=list(needed), **options).models
+            models = FaceAnalysis(name=str(folder), allowed_modules=list(needed), **how()).models
             for model in models.values():
-                if engine.name == OPENVINO and (engine.precision == EXACT or model.taskname != DETECTION):
-                    model.session = _openvino_session(Path(model.model_file), engine)
-                else:
-                    _guarded(model)
+                is_detector = model.taskname == DETECTION
+                session = _openvino_session(Path(model.model_file), engine, is_detector)
+                model.session = session or safe_for_threads(model.session)
             return models
         except OpenVinoError:
             raise
@@ -305,15 +327,21 @@ def _guarded(model: Any) -> Any:
     return model
 
 
-def _openvino_session(path: Path, engine: Engine) -> OpenVinoSession:
-    return OpenVinoSession(path, engine.precision, "GPU" if engine.gpu else "CPU")
+def _openvino_session(path: Path, engine: Engine, is_detector: bool) -> OpenVinoSession | None:
+    """None where onnxruntime runs the file.
+
+    A detector stays exact, as its keypoints are off by pixels in bfloat16: embeddings would differ by cosines of 0.96.
+    On a CPU onnxruntime runs it as fast; a GPU is not left for it.
+    """
+    if engine.name != OPENVINO or (is_detector and engine.precision != EXACT and not engine.gpu):
+        return None
+    return OpenVinoSession(path, EXACT if is_detector else engine.precision, "GPU" if engine.gpu else "CPU")
 
 
 def _with_openvino(path: Path, engine: Engine) -> object | None:
     """InsightFace's object for a file, told apart as its own router does, with a session of OpenVINO.
 
-    None: it is no network that is needed, or a detector with `precision` fast, whose keypoints are off by pixels in
-    bfloat16: embeddings would differ by cosines of 0.96. It stays exact.
+    None: it is no network that is needed, or onnxruntime runs it.
     """
     from insightface.model_zoo import SCRFD
     from insightface.model_zoo.arcface_onnx import ArcFaceONNX
@@ -324,13 +352,12 @@ def _with_openvino(path: Path, engine: Engine) -> object | None:
     if inputs != 1:
         return None  # a face swapper, say
     if outputs >= 5:
-        if engine.precision != EXACT:
-            return None
-        return SCRFD(str(path), _openvino_session(path, engine), static_shape_sessions=False)
+        session = _openvino_session(path, engine, is_detector=True)
+        return None if session is None else SCRFD(str(path), session, static_shape_sessions=False)
     if high != wide or high < 96 or high % 16:
         return None
     kind = {192: Landmark, 96: Attribute}.get(high, ArcFaceONNX)
-    return kind(str(path), _openvino_session(path, engine))
+    return kind(str(path), _openvino_session(path, engine, is_detector=False))
 
 
 def _facts_of(path: Path) -> tuple[int, int, int, int]:

@@ -14,6 +14,7 @@ import numpy as np
 from mirror.contracts.generation import Origin
 from mirror.contracts.summary import PackInfo, group_label
 from mirror.detectors.engines import DEFAULT, Engine
+from mirror.detectors.providers import CUDA
 from mirror.faces.cache import FaceCache
 from mirror.faces.engine import AGE, POSE, FaceEngine, FaceMeasurement, settings_key
 from mirror.faces.looking import look_at
@@ -24,7 +25,6 @@ from utils.files import Status
 from utils.images import check_size, preview, thumbnail
 from utils.progress import GroupProgress
 
-CUDA = "CUDAExecutionProvider"
 _AGAIN = "\N{ANTICLOCKWISE DOWNWARDS AND UPWARDS OPEN CIRCLE ARROWS}"  # as documented
 GPU_ADVICE = "docs/troubleshooting.md says how onnxruntime gets a GPU."
 

@@ -273,6 +273,7 @@ def scan_report(
             "max_megapixels": args.max_megapixels,
             "engine": measurer.runs_on.name,
             "precision": measurer.runs_on.precision,
+            "gpu": measurer.runs_on.gpu or None,
         },
         versions=versions_of("facevault", insightface=version("insightface"), opencv=cv2.__version__),
         measured_now=sum(row.measured_now for row in rows),

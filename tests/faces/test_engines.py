@@ -15,9 +15,10 @@ from conftest import ROOT, run_script
 
 from mirror.detectors import engines, openvino_session
 from mirror.detectors.engines import DEFAULT, EXACT, FAST, ONNXRUNTIME, OPENVINO, Engine, choose_engine
-from mirror.detectors.providers import safe_for_threads, wanted_providers
+from mirror.detectors.providers import safe_for_threads, session_options, wanted_providers
 from mirror.faces.engine import FaceEngine, FaceMeasurement, settings_key
 from mirror.faces.finding import FaceFinder
+from utils.console import UserError
 from utils.decoding import decode
 from utils.images import read_file
 
@@ -140,7 +141,7 @@ CPU_ALONE = ["AzureExecutionProvider", "CPUExecutionProvider"]
         ("auto", CPU_ALONE, "CPUExecutionProvider"),
         ("auto", ["CUDAExecutionProvider", *CPU_ALONE], "CUDAExecutionProvider"),
         ("cpu", ["CUDAExecutionProvider", *CPU_ALONE], "CPUExecutionProvider"),
-        ("auto", ["DmlExecutionProvider", *CPU_ALONE], "DmlExecutionProvider"),
+        ("auto", ["DmlExecutionProvider", *CPU_ALONE], "CPUExecutionProvider"),
         ("directml", ["DmlExecutionProvider", *CPU_ALONE], "DmlExecutionProvider"),
         ("cuda", ["DmlExecutionProvider", *CPU_ALONE], "CPUExecutionProvider"),
         ("auto", ["CoreMLExecutionProvider", *CPU_ALONE], "CPUExecutionProvider"),
@@ -158,13 +159,13 @@ def test_other_gpus_are_chosen_where_they_are_and_have_rows_of_their_own(monkeyp
 
     keys = {DEFAULT.key}
     for device, name in (("directml", "DmlExecutionProvider"), ("coreml", "CoreMLExecutionProvider")):
-        assert (
-            "the CPU runs the networks" in choose_engine(device=device).said and choose_engine(device=device).gpu == ""
-        )
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: CPU_ALONE)
+        missing = choose_engine(device=device)
+        assert "so the CPU runs the networks." in missing.said and missing.key == ""
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda name=name: [name, *CPU_ALONE])
         chosen = choose_engine(device=device)
         assert (chosen.name, chosen.gpu, chosen.said) == (ONNXRUNTIME, device, "")
-        assert "own precision" in choose_engine(precision=FAST, device=device).said
+        assert "--precision fast are not used" in choose_engine(precision=FAST, device=device).said
         keys.add(chosen.key)
         monkeypatch.undo()
     if engines.find_spec(OPENVINO) is not None:
@@ -174,9 +175,27 @@ def test_other_gpus_are_chosen_where_they_are_and_have_rows_of_their_own(monkeyp
             assert (chosen.name, chosen.gpu) == (OPENVINO, "intel-gpu")
             keys |= {chosen.key, Engine(OPENVINO, precision).key}
         monkeypatch.setattr(openvino_session, "openvino_core", lambda: MachineOf("CPU"))
-        assert "sees no Intel GPU" in choose_engine(device="intel-gpu").said
+        missing = choose_engine(OPENVINO, EXACT, "intel-gpu")
+        assert "sees no Intel GPU" in missing.said and (missing.name, missing.gpu) == (OPENVINO, ""), "as asked"
         assert len(keys) == 7
     assert "--device intel-gpu needs OpenVINO" in choose_engine(ONNXRUNTIME, EXACT, "intel-gpu").said
+
+
+def test_auto_takes_directml_where_somebody_installed_it(monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["DmlExecutionProvider", *CPU_ALONE])
+    assert choose_engine().gpu == ""
+    monkeypatch.setattr(engines, "_has_directml", lambda: True)
+    assert choose_engine().gpu == "directml" and choose_engine(device="cpu").gpu == ""
+    assert session_options("auto")[0] == ["CPUExecutionProvider"], "but only under its name"
+    providers, options = session_options("directml")
+    assert providers[0] == "DmlExecutionProvider" and not options.enable_mem_pattern
+
+
+def test_a_gpu_that_does_not_start_ends_the_run_before_anything_is_kept_under_its_name(mini_pack):
+    with pytest.raises(UserError, match="DirectML does not start here, so nothing was measured"):
+        FaceEngine(mini_pack, engine=Engine(gpu="directml"))
 
 
 def test_a_session_of_directml_runs_one_call_at_a_time():
@@ -203,6 +222,8 @@ def test_a_session_of_directml_runs_one_call_at_a_time():
 def test_a_gpu_that_is_not_here_is_one_sentence_and_the_cpu_measures(tmp_path, photos, mini_pack, device):
     if device == "intel-gpu":
         needs_openvino()
+    if choose_engine(device=device).gpu:
+        pytest.skip(f"this machine has {device}")
     for place, name in (("ref", "d1.jpeg"), ("cand/lora", "d3.jpeg")):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / name).write_bytes((photos / name).read_bytes())
