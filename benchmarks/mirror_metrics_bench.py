@@ -280,6 +280,23 @@ def grow(sizes: list[int], pack: Path, photos: Path | None) -> None:
             )
 
 
+def memory(files: int, pack: Path) -> None:
+    """Peak memory with every engine, of so many files; a twentieth of them differ, so that networks do not take hours."""
+    print("\n| engine | files | peak memory |\n|---|---|---|")
+    with tempfile.TemporaryDirectory() as scratch:
+        base = Path(scratch)
+        make_photos(base / "made", max(1, files // 20))
+        made = sorted((base / "made").iterdir())
+        for i in range(files):
+            folder = base / "ref" if i < len(made) else base / "cand" / f"lora{i // len(made)}"
+            folder.mkdir(parents=True, exist_ok=True)
+            os.link(made[i % len(made)], folder / f"{i:05d}.jpg")
+        for place, options in enumerate(((), ("--engine", "openvino"), ("--precision", "fast"))):
+            done = mirror(base, pack, base / f"{place}.sqlite", base / "out", "--device", "cpu", *options)
+            engine = ", ".join(json.loads(done["stdout"])["providers"])
+            print(f"| {engine} | {files} | {done['peak_mb']:.0f} MB |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -289,6 +306,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=250, help="pictures")
     parser.add_argument("--rounds", type=int, default=2, help="turns of all ways")
     parser.add_argument("--grow", type=int, nargs="*", default=[250, 1000, 4000], help="sizes of the growth table")
+    parser.add_argument("--files", type=int, default=0, help="for the memory that each engine takes: 5000, say")
     parser.add_argument(
         "--grow-pack",
         choices=("tiny", "same"),
@@ -317,6 +335,8 @@ def main() -> None:
         if args.grow:
             tiny = args.grow_pack == "tiny"
             grow(args.grow, standin(Path(scratch) / "tiny", "--tiny") if tiny else pack, args.photos)
+        if args.files:
+            memory(args.files, pack)
 
 
 if __name__ == "__main__":
