@@ -281,7 +281,7 @@ def grow(sizes: list[int], pack: Path, photos: Path | None) -> None:
 
 
 def memory(files: int, pack: Path) -> None:
-    """Peak memory with every engine, of so many files; a twentieth of them differ, so that networks do not take hours."""
+    """Peak memory with every engine, of so many files; one in twenty is new, so that networks do not take hours."""
     print("\n| engine | files | peak memory |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch)
