@@ -150,7 +150,7 @@ def analyse(args: argparse.Namespace, dataset: Dataset, types: Mapping[str, GapT
         sensors=sensors.info,
         settings=_settings(args),
         versions=versions_of("gap_analysis", opencv=cv2.__version__, numpy=np.__version__),
-        providers=providers_of(records),
+        providers=providers_of(record.measured_by for record in records),
         synthetic_images=synthetic,
         synthetic_room=room,
         sharpness=_spread([record.sharpness for record in seen]),

@@ -82,6 +82,7 @@ def report_of(
     import cv2
     import numpy as np
 
+    from mirror.contracts.gaps import providers_of
     from mirror.contracts.validation import Outcome, ValidationReport, Verdict
     from mirror.dataset.checks import LIMITS
     from utils.files import readable
@@ -98,7 +99,7 @@ def report_of(
         identity_pack=measured.measurer.identity if measured.measurer else None,
         settings=measured.choice.settings() | LIMITS | {"allow_unverified": ",".join(args.allow_unverified)},
         versions=versions_of("validate_synthetic", opencv=cv2.__version__, numpy=np.__version__),
-        providers=dict(Counter(face.provider for face in measured.faces.values()).most_common()),
+        providers=providers_of(face.provider for face in measured.faces.values()),
         approved=count[Verdict.APPROVED],
         rejected=count[Verdict.REJECTED],
         unverified=count[Verdict.UNVERIFIED],

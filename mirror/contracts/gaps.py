@@ -174,9 +174,7 @@ class ImageRecord(Contract):
     faces: int | None = None
     face_box_xyxy: tuple[float, float, float, float] | None = None  # pixels, the largest face
     det_score: float | None = None
-    measured_by: str | None = (
-        None  # what ran the pack's networks; null without a face, and where a face detector measured
-    )
+    measured_by: str | None = None  # what ran the pack's networks; null without a face, or with a face detector
     second_face_share: float | None = None  # its area by the largest's; null: no second face
     yaw_deg: float | None = None  # > 0: the nose points to the picture's right
     pitch_deg: float | None = None  # > 0: the face looks up
@@ -231,9 +229,9 @@ class GapReport(Contract):
     images: list[ImageRecord] = []
 
 
-def providers_of(images: Iterable[ImageRecord]) -> dict[str, int]:
-    """What ran the pack's networks -> images with a face, most first."""
-    return dict(Counter(one.measured_by for one in images if one.measured_by).most_common())
+def providers_of(measured_by: Iterable[str | None]) -> dict[str, int]:
+    """What ran the pack's networks -> images, most first, from what measured each; None counts nowhere."""
+    return dict(Counter(filter(None, measured_by)).most_common())
 
 
 def read_gaps(path: Path) -> GapReport:

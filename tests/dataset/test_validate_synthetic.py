@@ -186,6 +186,7 @@ def test_numbers_agree(world):
     assert found and float(after.split()[0]) == pytest.approx(mean, abs=0.006)  # one mean is of rounded numbers
     assert report["references"]["faces"] == report["references"]["images"] == 10
     assert report["sensors"]["angle"]["identity"] == report["identity_pack"]
+    assert len(report["providers"]) == 1 and 0 < sum(report["providers"].values()) <= len(report["images"])
     assert all(image["quality"] is None for image in report["images"] if image["file"] in ("black.png", "grey.png"))
     read_contract(world.root / "batch" / "validation_report.json", ValidationReport, "validate_synthetic.py")
 
