@@ -1,4 +1,8 @@
-"""What the demo of the bootstrap loop begins with: rendered photos of a person, a tiny base model, a configuration."""
+"""What the demos of the bootstrap loop begin with: rendered photos of a person, a base model, a configuration.
+
+Four kinds: the loop with the demo's diffusion model, in which nothing is simulated; its control, which trains as many
+steps on the real photos alone; and two with a simulated generator, for stop rules: one that learns, one that never does.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,15 @@ from utils.defaults import DEMO_EXPRESSION, DEMO_PACK, MODELS_FOLDER
 from utils.files import write_text_atomic
 from utils.progress import GroupProgress
 
+LOOP, CONTROL, SIMULATED, BASELINE = "loop", "control", "simulated", "baseline"
+KINDS = (LOOP, CONTROL, SIMULATED, BASELINE)
+DIFFUSION = MODELS_FOLDER / "demo" / "diffusion"
+
 # A dataset as people have it: most photos from the front, few turned, hardly a profile.
 FRONT, TURNED, PROFILE = 31, 3, 2
 SEED = 3
 _FIRST, *_BETWEEN, _LAST = BIN_LIMITS_DEG
-GOALS = {  # the simulated generator turns heads and no more, so light and expressions have no goals
+GOALS = {  # both generators are asked to turn heads and no more, so light and expressions have no goals
     "face_angle": {  # so many profiles that the gap is open in every iteration: a loop must end by what its LoRAs gain
         _FIRST: {"goal": 30, "trigger": 20},
         **{name: {"goal": 30 // len(_BETWEEN), "trigger": 25 // len(_BETWEEN)} for name in _BETWEEN},
@@ -30,19 +38,32 @@ GOALS = {  # the simulated generator turns heads and no more, so light and expre
     "lighting": {"low_key": None, "high_key": None},
     "expression": {"neutral": None, "smile": None},
 }
-# A few real steps: the tiny model learns nothing that anybody could see, whatever it is trained for.
+# The tiny SDXL of the simulated demos gets a few real steps: it learns nothing that anybody could see.
 TRAINING = "--repeats 1 --batch 4 --resolution 64 --rank 4 --device cpu --no-gradient-checkpointing"
+
+# How the demo's diffusion model is taught a person and asked for images, see benchmarks/demo_diffusion_bench.py.
+TRAINING_STEPS = 180
+LEARNING = (
+    "--repeats 1 --batch 4 --resolution 96 --rank 16 --alpha 16 --learning-rate 1e-3 --min-snr-gamma 0 "
+    "--noise-offset 0 --device cpu --no-gradient-checkpointing"
+)
+SAMPLING_STEPS, GUIDANCE = 16, 3.0
 STAMP = "bootstrap_world.json"  # written last: the world is whole
 BEGUN = "bootstrap_world.begun"  # written first: what lies beside it is ours, and may be made anew
 
 
-def prepare(folder: Path, baseline: bool) -> Path:
-    """The configuration of a loop in `folder`, with everything it needs; what is there already stays. UserError."""
+def prepare(folder: Path, kind: str) -> Path:
+    """The configuration of a loop in `folder`, with everything it needs; what is there already stays.
+
+    `kind` is one of KINDS. Raises UserError.
+    """
     from mirror.faces.packs import demo_pack, missing_demo_pack
 
     if demo_pack() is None:
         raise UserError(missing_demo_pack())
-    stamp, facts = folder / STAMP, {"seed": SEED, "photos": [FRONT, TURNED, PROFILE], "baseline": baseline}
+    if kind in (LOOP, CONTROL) and not (DIFFUSION / "model_index.json").is_file():
+        raise UserError(f"The demo's diffusion model is missing: {DIFFUSION} belongs to the project; clone it again.")
+    stamp, facts = folder / STAMP, {"seed": SEED, "photos": [FRONT, TURNED, PROFILE], "kind": kind}
     begun = folder / BEGUN
     if stamp.is_file() and _facts_in(stamp) != facts:
         raise UserError(f"{folder} holds another demo of the loop; choose another folder, or delete it.")
@@ -51,14 +72,18 @@ def prepare(folder: Path, baseline: bool) -> Path:
     if not stamp.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         write_text_atomic(begun, "")
-        say(f"Preparing the demo in {folder}: {FRONT + TURNED + PROFILE} rendered photos and a tiny SDXL.")
-        render_photos(folder / "photos")
-        tiny_sdxl(folder / "tiny_sdxl")
+        say(f"Preparing the demo in {folder}: {FRONT + TURNED + PROFILE} rendered photos.")
+        if kind in (LOOP, CONTROL):
+            render_small_photos(folder / "photos")
+        else:
+            render_photos(folder / "photos")
+            tiny_sdxl(folder / "tiny_sdxl")
         write_text_atomic(folder / "goals.json", json.dumps(GOALS))
-        write_text_atomic(folder / "config.json", json.dumps(configuration(folder, baseline), indent=2))
+        write_text_atomic(folder / "config.json", json.dumps(configuration(folder, kind), indent=2))
         write_text_atomic(stamp, json.dumps(facts))
     begun.unlink(missing_ok=True)
-    say(f"Note: the generator of this demo is {SAID}.")
+    if kind in (SIMULATED, BASELINE):
+        say(f"Note: the generator of this demo is {SAID}.")
     return folder / "config.json"
 
 
@@ -86,27 +111,55 @@ def render_photos(folder: Path) -> None:
             progress.step(task)
 
 
-def configuration(folder: Path, baseline: bool) -> dict:
-    """Real gap analysis, validation, merge, training and measuring; the generator alone is simulated."""
-    generator = ["{python}", "-m", "demo.simulated_generator", "--gaps", "{gaps}", "--prompts", "{prompts}"]
-    generator += ["--dataset", "{dataset}", "--lora", "{lora}", "--output", "{output}", "--trigger", "{trigger}"]
-    generator += ["--seed", "{seed}", "--num-per-gap", "{num_per_gap}"]
-    generator += ["--never-improves"] if baseline else []  # the only thing in which the baseline differs
-    return {
+def render_small_photos(folder: Path) -> None:
+    """Photos of the same person as the diffusion model draws them, with captions."""
+    from demo.diffusion.photos import usual_yaws, write_photos
+
+    random = np.random.default_rng(SEED)
+    write_photos(folder, people()[0], usual_yaws(FRONT, TURNED, PROFILE, random), random)
+
+
+def configuration(folder: Path, kind: str) -> dict:
+    """Real gap analysis, validation, merge, training and measuring; of some kinds the generator is simulated."""
+    is_simulated = kind in (SIMULATED, BASELINE)
+    made = {
         "person_name": "demo",
         "person_trigger": "ohwx person",
-        "base_model": str((folder / "tiny_sdxl").resolve()),
+        "base_model": str((folder / "tiny_sdxl" if is_simulated else DIFFUSION).resolve()),
         "dataset_dir": str((folder / "photos").resolve()),
         "models_dir": str(MODELS_FOLDER.resolve()),
         "output_dir": str((folder / "output").resolve()),
         "lora_output_dir": str((folder / "loras").resolve()),
-        "max_iterations": 5,
+        "max_iterations": 5 if is_simulated else 2,
         "max_synthetic_share": 0.5,
         "pack": DEMO_PACK,
         # of rendered heads, as the pack is; one for photos that lies in the models folder would see little in them
         "expression_model": str(DEMO_EXPRESSION.resolve()) if DEMO_EXPRESSION.is_file() else None,
         "gap_analysis": {"goals": str((folder / "goals.json").resolve())},
-        "generation": {"num_per_gap": 7, "command": generator},
         "metrics": {"samples": 30},
+    }
+    return made | (_with_simulation(kind) if is_simulated else _with_diffusion(kind))
+
+
+def _with_simulation(kind: str) -> dict:
+    generator = ["{python}", "-m", "demo.simulated_generator", "--gaps", "{gaps}", "--prompts", "{prompts}"]
+    generator += ["--dataset", "{dataset}", "--lora", "{lora}", "--output", "{output}", "--trigger", "{trigger}"]
+    generator += ["--seed", "{seed}", "--num-per-gap", "{num_per_gap}"]
+    generator += ["--never-improves"] if kind == BASELINE else []  # the only thing in which the baseline differs
+    return {
+        "generation": {"num_per_gap": 7, "command": generator},
         "training": {"epochs": 1, "options": TRAINING.split()},
+    }
+
+
+def _with_diffusion(kind: str) -> dict:
+    return {
+        "real_photos_only": kind == CONTROL,  # the only thing in which the control differs
+        "generation": {
+            "num_per_gap": 12,
+            "num_inference_steps": SAMPLING_STEPS,
+            "guidance_scale": GUIDANCE,
+            "options": ["--device", "cpu", "--batch", "6"],
+        },
+        "training": {"preset": "sd15", "steps": TRAINING_STEPS, "options": LEARNING.split()},
     }

@@ -275,8 +275,10 @@ def encode_images(
     for image in images:
         pixels = torch.from_numpy(pixels_of(image, max_megapixels)).permute(2, 0, 1)[None]
         with torch.inference_mode():
-            posterior = vae.encode(pixels.to(device, torch.float32) / 127.5 - 1).latent_dist
-            latents = (posterior.mode() * vae.config.scaling_factor)[0].cpu().clone()
+            encoded = vae.encode(pixels.to(device, torch.float32) / 127.5 - 1)
+            # AutoencoderTiny says latents at once, AutoencoderKL a distribution
+            made = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+            latents = (made * vae.config.scaling_factor)[0].cpu().clone()
         prompt = prompts[image.caption]
         examples.append(
             Example(latents, prompt, _time_ids(image) if prompt.pooled is not None else None, image.placement.bucket_wh)

@@ -1,0 +1,55 @@
+"""Captions of the training's pictures as token ids, with people's names in them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from demo.diffusion.networks import name_of
+from demo.diffusion.pictures import Pictures, traits
+from demo.diffusion.words import NAME, RARE, TOKENS, caption_of
+from demo.scene import Scene
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+NAMED = 0.6  # share of captions that name the person
+UNSAID = 0.1  # share without a caption, for classifier-free guidance (Ho and Salimans 2022)
+
+
+class Captions:
+    """A new caption of a picture each time; a mirrored picture has the other side's words."""
+
+    def __init__(self, seen: Pictures, tokenizer: CLIPTokenizer, random: np.random.Generator) -> None:
+        self.scenes, self.tokenizer, self.random = seen.scenes, tokenizer, random
+        self.traits = torch.from_numpy(np.stack([traits(scene.who) for scene in seen.scenes]))
+        self._placeholder = tokenizer.convert_tokens_to_ids(f"{RARE[0]}</w>")
+        self._tokens: dict[str, list[int]] = {}
+
+    def of(self, chosen: np.ndarray, mirrored: np.ndarray, unsaid: float = UNSAID) -> tuple[Tensor, Tensor]:
+        """(token ids (B, TOKENS), traits (B, T)) of pictures; names count the rows of the traits."""
+        ids = []
+        for row, (index, turned) in enumerate(zip(chosen, mirrored, strict=True)):
+            named = self.random.random() < NAMED
+            text = caption_of(seen_in_mirror(self.scenes[index]) if turned else self.scenes[index], self.random, named)
+            ids.append(self._ids("" if self.random.random() < unsaid else text, row))
+        return torch.tensor(ids), self.traits[torch.from_numpy(chosen)]
+
+    def _ids(self, text: str, row: int) -> list[int]:
+        named = NAME in text
+        plain = text.replace(NAME, RARE[0])
+        if plain not in self._tokens:
+            self._tokens[plain] = self.tokenizer(
+                plain, padding="max_length", max_length=TOKENS, truncation=True
+            ).input_ids
+        ids = self._tokens[plain]
+        return [name_of(row) if named and one == self._placeholder else one for one in ids]
+
+
+def seen_in_mirror(scene: Scene) -> Scene:
+    """What matters for words: which way the nose points."""
+    return replace(scene, yaw_deg=-scene.yaw_deg)

@@ -1,0 +1,43 @@
+"""Photos of a person as the diffusion model would be shown them: rendered as its own pictures were, with captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from demo.diffusion.pictures import RENDERED, draw_picture, shrunk
+from demo.diffusion.words import COMPOSED_FILLS, NAME, caption_of
+from demo.identity import Identity
+from demo.parallel import render_all
+from demo.simulated_generator import write_png
+
+TRIGGER = "ohwx person"
+_NEAR = (min(low for low, _ in COMPOSED_FILLS.values()), max(high for _, high in COMPOSED_FILLS.values()))
+
+
+def write_photos(
+    folder: Path, who: Identity, yaws_deg: Sequence[float], random: np.random.Generator, workers: int | None = None
+) -> list[Path]:
+    """A picture for each yaw, with its true angle inside and a caption beside it that begins with TRIGGER's words."""
+    scenes = [
+        draw_picture(who, random, yaw_deg=float(yaw), fill=float(random.uniform(*_NEAR)), eyes_closed=False)
+        for yaw in yaws_deg
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index, (scene, picture) in enumerate(zip(scenes, render_all(scenes, RENDERED, workers, 1.0), strict=True)):
+        path = folder / f"photo_{index:02d}.png"
+        write_png(path, shrunk(picture.image), scene.yaw_deg)
+        caption = caption_of(scene, random, named=True).replace(NAME, TRIGGER.split()[0])
+        path.with_suffix(".txt").write_text(caption, encoding="utf-8")
+        paths.append(path)
+    return paths
+
+
+def usual_yaws(front: int, turned: int, profile: int, random: np.random.Generator) -> np.ndarray:
+    """Degrees, either side: so many from the front, turned, and in profile."""
+    sides = random.choice([-1, 1], turned + profile)
+    turns = np.concatenate([random.uniform(30, 45, turned), random.uniform(62, 75, profile)])
+    return np.concatenate([random.uniform(-15, 15, front), sides * turns])

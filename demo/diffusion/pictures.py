@@ -1,0 +1,123 @@
+"""What the diffusion model learns from: rendered heads that fill the frame, each with what is true of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from demo.diffusion.words import COMPOSED_FILLS, SIZE_FILLS
+from demo.identity import BEARDS, HAIR_STYLES, NAMES, Identity
+from demo.parallel import render_all
+from demo.scene import LIGHTS, Scene, draw_scene
+from demo.training_data import draw_people, generator
+from utils.progress import GroupProgress
+
+PIXELS, RENDERED = 96, 192  # rendered at twice the size and scaled down: drawn directly, edges would be jagged
+SOFTNESS_PX = 0.6
+EXPRESSIONS = {  # how often each is shown
+    "neutral": 0.42,
+    "smile": 0.22,
+    "serious": 0.09,
+    "laughing": 0.11,
+    "surprised": 0.06,
+    "angry": 0.05,
+    "sad": 0.05,
+}
+EVERYDAY_LIGHTS = ("studio", "window", "daylight", "overcast", "lamp")
+_CHOICES = ("hair_style", "beard", "moles")
+
+
+def draw_yaw(random: np.random.Generator) -> float:
+    """Degrees. Mostly what the words for angles ask for, some between."""
+    side = random.choice([-1, 1])
+    kind = random.choice(4, p=[0.40, 0.28, 0.24, 0.08])
+    if kind == 0:
+        return float(np.clip(random.normal(0, 8), -17, 17))
+    return float(side * random.uniform(*((31, 48), (62, 80), (0, 82))[kind - 1]))
+
+
+def draw_picture(who: Identity, random: np.random.Generator, **fixed: object) -> Scene:
+    """A scene for training; `fixed` overrides what is drawn."""
+    size = random.choice(["composed", "close_up", "medium", "full"], p=[0.78, 0.15, 0.05, 0.02])
+    fills = SIZE_FILLS.get(str(size)) or list(COMPOSED_FILLS.values())[random.integers(len(COMPOSED_FILLS))]
+    fill = float(random.uniform(*fills))
+    mood = str(random.choice(["everyday", "low_key", "high_key"], p=[0.88, 0.06, 0.06]))
+    light = LIGHTS[mood if mood in LIGHTS else str(random.choice(EVERYDAY_LIGHTS))]
+    light = replace(light, azimuth_deg=light.azimuth_deg * float(random.choice([-1, 1])) + float(random.normal(0, 6)))
+    height = float(np.clip(0.10 + 0.74 * fill, 0.10, 0.5))
+    drawn: dict[str, object] = {
+        "yaw_deg": draw_yaw(random),
+        "pitch_deg": float(np.clip(random.normal(0, 4), -10, 10)),
+        "roll_deg": float(np.clip(random.normal(0, 3), -8, 8)),
+        "expression": str(random.choice(list(EXPRESSIONS), p=list(EXPRESSIONS.values()))),
+        "strength": 1.0,
+        "eyes_closed": bool(random.random() < 0.02),
+        "gaze_deg": (0.0, 0.0),
+        "light": light,
+        "fill": fill,
+        "place": (0.5 + float(random.normal(0, 0.015)), height + float(random.normal(0, 0.015))),
+        "lens_mm": 85.0,
+        "background": str(random.choice(["studio", "indoor", "outdoor"], p=[0.5, 0.25, 0.25])),
+        "grain": 0.0,
+    }
+    drawn.update(fixed)
+    return draw_scene(who, random, **drawn)
+
+
+def shrunk(image: np.ndarray, side: int = PIXELS) -> np.ndarray:
+    """(H, W, 3) uint8 scaled to a square of `side`, a little softer than it could be.
+
+    What is as fine as a pixel costs a small VAE most and tells nobody who is seen.
+    """
+    return cv2.GaussianBlur(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA), (0, 0), SOFTNESS_PX)
+
+
+def traits(who: Identity) -> np.ndarray:
+    """(T,) float32 within -1 to 1: who a person is, as the network that names people gets it."""
+    values = dict(zip(NAMES, who.vector(), strict=True))
+    measured = [2 * values[name] - 1 for name in NAMES if name not in _CHOICES]
+    hair = [float(who.hair == style) for style in HAIR_STYLES]
+    beard = [float(who.facial_hair == style) for style in BEARDS]
+    return np.array(measured + hair + beard, np.float32)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """`images` (N, 96, 96, 3) uint8 BGR, their scenes, and where the face lies: (N, 4) pixels, NaN for none."""
+
+    images: np.ndarray
+    scenes: list[Scene]
+    boxes: np.ndarray
+
+
+def pictures(seed: int, people: int, each: int, scratch: Path, workers: int | None = None) -> Pictures:
+    """`each` pictures of so many people, from the scratch folder, or rendered and kept there."""
+    random = generator(seed, "diffusion")
+    scenes = [draw_picture(who, random) for who in draw_people(seed, people) for _ in range(each)]
+    base = scratch / f"diffusion-{seed}-{people}-{each}"
+    images_file, boxes_file = base.with_suffix(".npy"), base.with_suffix(".json")
+    if not boxes_file.exists():
+        scratch.mkdir(parents=True, exist_ok=True)
+        images = np.lib.format.open_memmap(images_file, "w+", np.uint8, (len(scenes), PIXELS, PIXELS, 3))
+        boxes = _render_into(images, scenes, workers)
+        images.flush()
+        boxes_file.write_text(json.dumps(boxes), encoding="utf-8")
+    boxes = np.array(json.loads(boxes_file.read_text(encoding="utf-8")), np.float32)
+    return Pictures(np.load(images_file, mmap_mode="r"), scenes, boxes)
+
+
+def _render_into(images: np.ndarray, scenes: Sequence[Scene], workers: int | None) -> list[list[float]]:
+    boxes = []
+    with GroupProgress() as progress:
+        task = progress.add("Rendering heads", len(scenes))
+        for place, picture in enumerate(render_all(scenes, RENDERED, workers, samples=1.0)):
+            images[place] = shrunk(picture.image)
+            box = picture.truth.face_box_xyxy
+            boxes.append([float("nan")] * 4 if box is None else [v * PIXELS / RENDERED for v in box])
+            progress.step(task)
+    return boxes

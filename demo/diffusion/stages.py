@@ -1,0 +1,130 @@
+"""The stages of a training, each of which can be stopped at any time and goes on from what it kept."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.console import say
+from utils.files import write_bytes_atomic
+
+_REPORT_S, _KEEP_S = 30.0, 120.0
+_WARM_UP_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long a stage lasts, and where its file lies. Minutes are those that were worked, over all starts."""
+
+    file: Path
+    minutes: float
+    rate: float  # the highest learning rate
+    falls_over: float = 0.3  # the last share of the minutes, in which the rate falls to nothing
+    decay: float = 0.0  # of the weights
+    averaged: float = 0.0  # how much of the running mean of the weights stays at each step; 0 keeps none
+
+
+class Stage:
+    """A training of some networks: steps, learning rate, running mean of the weights, and the file to go on from."""
+
+    def __init__(self, course: Course, networks: dict[str, nn.Module]) -> None:
+        self.course, self.networks = course, networks
+        weights = [one for network in networks.values() for one in network.parameters() if one.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            weights, lr=course.rate, weight_decay=course.decay, betas=(0.9, 0.99), fused=True
+        )
+        self.weights = weights
+        self.steps, self.seconds = 0, 0.0
+        self.means = [one.detach().clone() for one in weights] if course.averaged else []
+        if course.file.exists():
+            self._take_up()
+
+    def run(self, loss_of_batch: Callable[[], dict[str, Tensor]]) -> None:
+        """Until the minutes are over. `loss_of_batch` gives named losses, of which the first is what is trained on."""
+        seen: dict[str, list[float]] = {}
+        began = last = reported = kept = time.monotonic()
+        while (share := self.seconds / (60 * self.course.minutes)) < 1:
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.course.rate * self._rate(share)
+            losses = loss_of_batch()
+            next(iter(losses.values())).backward()
+            nn.utils.clip_grad_norm_(self.weights, 1.0)
+            self.optimiser.step()
+            self.optimiser.zero_grad()
+            self.steps += 1
+            self._average()
+            for name, loss in losses.items():
+                seen.setdefault(name, []).append(float(loss.detach()))
+            now = time.monotonic()
+            self.seconds += min(now - last, 10.0)  # a machine that slept did not work
+            last = now
+            if now - reported > _REPORT_S:
+                told = ", ".join(f"{name} {np.mean(values[-200:]):.4f}" for name, values in seen.items())
+                pace = (now - began) / len(next(iter(seen.values())))
+                say(f"  {share:4.0%}  step {self.steps}  {pace:.2f} s a step  {told}")
+                reported = now
+            if now - kept > _KEEP_S:
+                self.keep()
+                kept = now
+        self.keep()
+
+    def _rate(self, share: float) -> float:
+        rising = min(1.0, (self.steps + 1) / _WARM_UP_STEPS)
+        return rising * min(1.0, (1 - share) / max(self.course.falls_over, 1e-6))
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        if self.means:
+            kept = min(self.course.averaged, (1 + self.steps) / (10 + self.steps))
+            torch._foreach_lerp_(self.means, [one.detach() for one in self.weights], 1 - kept)
+
+    def keep(self) -> None:
+        """What is needed to go on, in one file."""
+        state = {
+            "networks": {name: network.state_dict() for name, network in self.networks.items()},
+            "optimiser": self.optimiser.state_dict(),
+            "means": self.means,
+            "steps": self.steps,
+            "seconds": self.seconds,
+        }
+        file = io.BytesIO()
+        torch.save(state, file)
+        write_bytes_atomic(self.course.file, file.getvalue())
+
+    def _take_up(self) -> None:
+        state = torch.load(self.course.file, weights_only=True)
+        for name, network in self.networks.items():
+            network.load_state_dict(state["networks"][name])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.steps, self.seconds = state["steps"], state["seconds"]
+        if self.means:
+            self.means = state["means"] or self.means
+
+
+def load_networks(file: Path, networks: dict[str, nn.Module], means: bool = False) -> None:
+    """Weights as a stage kept them; with `means` the running means of those that it trained."""
+    state = torch.load(file, weights_only=True)
+    for name, network in networks.items():
+        network.load_state_dict(state["networks"][name])
+    if means and state["means"]:
+        weights = [one for network in networks.values() for one in network.parameters() if one.requires_grad]
+        with torch.no_grad():
+            for weight, mean in zip(weights, state["means"], strict=True):
+                weight.copy_(mean)
+
+
+def batches(count: int, size: int, random: np.random.Generator) -> Iterable[np.ndarray]:
+    """Indices of 0 to count - 1, `size` at a time, each once before any comes again; without end."""
+    order = np.empty(0, int)
+    while True:
+        while len(order) < size:
+            order = np.concatenate([order, random.permutation(count)])
+        yield order[:size]
+        order = order[size:]

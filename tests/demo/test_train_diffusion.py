@@ -1,0 +1,117 @@
+"""The training of the demo's diffusion model: words, pictures, stages that go on, and a folder that the scripts use."""
+
+import json
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from demo.diffusion import words
+from demo.diffusion.captions import Captions, seen_in_mirror
+from demo.diffusion.pictures import draw_picture, traits
+from demo.training_data import draw_people, generator
+from mirror.dataset.gaps import GAP_TYPES
+from mirror.generation.prompts import composed
+
+random = np.random.default_rng(1)
+SOMEBODY = draw_people(1, 1)[0]
+
+
+def scene(**fixed):
+    return draw_picture(SOMEBODY, np.random.default_rng(2), **fixed)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return words.write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def test_every_word_of_every_prompt_is_one_token(tokenizer):
+    from random import Random
+
+    known = set(words.vocabulary())
+    assert len(known) > 150 and set(words.RARE) < known
+    for gap in GAP_TYPES.values():
+        for text in (text for target in gap.targets for text in target.prompts):
+            prompt = composed("ohwx person", gap.name, text, Random(text))
+            assert set(words.words_in(prompt)) <= known
+            ids = tokenizer(prompt).input_ids
+            assert len(ids) == len(words.words_in(prompt)) + 2 <= words.TOKENS
+            assert tokenizer.unk_token_id not in ids[1:-1]
+    assert len(tokenizer("gryphon").input_ids) > 3, "other words are spelled"
+
+
+def test_captions_say_what_is_true_of_the_scene():
+    sides = {text: words.side_of(text) for target in GAP_TYPES["face_angle"].targets for text in target.prompts}
+    for yaw in (-70.0, -40.0, 0.0, 10.0, 40.0, 70.0):
+        text = words.angle_text(yaw, random)
+        assert sides[text] == (np.sign(yaw) if abs(yaw) > 20 else 0)
+        assert words.angle_text(seen_in_mirror(scene(yaw_deg=yaw)).yaw_deg, random) in sides
+    assert words.angle_text(55.0, random) is None, "neither word is true between them"
+    texts = [words.caption_of(scene(expression="angry", background="outdoor"), random, False) for _ in range(40)]
+    angry = [text for text in texts if "angry" in text or "furious" in text]
+    assert len(angry) > 20 and not any("smile" in text for text in texts)
+    assert any("in a park" in text for text in texts) and not any("studio" in text for text in texts)
+    named = words.caption_of(scene(), random, True)
+    assert named.startswith(f"photo of {words.NAME} person")
+
+
+def test_mirrored_pictures_get_the_other_sides_words(tokenizer):
+    class Seen:
+        scenes = [scene(yaw_deg=40.0)]  # noqa: RUF012
+
+    captions = Captions(Seen, tokenizer, np.random.default_rng(3))
+    right, left = (tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in ("right", "left"))
+    plain, _ = captions.of(np.zeros(30, int), np.zeros(30, bool), unsaid=0.0)
+    turned, who = captions.of(np.zeros(30, int), np.ones(30, bool), unsaid=0.0)
+    assert (plain == right).any(1).float().mean() > 0.8 and not (plain == left).any()
+    assert (turned == left).any(1).float().mean() > 0.8 and not (turned == right).any()
+    assert who.shape == (30, len(traits(SOMEBODY))) and (plain >= 1 << 20).any(), "some name the person"
+
+
+def test_people_differ_in_their_traits():
+    people = draw_people(5, 12)
+    vectors = np.stack([traits(who) for who in people])
+    assert np.abs(vectors).max() <= 1 and np.isfinite(vectors).all()
+    apart = [np.linalg.norm(a - b) for a, b in pairwise(vectors)]
+    assert min(apart) > 1
+    assert generator(1, "x").random() != generator(1, "y").random()
+
+
+def train(part, scratch, *more, code=0):
+    command = [sys.executable, "-m", "demo.train_diffusion", part, "--scratch", scratch, "--people", "6", "--each", "1"]
+    done = subprocess.run([*map(str, command), *map(str, more)], cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_all_parts_train_go_on_and_become_a_folder_that_the_scripts_use(tmp_path):
+    """A training of seconds draws nothing, but every file is written and read as after one of hours."""
+    import torch
+
+    scratch, model = tmp_path / "scratch", tmp_path / "model"
+    assert "vae.pt is missing: train that part first" in train("unet", scratch, code=2).stderr
+    for part in ("vae", "text", "unet", "decoder"):
+        train(part, scratch, "--minutes", 0.02)
+    first = torch.load(scratch / "unet.pt", weights_only=True)["steps"]
+    train("unet", scratch, "--minutes", 0.05)
+    assert torch.load(scratch / "unet.pt", weights_only=True)["steps"] > first > 0
+    model.mkdir()
+    (model / "LICENSE.txt").write_text("MIT")
+    train("export", scratch, "--output", model)
+    assert (model / "LICENSE.txt").read_text() == "MIT"
+    assert sum(path.stat().st_size for path in model.rglob("*")) < 30e6
+    plan = {"schema_version": 1, "images": [{"name": "one", "prompt": "photo of person, front view", "seed": 1}]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    command = ["generate_synthetic.py", "--base-model", model, "--prompts-file", tmp_path / "plan.json", "--no-lora"]
+    command += ["--output", tmp_path / "out", "--steps", 2, "--device", "cpu"]
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    made = json.loads((tmp_path / "out" / "generation_metadata.json").read_text())
+    assert [image["file"] for image in made["images"]] == ["one.png"]
+    import cv2
+
+    assert cv2.imread(str(tmp_path / "out" / "one.png")).shape == (96, 96, 3)
