@@ -338,8 +338,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="?",
         const=DEMO_FOLDER,
         metavar="DIR",
-        help="the whole loop on rendered heads, with a small diffusion model of its own, offline and in minutes, in DIR "
-        f"(without DIR: {DEMO_FOLDER.name} beside this script)",
+        help="the whole loop on rendered heads, offline and in minutes, with a small diffusion model that draws them, "
+        f"in DIR (without DIR: {DEMO_FOLDER.name} beside this script)",
     )
     kinds = parser.add_mutually_exclusive_group()
     for kind, what in (

@@ -1,7 +1,7 @@
 """What the demos of the bootstrap loop begin with: rendered photos of a person, a base model, a configuration.
 
 Four kinds: the loop with the demo's diffusion model, in which nothing is simulated; its control, which trains as many
-steps on the real photos alone; and two with a simulated generator, for stop rules: one that learns, one that never does.
+steps on the real photos alone; and two with a simulated generator, for stop rules: one learns, the other never does.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from demo.identity import Identity
 from demo.parallel import render_all
 from demo.scene import draw_scene
 from demo.simulated_generator import GRAIN, PIXELS, SAID, people, write_png
@@ -111,12 +112,12 @@ def render_photos(folder: Path) -> None:
             progress.step(task)
 
 
-def render_small_photos(folder: Path) -> None:
-    """Photos of the same person as the diffusion model draws them, with captions."""
+def render_small_photos(folder: Path, who: Identity | None = None, seed: int = SEED) -> None:
+    """Photos of a person as the diffusion model draws them, with captions; without `who` of the demo's person."""
     from demo.diffusion.photos import usual_yaws, write_photos
 
-    random = np.random.default_rng(SEED)
-    write_photos(folder, people()[0], usual_yaws(FRONT, TURNED, PROFILE, random), random)
+    random = np.random.default_rng(seed)
+    write_photos(folder, who or people()[0], usual_yaws(FRONT, TURNED, PROFILE, random), random)
 
 
 def configuration(folder: Path, kind: str) -> dict:

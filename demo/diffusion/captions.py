@@ -13,12 +13,15 @@ from demo.diffusion.networks import name_of
 from demo.diffusion.pictures import Pictures, traits
 from demo.diffusion.words import NAME, RARE, TOKENS, caption_of
 from demo.scene import Scene
+from mirror.generation.prompts import NEGATIVE
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 NAMED = 0.6  # share of captions that name the person
-UNSAID = 0.1  # share without a caption, for classifier-free guidance (Ho and Salimans 2022)
+# Share without a caption, for classifier-free guidance (Ho and Salimans 2022), or with the usual negative prompt, which
+# says nothing about rendered heads either.
+UNSAID = 0.12
 
 
 class Captions:
@@ -36,7 +39,9 @@ class Captions:
         for row, (index, turned) in enumerate(zip(chosen, mirrored, strict=True)):
             named = self.random.random() < NAMED
             text = caption_of(seen_in_mirror(self.scenes[index]) if turned else self.scenes[index], self.random, named)
-            ids.append(self._ids("" if self.random.random() < unsaid else text, row))
+            if self.random.random() < unsaid:
+                text = str(self.random.choice(["", NEGATIVE]))
+            ids.append(self._ids(text, row))
         return torch.tensor(ids), self.traits[torch.from_numpy(chosen)]
 
     def _ids(self, text: str, row: int) -> list[int]:

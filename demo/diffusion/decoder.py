@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from demo.diffusion import vae
-from demo.diffusion.networks import LATENTS, new_vae
+from demo.diffusion.networks import new_vae
 from demo.diffusion.pictures import PIXELS, Pictures
 from demo.diffusion.stages import Course, Stage, batches, load_networks
 
-BATCH, RATE, JUDGE_RATE, AVERAGED = 24, 3e-4, 5e-4, 0.995
+BATCH, RATE, JUDGE_RATE, AVERAGED = 8, 3e-4, 5e-4, 0.995
 _JUDGED = 0.6  # weight of the discriminator's loss, by the size of gradients at the last layer
 _BEGINS = 150  # steps in which the discriminator alone learns
 
@@ -65,10 +65,10 @@ def train(seen: Pictures, scratch: Path, minutes: float, seed: int) -> None:
         learns.zero_grad()
         judged.backward()
         learns.step()
-        near = vae.losses_of(drawn, pixels, weight, torch.zeros(1, LATENTS, 2, 2))
-        differences = near["pixels"] + vae.EDGES * near["edges"]
+        flat, edges = vae.absolute(drawn, pixels, weight)
+        differences = flat + vae.EDGES * edges
         if stage.steps - begun < _BEGINS:
-            return {"loss": 0 * differences, "pixels": near["pixels"], "edges": near["edges"], "judge": judged}
+            return {"loss": 0 * differences, "pixels": flat, "edges": edges, "judge": judged}
         judge.requires_grad_(False)
         with torch.autocast("cpu", torch.bfloat16):
             liked = -judge(drawn).float().mean()
@@ -78,8 +78,8 @@ def train(seen: Pictures, scratch: Path, minutes: float, seed: int) -> None:
         share = _JUDGED * (by_pixels / (by_judge + 1e-6)).clamp(0, 100)
         return {
             "loss": differences + share * liked,
-            "pixels": near["pixels"],
-            "edges": near["edges"],
+            "pixels": flat,
+            "edges": edges,
             "judge": judged,
             "sharpness": vae.edge_energy(drawn) / vae.edge_energy(pixels),
         }

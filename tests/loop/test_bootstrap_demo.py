@@ -167,35 +167,43 @@ def test_gap_pages_of_a_loop_that_simulates_say_so_once_something_is_merged(tmp_
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
-    from demo.bootstrap_world import prepare
+    from demo.bootstrap_world import SIMULATED, prepare
 
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "photo_00.png").write_text("mine")
     with pytest.raises(UserError, match="holds files that are no demo's"):
-        prepare(tmp_path, False)
+        prepare(tmp_path, SIMULATED)
     assert [path.name for path in tmp_path.rglob("*")] == ["photos", "photo_00.png"]
     (tmp_path / "bootstrap_world.json").write_text("damaged")
     with pytest.raises(UserError, match="holds another demo"):
-        prepare(tmp_path, False)
+        prepare(tmp_path, SIMULATED)
 
 
 def test_the_configuration_of_the_demo_is_valid(tmp_path):
-    from demo.bootstrap_world import configuration
+    from demo.bootstrap_world import BASELINE, CONTROL, LOOP, SIMULATED, configuration
     from mirror.loop.config import load_config
     from mirror.training.presets import PRESETS
 
     for name in ("tiny_sdxl", "photos"):
         (tmp_path / name).mkdir()
     (tmp_path / "goals.json").write_text("{}")
+
+    def read(kind):
+        (tmp_path / "config.json").write_text(json.dumps(configuration(tmp_path, kind)))
+        return load_config(tmp_path / "config.json", PRESETS)
+
     seen = []
-    for baseline in (False, True):
-        (tmp_path / "config.json").write_text(json.dumps(configuration(tmp_path, baseline)))
-        config = load_config(tmp_path / "config.json", PRESETS)
+    for kind in (SIMULATED, BASELINE):
+        config = read(kind)
         command = config.generation.command
-        assert ("--never-improves" in command) == baseline
+        assert ("--never-improves" in command) == (kind == BASELINE)
         plain = [argument for argument in command if argument != "--never-improves"]
         seen.append(config.model_copy(update={"generation": config.generation.model_copy(update={"command": plain})}))
     assert seen[0] == seen[1], "the generator's ability is all in which the baseline differs"
+    loop, control = read(LOOP), read(CONTROL)
+    assert loop.generation.command is None and loop.training.command is None, "nothing is simulated"
+    assert (loop.real_photos_only, control.real_photos_only) == (False, True)
+    assert loop == control.model_copy(update={"real_photos_only": False})
 
 
 def test_a_tiny_random_sdxl_gets_nothing_approved(tmp_path):
@@ -209,7 +217,7 @@ def test_a_tiny_random_sdxl_gets_nothing_approved(tmp_path):
         path.unlink()
     bootstrap_world.tiny_sdxl(tmp_path / "tiny_sdxl")
     (tmp_path / "goals.json").write_text(json.dumps(bootstrap_world.GOALS))
-    given = bootstrap_world.configuration(tmp_path, False)
+    given = bootstrap_world.configuration(tmp_path, bootstrap_world.SIMULATED)
     small = ["--width", "64", "--height", "64", "--device", "cpu"]
     given["generation"] = {"num_per_gap": 2, "steps": 2, "options": small}
     given["metrics"] = {"samples": 3}

@@ -1,0 +1,241 @@
+"""Does the bootstrap loop help? The loop, and as many steps of training on the real photos alone, for several people.
+
+    python -m benchmarks.loop_bench --folder loop_bench --people 5 --seeds 3
+    python -m benchmarks.loop_bench --folder loop_bench --pack demo --pack DIR       # every figure by each pack
+
+Each run is bootstrap_loop.py in a folder of its own: the same command goes on where an earlier one
+ended, and prints the table of what is there. The photos are rendered heads of people whom no demo model saw, and lack
+profiles, as those of the loop's demo; what generates is the demo's diffusion model. Then the LoRA that a run keeps is
+asked for every angle, and its samples are compared with other pictures of the person at 0, 30 and 60 degrees.
+
+Intervals of 95 % are bootstrapped over runs in pairs (a loop and its control share person and seed). The spread of
+trainings is what the controls of one person differ by: their seeds are all in which they do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.demo_diffusion_bench import ASKED_DEG, REACHED_DEG, Asked, faces, generate, plan
+from demo.bootstrap_world import CONTROL, DIFFUSION, GOALS, LOOP, configuration, render_small_photos
+from demo.diffusion.photos import TRIGGER, write_photos
+from demo.identity import Identity
+from demo.training_data import UNSEEN_SEED, draw_people, generator
+from mirror.contracts.contract import read_contract
+from mirror.contracts.history import IterationHistory
+from mirror.faces.packs import find_pack
+from utils import options
+from utils.console import EXIT_OK, UserError, run_script, say
+from utils.decoding import decode
+from utils.defaults import DEMO_PACK, PROJECT
+
+HELD_OUT_DEG = {"front": 0.0, "three_quarter": 30.0, "profile": 60.0}
+PICTURES_OF_EACH = 6  # held out, at every angle
+STRANGERS = 20
+RESAMPLES = 2000
+ARMS = (LOOP, CONTROL)
+
+
+@dataclass
+class Run:
+    """What one loop or control came to; `figures` by name."""
+
+    person: int
+    seed: int
+    arm: str
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def prepare(folder: Path, who: Identity, seed: int, arm: str, iterations: int) -> Path:
+    """The configuration of a run, with its photos."""
+    config = folder / "config.json"
+    if not config.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        render_small_photos(folder / "photos", who, seed)
+        (folder / "goals.json").write_text(json.dumps(GOALS), encoding="utf-8")
+        settings = configuration(folder, arm) | {"seed": seed, "max_iterations": iterations}
+        config.write_text(json.dumps(settings), encoding="utf-8")
+    return config
+
+
+def run_loop(config: Path) -> Path:
+    """The LoRA that a loop keeps. Raises UserError where it ends in an error."""
+    done = config.with_name("done")
+    if not done.is_file():
+        command = [sys.executable, "bootstrap_loop.py", "--config", str(config), "--yes"]
+        ended = subprocess.run(command, cwd=PROJECT, capture_output=True, encoding="utf-8")
+        if ended.returncode:
+            raise UserError(f"{config}: the loop ended with {ended.returncode}: {ended.stderr.strip()[-400:]}")
+        done.touch()
+    return config.parent / "loras" / "lora.safetensors"
+
+
+def samples_of(folder: Path, lora: Path, images: list[Asked]) -> list[np.ndarray]:
+    """The plan's images with a LoRA; made once."""
+    made = folder / "bench_samples"
+    if not made.with_suffix(".done").is_file():
+        if made.exists():
+            import shutil
+
+            shutil.rmtree(made)
+        pictures = generate(made, images, DIFFUSION, lora)
+        made.with_suffix(".done").touch()
+        return pictures
+    return [decode((made / f"{one.name}.png").read_bytes()) for one in images]
+
+
+def held_out(folder: Path, who: Identity, seed: int) -> dict[str, list[np.ndarray]]:
+    """Pictures of somebody that no LoRA saw, by angle, both sides."""
+    random = generator(UNSEEN_SEED + seed, "held out")
+    found = {}
+    for name, yaw in HELD_OUT_DEG.items():
+        yaws = [side * yaw for side in (-1, 1)] * (PICTURES_OF_EACH // 2)
+        paths = sorted((folder / name).glob("*.png")) or write_photos(folder / name, who, yaws, random)
+        found[name] = [decode(path.read_bytes()) for path in paths]
+    return found
+
+
+def figures_of(
+    images: list[Asked],
+    pictures: list[np.ndarray],
+    own: dict[str, np.ndarray],
+    others: list[dict[str, np.ndarray]],
+    pack: Path,
+) -> dict[str, float]:
+    """What samples show, by one pack; `own` and `others` are mean faces (D,) by angle, unit norm."""
+    found = faces(pictures, pack)
+    figures = {"faces found": float(np.mean([face is not None for face in found]))}
+    for target in ASKED_DEG:
+        chosen = [(one, face) for one, face in zip(images, found, strict=True) if one.target == target]
+        seen = [(one, face) for one, face in chosen if face]
+        reached = [abs(face.yaw_deg - one.yaw_deg) <= REACHED_DEG for one, face in seen]
+        likeness = [float(face.embedding @ own[target]) for _, face in seen]
+        nearest = [
+            float(face.embedding @ own[target]) > max(float(face.embedding @ one[target]) for one in others)
+            for _, face in seen
+        ]
+        figures[f"{target}: similarity to held-out pictures"] = statistics.fmean(likeness) if likeness else 0.0
+        figures[f"{target}: nearest to the person"] = sum(nearest) / len(chosen)
+        figures[f"{target}: angle reached"] = sum(reached) / len(chosen)
+    front = [
+        face.embedding for one, face in zip(images, found, strict=True) if face is not None and one.target == "front"
+    ]
+    alike = [float(a @ b) for a, b in combinations(front, 2)]
+    figures["similarity of two samples from the front"] = statistics.fmean(alike) if alike else 0.0
+    return figures
+
+
+def centres(pictures: dict[str, list[np.ndarray]], pack: Path) -> dict[str, np.ndarray]:
+    """The mean direction of a head's faces at each angle."""
+    out = {}
+    for name, images in pictures.items():
+        seen = [face.embedding for face in faces(images, pack) if face]
+        if not seen:
+            raise UserError(f"The pack {pack} finds no face on held-out pictures ({name}).")
+        mean = np.mean(seen, 0)
+        out[name] = mean / np.linalg.norm(mean)
+    return out
+
+
+def coverage_of(folder: Path) -> float | None:
+    """How far the dataset of a loop reached its goals at the end."""
+    history = read_contract(folder / "output" / "iteration_history.json", IterationHistory, "bootstrap_loop.py")
+    known = [one.coverage for one in history.iterations if one.coverage is not None]
+    return known[-1] if known else None
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs what is missing, then prints the table of each pack."""
+    packs = {name: find_pack(name).folder for name in args.pack or [DEMO_PACK]}
+    crowd = draw_people(UNSEEN_SEED, 100 + STRANGERS)
+    people, strangers = crowd[: args.people], crowd[-STRANGERS:]
+    images = plan(TRIGGER, args.each)
+    made: dict[tuple[int, int, str], list[np.ndarray]] = {}
+    for seed in range(1, args.seeds + 1):
+        for index, who in enumerate(people):
+            for arm in ARMS:
+                folder = args.folder / f"person{index}_seed{seed}_{arm}"
+                lora = run_loop(prepare(folder, who, seed, arm, args.iterations))
+                made[index, seed, arm] = samples_of(folder, lora, images)
+                say(f"person {index + 1} of {len(people)}, seed {seed} of {args.seeds}: {arm} done")
+    shown = [held_out(args.folder / f"held_out_{at}", who, at) for at, who in enumerate(people)]
+    unknown = [held_out(args.folder / f"stranger_{at}", who, 1000 + at) for at, who in enumerate(strangers)]
+    for name, pack in packs.items():
+        others = [centres(pictures, pack) for pictures in unknown]
+        own = [centres(pictures, pack) for pictures in shown]
+        runs = []
+        for (index, seed, arm), pictures in made.items():
+            figures = figures_of(images, pictures, own[index], others, pack)
+            coverage = coverage_of(args.folder / f"person{index}_seed{seed}_{arm}")
+            runs.append(
+                Run(index, seed, arm, figures | ({} if coverage is None else {"goals of the dataset": coverage}))
+            )
+        print(f"\n{name}, {len(people)} people, {args.seeds} seeds\n")
+        print_table(runs)
+    return EXIT_OK
+
+
+def print_table(runs: list[Run]) -> None:
+    """Markdown: loop, control, difference with its interval, spread of the controls."""
+    print("| figure | loop | control | difference (95 %) | controls of one person differ by |\n|---|---|---|---|---|")
+    for name in runs[0].figures:
+        by_arm = {
+            arm: {(one.person, one.seed): one.figures[name] for one in runs if one.arm == arm and name in one.figures}
+            for arm in ARMS
+        }
+        means = [f"{statistics.fmean(by_arm[arm].values()):.3f}" if by_arm[arm] else "-" for arm in ARMS]
+        changes = [by_arm[LOOP][key] - by_arm[CONTROL][key] for key in by_arm[LOOP] if key in by_arm[CONTROL]]
+        told = "-"
+        if changes:
+            low, high = interval(changes, statistics.fmean)
+            told = f"{statistics.fmean(changes):+.3f} ({low:+.3f} to {high:+.3f})"
+        spread = spread_of(by_arm[CONTROL])
+        print(f"| {name} | {' | '.join(means)} | {told} | {'-' if spread is None else f'{spread:.3f}'} |")
+
+
+def spread_of(values: dict[tuple[int, int], float]) -> float | None:
+    """Standard deviation within a person, over all people; None with one seed."""
+    groups = [[value for (person, _), value in values.items() if person == each] for each in {p for p, _ in values}]
+    squares = [statistics.variance(group) for group in groups if len(group) > 1]
+    return statistics.fmean(squares) ** 0.5 if squares else None
+
+
+def interval(values: list[float], figure: Callable[[list[float]], float]) -> tuple[float, float]:
+    """95 % percentile interval over values drawn with replacement."""
+    random = np.random.default_rng(1)
+    drawn = [figure([values[i] for i in random.integers(0, len(values), len(values))]) for _ in range(RESAMPLES)]
+    return tuple(np.quantile(drawn, [0.025, 0.975]))
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Options, each with its default."""
+    parser = options.script_parser("python -m benchmarks.loop_bench", __doc__)
+    add = parser.add_argument
+    add("--folder", type=Path, required=True, metavar="DIR", help="where runs are kept, and gone on with")
+    add("--people", type=int, default=5, help="how many people")
+    add("--seeds", type=int, default=3, help="runs of each person, of loop and control")
+    add("--iterations", type=int, default=2, help="of each run, at most")
+    add("--each", type=int, default=12, help="samples of each angle at the end")
+    add("--pack", action="append", help="name or folder of a model pack; may be repeated")
+    options.add_debug_and_version(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code of the command."""
+    args = parse_args(argv)
+    return run_script(lambda: run(args), args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
