@@ -5,6 +5,7 @@
     python -m demo.train_diffusion unet --minutes 90 --scratch training_scratch
     python -m demo.train_diffusion decoder --minutes 15 --scratch training_scratch
     python -m demo.train_diffusion export --scratch training_scratch
+    python -m demo.train_diffusion unpack --scratch other_scratch     # the committed model, to train it further
 
 reads   nothing: pictures are rendered first, or taken from --scratch, where each part finds what those before it left
 writes  SCRATCH/vae.pt, text.pt, unet.pt, decoder.pt   every two minutes; the same command goes on from there
@@ -25,7 +26,7 @@ from utils import options
 from utils.console import EXIT_OK, UserError, run_script
 from utils.defaults import MODELS_FOLDER
 
-PARTS = ("vae", "text", "unet", "decoder", "export")
+PARTS = ("vae", "text", "unet", "decoder", "export", "unpack")
 OUTPUT = MODELS_FOLDER / "demo" / "diffusion"
 
 
@@ -39,14 +40,17 @@ def run(args: argparse.Namespace) -> int:
     from demo.diffusion.pictures import pictures
     from demo.diffusion.words import write_tokenizer
 
-    needed = {"vae": (), "text": (), "unet": (vae, text), "decoder": (vae,), "export": (vae, text, unet)}
-    for earlier in needed[args.part]:
+    needed = {"unet": (vae, text), "decoder": (vae,), "export": (vae, text, unet)}
+    for earlier in needed.get(args.part, ()):
         file = earlier.file_of(args.scratch)
         if not file.exists():
             raise UserError(f"{file} is missing: train that part first.")
     tokenizer = write_tokenizer(args.scratch / "tokenizer")
     if args.part == "export":
         export.export(tokenizer, args.scratch, args.output)
+        return EXIT_OK
+    if args.part == "unpack":
+        export.unpack(tokenizer, args.output, args.scratch)
         return EXIT_OK
     seen = pictures(TRAINING_SEED, args.people, args.each, args.scratch, args.workers)
     if args.part in ("vae", "decoder"):
@@ -68,7 +72,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--each", type=options.between(1, 1000, whole=True), default=2, help="pictures of each person")
     add("--seed", type=options.between(0, 2**31, whole=True), default=1, help="first weights and what is drawn")
     add("--scratch", type=Path, default=Path("training_scratch"), help="where pictures and unfinished parts are kept")
-    add("--output", type=Path, default=OUTPUT, help="folder that `export` writes")
+    add("--output", type=Path, default=OUTPUT, help="folder that `export` writes and `unpack` reads")
     add("--workers", type=options.between(1, 61, whole=True), help="processes that render; without it one a core")
     options.add_debug_and_version(parser)
     return parser.parse_args(argv)

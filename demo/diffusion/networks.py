@@ -31,7 +31,9 @@ def new_vae() -> AutoencoderTiny:
         latent_channels=LATENTS,
     )
     for name, layer in vae.named_modules():
-        if isinstance(layer, nn.Conv2d):  # it has no norms: PyTorch's own first weights lose the signal (He et al. 2015)
+        if isinstance(
+            layer, nn.Conv2d
+        ):  # it has no norms: PyTorch's own first weights lose the signal (He et al. 2015)
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu" if ".conv." in name else "linear")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

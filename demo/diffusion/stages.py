@@ -87,25 +87,26 @@ class Stage:
 
     def keep(self) -> None:
         """What is needed to go on, in one file."""
-        state = {
-            "networks": {name: network.state_dict() for name, network in self.networks.items()},
-            "optimiser": self.optimiser.state_dict(),
-            "means": self.means,
-            "steps": self.steps,
-            "seconds": self.seconds,
-        }
-        file = io.BytesIO()
-        torch.save(state, file)
-        write_bytes_atomic(self.course.file, file.getvalue())
+        more = {"means": self.means, "steps": self.steps, "seconds": self.seconds}
+        keep_networks(self.course.file, self.networks, optimiser=self.optimiser.state_dict(), **more)
 
     def _take_up(self) -> None:
         state = torch.load(self.course.file, weights_only=True)
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
-        self.optimiser.load_state_dict(state["optimiser"])
+        if state["optimiser"]:
+            self.optimiser.load_state_dict(state["optimiser"])
         self.steps, self.seconds = state["steps"], state["seconds"]
         if self.means:
-            self.means = state["means"] or self.means
+            self.means = state["means"] or [one.detach().clone() for one in self.weights]
+
+
+def keep_networks(file: Path, networks: dict[str, nn.Module], **more: object) -> None:
+    """Weights as a stage keeps them; without `more` a training begins anew from them."""
+    state = {"networks": {name: network.state_dict() for name, network in networks.items()}}
+    written = io.BytesIO()
+    torch.save(state | {"optimiser": None, "means": [], "steps": 0, "seconds": 0.0} | more, written)
+    write_bytes_atomic(file, written.getvalue())
 
 
 def load_networks(file: Path, networks: dict[str, nn.Module], means: bool = False) -> None:

@@ -16,7 +16,7 @@ from utils.progress import GroupProgress
 BATCH, PATCH = 8, 64  # small steps, but many: of 24 patches it learned a third as much in the same time
 RATE, FALLS_OVER = 1.5e-3, 0.5
 NOISE = 0.1  # added to latents in training, so that the decoder forgives what the U-Net does not get quite right
-_FACE_WEIGHT = 3.0
+_FACE_WEIGHT = 6.0
 EDGES, _LEVEL = 2.0, 0.1  # weights
 
 
