@@ -11,7 +11,7 @@ from torch import Tensor
 
 from demo.diffusion.networks import name_of
 from demo.diffusion.pictures import Pictures, traits
-from demo.diffusion.words import NAME, RARE, TOKENS, caption_of
+from demo.diffusion.words import NAME, RARE, TOKENS, caption_of, vocabulary, words_in
 from demo.scene import Scene
 from mirror.generation.prompts import NEGATIVE
 
@@ -31,7 +31,7 @@ class Captions:
         self.scenes, self.tokenizer, self.random = seen.scenes, tokenizer, random
         self.traits = torch.from_numpy(np.stack([traits(scene.who) for scene in seen.scenes]))
         self._placeholder = tokenizer.convert_tokens_to_ids(f"{RARE[0]}</w>")
-        self._tokens: dict[str, list[int]] = {}
+        self._known = {word: tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in vocabulary()}
 
     def of(self, chosen: np.ndarray, mirrored: np.ndarray, unsaid: float = UNSAID) -> tuple[Tensor, Tensor]:
         """(token ids (B, TOKENS), traits (B, T)) of pictures; names count the rows of the traits."""
@@ -45,13 +45,11 @@ class Captions:
         return torch.tensor(ids), self.traits[torch.from_numpy(chosen)]
 
     def _ids(self, text: str, row: int) -> list[int]:
-        named = NAME in text
-        plain = text.replace(NAME, RARE[0])
-        if plain not in self._tokens:
-            self._tokens[plain] = self.tokenizer(
-                plain, padding="max_length", max_length=TOKENS, truncation=True
-            ).input_ids
-        ids = self._tokens[plain]
+        """What the tokenizer makes of it, a hundred times as fast: every word is one token."""
+        named, words = NAME in text, words_in(text.replace(NAME, RARE[0]))
+        known = [self._known[word] for word in words][: TOKENS - 2]
+        ids = [self.tokenizer.bos_token_id, *known, self.tokenizer.eos_token_id]
+        ids += [self.tokenizer.pad_token_id] * (TOKENS - len(ids))
         return [name_of(row) if named and one == self._placeholder else one for one in ids]
 
 

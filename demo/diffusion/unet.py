@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diffusers import DDPMScheduler
     from transformers import CLIPTokenizer
 
-BATCH, RATE, DECAY, AVERAGED = 24, 8e-4, 0.01, 0.999
+BATCH, RATE, DECAY, AVERAGED = 48, 1e-3, 0.01, 0.999
 _FACE_WEIGHT = 2.0
 _EVERY_TIME, _MIDDLE = 0.5, (250, 900)  # half of the steps fall where faces take shape
 
