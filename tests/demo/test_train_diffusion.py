@@ -104,12 +104,15 @@ def test_all_parts_train_go_on_and_become_a_folder_that_the_scripts_use(tmp_path
     train("export", scratch, "--output", model)
     assert (model / "LICENSE.txt").read_text() == "MIT"
     assert sum(path.stat().st_size for path in model.rglob("*")) < 30e6
-    train("unpack", tmp_path / "other", "--output", model)
+    assert "training.safetensors is missing" in train("unpack", scratch, "--output", model, code=2).stderr
+    train("pack", scratch, "--output", tmp_path / "packed")
+    assert (tmp_path / "packed" / "training.safetensors").stat().st_size < 12e6
+    train("unpack", tmp_path / "other", "--output", tmp_path / "packed")
     for part in ("unet", "decoder"):
         train(part, tmp_path / "other", "--minutes", 0.02)
     went_on = torch.load(tmp_path / "other" / "unet.pt", weights_only=True)["networks"]["unet"]["conv_in.weight"]
     before = torch.load(scratch / "unet.pt", weights_only=True)["networks"]["unet"]["conv_in.weight"]
-    assert 0 < (went_on - before).abs().max() < 0.05, "it begins with the weights of the folder"
+    assert 0 < (went_on - before).abs().max() < 0.05, "it begins with the weights that were packed"
     plan = {"schema_version": 1, "images": [{"name": "one", "prompt": "photo of person, front view", "seed": 1}]}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     command = ["generate_synthetic.py", "--base-model", model, "--prompts-file", tmp_path / "plan.json", "--no-lora"]
