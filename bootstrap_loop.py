@@ -4,7 +4,7 @@
     python bootstrap_loop.py --config bootstrap_config.json
     python bootstrap_loop.py --config bootstrap_config.json --dry-run      # only print the commands
     python bootstrap_loop.py --config bootstrap_config.json --undo 2       # take the merge of iteration 2 back out
-    python bootstrap_loop.py --demo                                        # on rendered heads, offline
+    python bootstrap_loop.py --demo                                        # rendered heads, a simulated generator
 
 reads   dataset_dir              real photos of one person; nothing is ever written there
         lora_output_dir          a lora.safetensors that is there becomes v1; else v1 is trained on the real photos
@@ -72,13 +72,12 @@ def read_config(args: argparse.Namespace) -> LoopConfig:
     from mirror.loop.config import load_config
     from mirror.training.presets import PRESETS
 
-    kind = args.demo_kind
-    if kind and not args.demo:
-        raise UserError(f"--demo-{kind} belongs to --demo; give both.")
+    if args.demo_baseline and not args.demo:
+        raise UserError("--demo-baseline belongs to --demo; give both.")
     if args.demo:
-        from demo.bootstrap_world import LOOP, prepare
+        from demo.bootstrap_world import BASELINE, SIMULATED, prepare
 
-        args.config, args.yes = prepare(args.demo, kind or LOOP), True
+        args.config, args.yes = prepare(args.demo, BASELINE if args.demo_baseline else SIMULATED), True
     return load_config(args.config, PRESETS)
 
 
@@ -338,18 +337,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="?",
         const=DEMO_FOLDER,
         metavar="DIR",
-        help="the whole loop on rendered heads, offline and in minutes, with a small diffusion model that draws them, "
-        f"in DIR (without DIR: {DEMO_FOLDER.name} beside this script)",
+        help="the whole loop on rendered heads, offline and in minutes, in DIR; its generator is simulated "
+        f"(without DIR: {DEMO_FOLDER.name} beside this script)",
     )
-    kinds = parser.add_mutually_exclusive_group()
-    for kind, what in (
-        ("control", "every LoRA learns as many steps from the real photos alone"),
-        ("simulated", "rendered heads in place of a diffusion model's images"),
-        ("baseline", "the same, and they never improve, so the loop should report no gain"),
-    ):
-        kinds.add_argument(
-            f"--demo-{kind}", dest="demo_kind", action="store_const", const=kind, help=f"with --demo: {what}"
-        )
+    add(
+        "--demo-baseline",
+        action="store_true",
+        help="with --demo: a generator that never improves, so the loop should report no gain",
+    )
     add("--yes", action="store_true", help="do not ask for confirmation")
     options.add_debug_and_version(parser)
     return parser.parse_args(argv)

@@ -83,7 +83,7 @@ def generate(folder: Path, images: list[Asked], model: Path, lora: Path | None) 
     folder.mkdir(parents=True)
     listed = [{"name": one.name, "prompt": one.prompt, "seed": one.seed} for one in images]
     plan_file = folder.with_suffix(".json")
-    plan_file.write_text(json.dumps({"schema_version": 1, "images": listed}), encoding="utf-8")
+    plan_file.write_text(json.dumps({"images": listed}), encoding="utf-8")
     which = ["--no-lora"] if lora is None else ["--lora", lora]
     how = ["--steps", SAMPLING_STEPS, "--guidance", GUIDANCE, "--device", "cpu", "--batch", 8]
     script(

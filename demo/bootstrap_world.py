@@ -1,7 +1,8 @@
 """What the demos of the bootstrap loop begin with: rendered photos of a person, a base model, a configuration.
 
-Four kinds: the loop with the demo's diffusion model, in which nothing is simulated; its control, which trains as many
-steps on the real photos alone; and two with a simulated generator, for stop rules: one learns, the other never does.
+bootstrap_loop.py --demo has two kinds, both with a simulated generator: one learns, the baseline never does.
+benchmarks/loop_bench.py has two more, in which nothing is simulated: the loop with the demo's diffusion model
+(demo/train_diffusion.py makes it), and its control, which trains as many steps on the real photos alone.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def prepare(folder: Path, kind: str) -> Path:
     if demo_pack() is None:
         raise UserError(missing_demo_pack())
     if kind in (LOOP, CONTROL) and not (DIFFUSION / "model_index.json").is_file():
-        raise UserError(f"The demo's diffusion model is missing: {DIFFUSION} belongs to the project; clone it again.")
+        raise UserError(
+            f"The demo's diffusion model is missing in {DIFFUSION}: python -m demo.train_diffusion makes it."
+        )
     stamp, facts = folder / STAMP, {"seed": SEED, "photos": [FRONT, TURNED, PROFILE], "kind": kind}
     begun = folder / BEGUN
     if stamp.is_file() and _facts_in(stamp) != facts:

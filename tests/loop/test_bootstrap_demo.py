@@ -179,7 +179,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
         prepare(tmp_path, SIMULATED)
 
 
-def test_the_configuration_of_the_demo_is_valid(tmp_path):
+def test_the_configuration_of_the_demo_is_valid(tmp_path, monkeypatch):
     from demo.bootstrap_world import BASELINE, CONTROL, LOOP, SIMULATED, configuration
     from mirror.loop.config import load_config
     from mirror.training.presets import PRESETS
@@ -200,6 +200,7 @@ def test_the_configuration_of_the_demo_is_valid(tmp_path):
         plain = [argument for argument in command if argument != "--never-improves"]
         seen.append(config.model_copy(update={"generation": config.generation.model_copy(update={"command": plain})}))
     assert seen[0] == seen[1], "the generator's ability is all in which the baseline differs"
+    monkeypatch.setattr("demo.bootstrap_world.DIFFUSION", tmp_path / "tiny_sdxl")  # any folder: it need only be there
     loop, control = read(LOOP), read(CONTROL)
     assert loop.generation.command is None and loop.training.command is None, "nothing is simulated"
     assert (loop.real_photos_only, control.real_photos_only) == (False, True)
