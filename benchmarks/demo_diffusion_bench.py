@@ -78,6 +78,12 @@ def script(name: str, *arguments: object) -> float:
     return time.monotonic() - began
 
 
+def demand_model(model: Path) -> None:
+    """Raises UserError where no model was exported yet."""
+    if not (model / "model_index.json").is_file():
+        raise UserError(f"{model} holds no model: python -m demo.train_diffusion export writes one.")
+
+
 def generate(folder: Path, images: list[Asked], model: Path, lora: Path | None) -> list[np.ndarray]:
     """The images of a plan, (H, W, 3) uint8 BGR."""
     folder.mkdir(parents=True)
@@ -163,6 +169,7 @@ def lora_rows(
 
 def run(args: argparse.Namespace) -> int:
     """Prints a Markdown table."""
+    demand_model(args.model)
     packs = {name: find_pack(name).folder for name in args.pack or [DEMO_PACK]}
     crowd = draw_people(UNSEEN_SEED, args.first + args.people + STRANGERS)
     people, strangers = crowd[args.first : args.first + args.people], crowd[-STRANGERS:]

@@ -24,7 +24,6 @@ from utils.files import write_text_atomic
 from utils.progress import GroupProgress
 
 LOOP, CONTROL, SIMULATED, BASELINE = "loop", "control", "simulated", "baseline"
-KINDS = (LOOP, CONTROL, SIMULATED, BASELINE)
 DIFFUSION = MODELS_FOLDER / "demo" / "diffusion"
 
 # A dataset as people have it: most photos from the front, few turned, hardly a profile.
@@ -55,18 +54,14 @@ BEGUN = "bootstrap_world.begun"  # written first: what lies beside it is ours, a
 
 
 def prepare(folder: Path, kind: str) -> Path:
-    """The configuration of a loop in `folder`, with everything it needs; what is there already stays.
+    """The configuration of a loop in `folder`, with everything it needs; what is there already stays. UserError.
 
-    `kind` is one of KINDS. Raises UserError.
+    `kind` is SIMULATED or BASELINE.
     """
     from mirror.faces.packs import demo_pack, missing_demo_pack
 
     if demo_pack() is None:
         raise UserError(missing_demo_pack())
-    if kind in (LOOP, CONTROL) and not (DIFFUSION / "model_index.json").is_file():
-        raise UserError(
-            f"The demo's diffusion model is missing in {DIFFUSION}: python -m demo.train_diffusion makes it."
-        )
     stamp, facts = folder / STAMP, {"seed": SEED, "photos": [FRONT, TURNED, PROFILE], "kind": kind}
     begun = folder / BEGUN
     if stamp.is_file() and _facts_in(stamp) != facts:
@@ -76,18 +71,14 @@ def prepare(folder: Path, kind: str) -> Path:
     if not stamp.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         write_text_atomic(begun, "")
-        say(f"Preparing the demo in {folder}: {FRONT + TURNED + PROFILE} rendered photos.")
-        if kind in (LOOP, CONTROL):
-            render_small_photos(folder / "photos")
-        else:
-            render_photos(folder / "photos")
-            tiny_sdxl(folder / "tiny_sdxl")
+        say(f"Preparing the demo in {folder}: {FRONT + TURNED + PROFILE} rendered photos and a tiny SDXL.")
+        render_photos(folder / "photos")
+        tiny_sdxl(folder / "tiny_sdxl")
         write_text_atomic(folder / "goals.json", json.dumps(GOALS))
         write_text_atomic(folder / "config.json", json.dumps(configuration(folder, kind), indent=2))
         write_text_atomic(stamp, json.dumps(facts))
     begun.unlink(missing_ok=True)
-    if kind in (SIMULATED, BASELINE):
-        say(f"Note: the generator of this demo is {SAID}.")
+    say(f"Note: the generator of this demo is {SAID}.")
     return folder / "config.json"
 
 
@@ -115,12 +106,12 @@ def render_photos(folder: Path) -> None:
             progress.step(task)
 
 
-def render_small_photos(folder: Path, who: Identity | None = None, seed: int = SEED) -> None:
-    """Photos of a person as the diffusion model draws them, with captions; without `who` of the demo's person."""
+def render_small_photos(folder: Path, who: Identity, seed: int) -> None:
+    """Photos of a person as the diffusion model draws them, with captions, as few of them turned."""
     from demo.diffusion.photos import usual_yaws, write_photos
 
     random = np.random.default_rng(seed)
-    write_photos(folder, who or people()[0], usual_yaws(FRONT, TURNED, PROFILE, random), random)
+    write_photos(folder, who, usual_yaws(FRONT, TURNED, PROFILE, random), random)
 
 
 def configuration(folder: Path, kind: str) -> dict:
