@@ -6,8 +6,8 @@
 Images are made by generate_synthetic.py, LoRAs by train_lora.py, as users run them, on the CPU. First the base model is
 asked for each angle: faces found, angle reached (within 15 degrees of what the words stand for, and on the asked side),
 how alike the faces of different seeds are. Then for each person 24 rendered photos become a LoRA, whose samples are
-compared with other photos of the person and of 20 strangers. A face that is not found counts against every figure.
-Rates carry intervals of 95 % (Wilson's).
+compared with other photos of the person and of 20 strangers. A face that is not found counts against every rate; means
+are of those that were found. Rates carry intervals of 95 % (Wilson's).
 """
 
 from __future__ import annotations
@@ -67,21 +67,21 @@ def plan(person: str, each: int) -> list[Asked]:
     return images
 
 
-def script(name: str, *arguments: object) -> float:
-    """Seconds that a script of the project took. Raises UserError where it failed."""
-    began = time.monotonic()
+def script(name: str, *arguments: object) -> None:
+    """A script of the project, as users run it. Raises UserError where it failed."""
     done = subprocess.run(
         [sys.executable, name, *map(str, arguments)], cwd=PROJECT, capture_output=True, encoding="utf-8"
     )
     if done.returncode:
-        raise UserError(f"{name} ended with {done.returncode}: {done.stderr.strip().splitlines()[-1]}")
-    return time.monotonic() - began
+        raise UserError(f"{name} ended with {done.returncode}: {done.stderr.strip()[-400:]}")
 
 
 def demand_model(model: Path) -> None:
     """Raises UserError where no model was exported yet."""
     if not (model / "model_index.json").is_file():
-        raise UserError(f"{model} holds no model: python -m demo.train_diffusion export writes one.")
+        raise UserError(
+            f"{model} holds no model; models/demo/diffusion/README.md says how one is trained and exported."
+        )
 
 
 def generate(folder: Path, images: list[Asked], model: Path, lora: Path | None) -> list[np.ndarray]:
@@ -130,11 +130,13 @@ def base_rows(images: list[Asked], found: list[Found | None]) -> dict[str, str]:
     return rows
 
 
-def centre(found: list[Found | None]) -> np.ndarray | None:
-    """The mean direction of the faces, unit norm."""
+def centre(found: list[Found | None]) -> np.ndarray:
+    """The mean direction of the faces, unit norm. Raises UserError where none was found."""
     seen = [face.embedding for face in found if face]
-    mean = np.mean(seen, 0) if seen else None
-    return None if mean is None else mean / np.linalg.norm(mean)
+    if not seen:
+        raise UserError("A pack finds no face on the rendered photos of somebody.")
+    mean = np.mean(seen, 0)
+    return mean / np.linalg.norm(mean)
 
 
 def lora_rows(
@@ -161,7 +163,7 @@ def lora_rows(
                 far.append(to_others)
         rows[f"LoRA, {target}: nearer to the person than to any of {len(strangers)} strangers"] = rate(hits, count)
         rows[f"LoRA, {target}: similarity to the person, and to the nearest stranger"] = (
-            f"{np.mean(near):.2f}, {np.mean(far):.2f}" if near else "-"
+            f"{np.mean(near):.2f}, {np.mean(far):.2f} (n {len(near)})" if near else "-"
         )
     rows["photos of the person among each other, front"] = f"{np.mean([v for group in photos for v in group]):.2f}"
     return rows
@@ -175,6 +177,8 @@ def run(args: argparse.Namespace) -> int:
     people, strangers = crowd[args.first : args.first + args.people], crowd[-STRANGERS:]
     with tempfile.TemporaryDirectory(prefix="diffusion_bench_") as temporary:
         folder = args.keep or Path(temporary)
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} holds files already; --keep takes a new folder.")
         say("base model")
         base_plan = plan("person", args.each)
         base = generate(folder / "base", base_plan, args.model, None)
@@ -222,9 +226,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", type=Path, default=MODEL, help="diffusers folder")
     add("--pack", action="append", help="name or folder of a model pack; may be repeated")
-    add("--people", type=int, default=5, help="how many LoRAs")
-    add("--first", type=int, default=0, help="number of the first person")
-    add("--each", type=int, default=8, help="images of each angle")
+    add("--people", type=options.count, default=5, help="how many LoRAs")
+    add("--first", type=options.between(0, 10**6, whole=True), default=0, help="number of the first person")
+    add("--each", type=options.count, default=8, help="images of each angle")
     add("--keep", type=Path, metavar="DIR", help="leave photos, LoRAs and samples here")
     add("--train-option", action="append", default=[], help="one more option of train_lora.py; may be repeated")
     options.add_debug_and_version(parser)

@@ -8,8 +8,9 @@ ended, and prints the table of what is there. The photos are rendered heads of p
 profiles, as those of the loop's demo; what generates is the demo's diffusion model. Then the LoRA that a run keeps is
 asked for every angle, and its samples are compared with other pictures of the person at 0, 30 and 60 degrees.
 
-Intervals of 95 % are bootstrapped over runs in pairs (a loop and its control share person and seed). The spread of
-trainings is what the controls of one person differ by: their seeds are all in which they do.
+A person's photos are the same in all runs. Intervals of 95 % are bootstrapped over people, and over the seeds of each;
+a loop and its control, which share person and seed, stay together. The spread of trainings is what the controls of one
+person differ by: their seeds are all in which they do.
 """
 
 from __future__ import annotations
@@ -20,14 +21,13 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.demo_diffusion_bench import ASKED_DEG, REACHED_DEG, Asked, demand_model, faces, generate, plan
+from benchmarks.demo_diffusion_bench import ASKED_DEG, REACHED_DEG, Asked, centre, demand_model, faces, generate, plan
 from demo.bootstrap_world import CONTROL, DIFFUSION, GOALS, LOOP, configuration, render_small_photos
 from demo.diffusion.photos import TRIGGER, write_photos
 from demo.identity import Identity
@@ -39,10 +39,12 @@ from utils import options
 from utils.console import EXIT_OK, UserError, run_script, say
 from utils.decoding import decode
 from utils.defaults import DEMO_PACK, PROJECT
+from utils.files import sha256_of, write_text_atomic
 
 HELD_OUT_DEG = {"front": 0.0, "three_quarter": 30.0, "profile": 60.0}
 PICTURES_OF_EACH = 6  # held out, at every angle
-STRANGERS = 20
+STRANGERS, MOST_PEOPLE = 20, 100
+SEED_STEP = 1000  # between the seeds of runs: a control counts on from its own
 RESAMPLES = 2000
 ARMS = (LOOP, CONTROL)
 
@@ -57,15 +59,18 @@ class Run:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def prepare(folder: Path, who: Identity, seed: int, arm: str, iterations: int) -> Path:
-    """The configuration of a run, with its photos."""
-    config = folder / "config.json"
+def prepare(folder: Path, who: Identity, run: Run, facts: dict) -> Path:
+    """The configuration of a run, with its photos. Raises UserError where `facts` are not those of an earlier start."""
+    config, stamp = folder / "config.json", folder / "bench.json"
+    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) != facts:
+        raise UserError(f"{folder} was made with another model or other options; --folder takes a new one.")
     if not config.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        render_small_photos(folder / "photos", who, seed)
+        write_text_atomic(stamp, json.dumps(facts))
+        render_small_photos(folder / "photos", who, run.person)
         (folder / "goals.json").write_text(json.dumps(GOALS), encoding="utf-8")
-        settings = configuration(folder, arm) | {"seed": seed, "max_iterations": iterations}
-        config.write_text(json.dumps(settings), encoding="utf-8")
+        settings = {"seed": SEED_STEP * run.seed, "max_iterations": facts["iterations"]}
+        write_text_atomic(config, json.dumps(configuration(folder, run.arm) | settings))
     return config
 
 
@@ -94,11 +99,12 @@ def samples_of(folder: Path, lora: Path, images: list[Asked]) -> list[np.ndarray
 
 def held_out(folder: Path, who: Identity, seed: int) -> dict[str, list[np.ndarray]]:
     """Pictures of somebody that no LoRA saw, by angle, both sides."""
-    random = generator(UNSEEN_SEED + seed, "held out")
     found = {}
     for name, yaw in HELD_OUT_DEG.items():
         yaws = [side * yaw for side in (-1, 1)] * (PICTURES_OF_EACH // 2)
-        paths = sorted((folder / name).glob("*.png")) or write_photos(folder / name, who, yaws, random)
+        paths = sorted((folder / name).glob("*.png"))
+        if len(paths) < len(yaws):
+            paths = write_photos(folder / name, who, yaws, generator(UNSEEN_SEED + seed, f"held out, {name}"))
         found[name] = [decode(path.read_bytes()) for path in paths]
     return found
 
@@ -122,27 +128,22 @@ def figures_of(
             float(face.embedding @ own[target]) > max(float(face.embedding @ one[target]) for one in others)
             for _, face in seen
         ]
-        figures[f"{target}: similarity to held-out pictures"] = statistics.fmean(likeness) if likeness else 0.0
+        if likeness:
+            figures[f"{target}: similarity to held-out pictures"] = statistics.fmean(likeness)
         figures[f"{target}: nearest to the person"] = sum(nearest) / len(chosen)
         figures[f"{target}: angle reached"] = sum(reached) / len(chosen)
     front = [
         face.embedding for one, face in zip(images, found, strict=True) if face is not None and one.target == "front"
     ]
     alike = [float(a @ b) for a, b in combinations(front, 2)]
-    figures["similarity of two samples from the front"] = statistics.fmean(alike) if alike else 0.0
+    if alike:
+        figures["similarity of two samples from the front"] = statistics.fmean(alike)
     return figures
 
 
 def centres(pictures: dict[str, list[np.ndarray]], pack: Path) -> dict[str, np.ndarray]:
     """The mean direction of a head's faces at each angle."""
-    out = {}
-    for name, images in pictures.items():
-        seen = [face.embedding for face in faces(images, pack) if face]
-        if not seen:
-            raise UserError(f"The pack {pack} finds no face on held-out pictures ({name}).")
-        mean = np.mean(seen, 0)
-        out[name] = mean / np.linalg.norm(mean)
-    return out
+    return {name: centre(faces(images, pack)) for name, images in pictures.items()}
 
 
 def coverage_of(folder: Path) -> float | None:
@@ -156,15 +157,17 @@ def run(args: argparse.Namespace) -> int:
     """Runs what is missing, then prints the table of each pack."""
     demand_model(DIFFUSION)
     packs = {name: find_pack(name).folder for name in args.pack or [DEMO_PACK]}
-    crowd = draw_people(UNSEEN_SEED, 100 + STRANGERS)
+    crowd = draw_people(UNSEEN_SEED, MOST_PEOPLE + STRANGERS)
     people, strangers = crowd[: args.people], crowd[-STRANGERS:]
     images = plan(TRIGGER, args.each)
+    weights = DIFFUSION / "unet" / "diffusion_pytorch_model.safetensors"
+    facts = {"model": sha256_of(weights), "iterations": args.iterations, "each": args.each}
     made: dict[tuple[int, int, str], list[np.ndarray]] = {}
     for seed in range(1, args.seeds + 1):
         for index, who in enumerate(people):
             for arm in ARMS:
                 folder = args.folder / f"person{index}_seed{seed}_{arm}"
-                lora = run_loop(prepare(folder, who, seed, arm, args.iterations))
+                lora = run_loop(prepare(folder, who, Run(index, seed, arm), facts))
                 made[index, seed, arm] = samples_of(folder, lora, images)
                 say(f"person {index + 1} of {len(people)}, seed {seed} of {args.seeds}: {arm} done")
     shown = [held_out(args.folder / f"held_out_{at}", who, at) for at, who in enumerate(people)]
@@ -187,17 +190,17 @@ def run(args: argparse.Namespace) -> int:
 def print_table(runs: list[Run]) -> None:
     """Markdown: loop, control, difference with its interval, spread of the controls."""
     print("| figure | loop | control | difference (95 %) | controls of one person differ by |\n|---|---|---|---|---|")
-    for name in runs[0].figures:
+    for name in dict.fromkeys(name for one in runs for name in one.figures):
         by_arm = {
             arm: {(one.person, one.seed): one.figures[name] for one in runs if one.arm == arm and name in one.figures}
             for arm in ARMS
         }
         means = [f"{statistics.fmean(by_arm[arm].values()):.3f}" if by_arm[arm] else "-" for arm in ARMS]
-        changes = [by_arm[LOOP][key] - by_arm[CONTROL][key] for key in by_arm[LOOP] if key in by_arm[CONTROL]]
+        changes = {key: by_arm[LOOP][key] - by_arm[CONTROL][key] for key in by_arm[LOOP] if key in by_arm[CONTROL]}
         told = "-"
         if changes:
-            low, high = interval(changes, statistics.fmean)
-            told = f"{statistics.fmean(changes):+.3f} ({low:+.3f} to {high:+.3f})"
+            low, high = interval(changes)
+            told = f"{statistics.fmean(changes.values()):+.3f} ({low:+.3f} to {high:+.3f})"
         spread = spread_of(by_arm[CONTROL])
         print(f"| {name} | {' | '.join(means)} | {told} | {'-' if spread is None else f'{spread:.3f}'} |")
 
@@ -209,11 +212,15 @@ def spread_of(values: dict[tuple[int, int], float]) -> float | None:
     return statistics.fmean(squares) ** 0.5 if squares else None
 
 
-def interval(values: list[float], figure: Callable[[list[float]], float]) -> tuple[float, float]:
-    """95 % percentile interval over values drawn with replacement."""
+def interval(values: dict[tuple[int, int], float]) -> tuple[float, float]:
+    """95 % percentile interval of the mean: people drawn with replacement, then the seeds of each."""
     random = np.random.default_rng(1)
-    drawn = [figure([values[i] for i in random.integers(0, len(values), len(values))]) for _ in range(RESAMPLES)]
-    return tuple(np.quantile(drawn, [0.025, 0.975]))
+    groups = [[value for (one, _), value in values.items() if one == each] for each in {one for one, _ in values}]
+    means = []
+    for _ in range(RESAMPLES):
+        drawn = [groups[i] for i in random.integers(0, len(groups), len(groups))]
+        means.append(np.mean([np.mean(random.choice(group, len(group))) for group in drawn]))
+    return tuple(np.quantile(means, [0.025, 0.975]))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -221,10 +228,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = options.script_parser("python -m benchmarks.loop_bench", __doc__)
     add = parser.add_argument
     add("--folder", type=Path, required=True, metavar="DIR", help="where runs are kept, and gone on with")
-    add("--people", type=int, default=5, help="how many people")
-    add("--seeds", type=int, default=3, help="runs of each person, of loop and control")
-    add("--iterations", type=int, default=2, help="of each run, at most")
-    add("--each", type=int, default=12, help="samples of each angle at the end")
+    add("--people", type=options.between(1, MOST_PEOPLE, whole=True), default=5, help="how many people")
+    add("--seeds", type=options.count, default=3, help="runs of each person, of loop and control")
+    add("--iterations", type=options.count, default=2, help="of each run, at most")
+    add("--each", type=options.count, default=12, help="samples of each angle at the end")
     add("--pack", action="append", help="name or folder of a model pack; may be repeated")
     options.add_debug_and_version(parser)
     return parser.parse_args(argv)

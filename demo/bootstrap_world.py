@@ -62,7 +62,7 @@ def prepare(folder: Path, kind: str) -> Path:
 
     if demo_pack() is None:
         raise UserError(missing_demo_pack())
-    stamp, facts = folder / STAMP, {"seed": SEED, "photos": [FRONT, TURNED, PROFILE], "kind": kind}
+    stamp, facts = folder / STAMP, {"seed": SEED, "photos": [FRONT, TURNED, PROFILE], "baseline": kind == BASELINE}
     begun = folder / BEGUN
     if stamp.is_file() and _facts_in(stamp) != facts:
         raise UserError(f"{folder} holds another demo of the loop; choose another folder, or delete it.")

@@ -11,7 +11,7 @@
 reads   nothing: pictures are rendered first, or taken from --scratch, where each part finds what those before it left
 writes  SCRATCH/vae.pt, text.pt, unet.pt, decoder.pt   every two minutes; the same command goes on from there
         OUTPUT/                     a diffusers folder, by `export`
-        OUTPUT/training.safetensors   all of an unfinished training, in 8 bits, by `pack`
+        OUTPUT/training.safetensors   the weights of an unfinished training, in 8 bits, by `pack`
 
 Times are for two cores of a CPU that multiplies matrices of bfloat16. benchmarks.demo_diffusion_bench measures the
 model afterwards.
@@ -26,7 +26,7 @@ from pathlib import Path
 from demo.training_data import TRAINING_SEED
 from utils import options
 from utils.console import EXIT_OK, UserError, run_script
-from utils.defaults import MODELS_FOLDER
+from utils.defaults import BOOTSTRAP_REQUIREMENTS, MODELS_FOLDER
 
 PARTS = ("vae", "text", "unet", "decoder", "export", "pack", "unpack")
 OUTPUT = MODELS_FOLDER / "demo" / "diffusion"
@@ -34,15 +34,11 @@ OUTPUT = MODELS_FOLDER / "demo" / "diffusion"
 
 def run(args: argparse.Namespace) -> int:
     """One part. Raises UserError where an earlier one is missing."""
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise UserError("PyTorch is missing: python -m pip install -r requirements/bootstrap.txt") from error
     from demo.diffusion import compact, decoder, export, text, unet, vae
     from demo.diffusion.pictures import pictures
     from demo.diffusion.words import write_tokenizer
 
-    needed = {"unet": (vae, text), "decoder": (vae,)} | dict.fromkeys(("export", "pack"), (vae, text, unet))
+    needed = {"unet": (vae, text), "decoder": (vae,)} | dict.fromkeys(("export", "pack"), (vae, unet))
     for earlier in needed.get(args.part, ()):
         file = earlier.file_of(args.scratch)
         if not file.exists():
@@ -89,7 +85,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Exit code of the command."""
     args = parse_args(argv)
-    return run_script(lambda: run(args), args.debug)
+    return run_script(lambda: run(args), args.debug, BOOTSTRAP_REQUIREMENTS)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from demo.diffusion import decoder, text, unet, vae
 from demo.diffusion.networks import new_unet, new_vae
-from demo.diffusion.pictures import traits
 from demo.diffusion.stages import keep_networks, load_networks
-from demo.identity import mean_identity
+from utils.console import UserError
 from utils.files import write_bytes_atomic
 
 FILE = "training.safetensors"
@@ -20,7 +19,7 @@ _SCALE = ".scale"
 
 def parts(tokenizer: object) -> dict[str, nn.Module]:
     """All networks of a training, new."""
-    encoder, _ = text.new_named_encoder(tokenizer, len(traits(mean_identity())))
+    encoder, _ = text.new_named_encoder(tokenizer, text.traits_of_a_person())
     return {"vae": new_vae(), "unet": new_unet(), "text_encoder": encoder}
 
 
@@ -51,7 +50,12 @@ def rounded(name: str, one: Tensor) -> dict[str, Tensor]:
 
 
 def unpack(tokenizer: object, file: Path, scratch: Path) -> None:
-    """Fills `scratch` with what `pack` kept, as the stages keep it."""
+    """Fills `scratch` with what `pack` kept: weights, so that VAE, U-Net and decoder can learn on. Raises UserError.
+
+    Optimisers begin anew, and the part `text` cannot go on: what it answered with is not kept.
+    """
+    if unet.file_of(scratch).exists():
+        raise UserError(f"{scratch} holds a training already; --scratch takes a new folder.")
     from safetensors.torch import load_file
 
     networks, tensors = parts(tokenizer), load_file(file)
@@ -66,6 +70,5 @@ def unpack(tokenizer: object, file: Path, scratch: Path) -> None:
         network.load_state_dict(state)
     scratch.mkdir(parents=True, exist_ok=True)
     keep_networks(vae.file_of(scratch), {"vae": networks["vae"]})
-    keep_networks(decoder.file_of(scratch), {"decoder": networks["vae"].decoder})
     keep_networks(text.file_of(scratch), {"text_encoder": networks["text_encoder"]})
     keep_networks(unet.file_of(scratch), {name: networks[name] for name in ("unet", "text_encoder")})

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from demo.diffusion.stages import Course, Stage, batches, load_networks
 
 BATCH, RATE, JUDGE_RATE, AVERAGED = 8, 3e-4, 5e-4, 0.995
 _JUDGED = 0.6  # weight of the discriminator's loss, by the size of gradients at the last layer
-_BEGINS = 150  # steps in which the discriminator alone learns
+_BEGINS = 150  # steps after which the decoder begins to listen to the discriminator
 
 
 def file_of(scratch: Path) -> Path:
@@ -28,7 +27,7 @@ def file_of(scratch: Path) -> Path:
 
 
 def new_judge() -> nn.Module:
-    """Patches of 22 pixels to how real each looks."""
+    """Patches of 30 pixels to how real each looks."""
 
     def layer(inside: int, outside: int, stride: int) -> list[nn.Module]:
         return [nn.Conv2d(inside, outside, 4, stride, 1), nn.GroupNorm(8, outside), nn.LeakyReLU(0.2)]
@@ -40,17 +39,17 @@ def new_judge() -> nn.Module:
 def train(seen: Pictures, scratch: Path, minutes: float, seed: int) -> None:
     """Until its minutes are over."""
     torch.manual_seed(seed)
-    random = np.random.default_rng(seed)
     whole = new_vae().to(memory_format=torch.channels_last)
     load_networks(vae.file_of(scratch), {"vae": whole})
     whole.encoder.requires_grad_(False).eval()
     judge = new_judge().to(memory_format=torch.channels_last)
-    stage = Stage(Course(file_of(scratch), minutes, RATE, averaged=AVERAGED), {"decoder": whole.decoder})
     learns = torch.optim.AdamW(judge.parameters(), lr=JUDGE_RATE, betas=(0.5, 0.9), weight_decay=0.0)
+    course = Course(file_of(scratch), minutes, RATE, averaged=AVERAGED)
+    stage = Stage(course, {"decoder": whole.decoder}, {"judge": judge, "learns": learns})
+    random = stage.random(seed)
     weights = vae.face_weights(seen.boxes, PIXELS, 2.0)
     order = iter(batches(len(seen.images), BATCH, random))
     last = whole.decoder.layers[-1].weight
-    begun = stage.steps
 
     def loss_of_batch() -> dict[str, Tensor]:
         pixels, weight = vae.patches(seen, weights, next(order), random)
@@ -67,8 +66,8 @@ def train(seen: Pictures, scratch: Path, minutes: float, seed: int) -> None:
         learns.step()
         flat, edges = vae.absolute(drawn, pixels, weight)
         differences = flat + vae.EDGES * edges
-        if stage.steps - begun < _BEGINS:
-            return {"loss": 0 * differences, "pixels": flat, "edges": edges, "judge": judged}
+        if stage.steps < _BEGINS:
+            return {"loss": differences, "pixels": flat, "edges": edges, "judge": judged}
         judge.requires_grad_(False)
         with torch.autocast("cpu", torch.bfloat16):
             liked = -judge(drawn).float().mean()

@@ -6,17 +6,16 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from demo.diffusion import decoder, text, unet, vae
+from demo.diffusion import compact, decoder, text, unet, vae
 from demo.diffusion.networks import new_unet, new_vae
-from demo.diffusion.pictures import traits
 from demo.diffusion.stages import load_networks
-from demo.identity import mean_identity
+from utils.console import UserError
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
     from transformers import CLIPTokenizer
 
-_KEPT = ("README.md", "LICENSE.txt")
+_KEPT = ("README.md", "LICENSE.txt", compact.FILE)
 
 
 def pipeline_of(tokenizer: CLIPTokenizer, scratch: Path) -> StableDiffusionPipeline:
@@ -27,7 +26,7 @@ def pipeline_of(tokenizer: CLIPTokenizer, scratch: Path) -> StableDiffusionPipel
     load_networks(vae.file_of(scratch), {"vae": pictures})
     if decoder.file_of(scratch).exists():
         load_networks(decoder.file_of(scratch), {"decoder": pictures.decoder}, means=True)
-    encoder, named = text.new_named_encoder(tokenizer, len(traits(mean_identity())))
+    encoder, named = text.new_named_encoder(tokenizer, text.traits_of_a_person())
     network = new_unet()
     load_networks(unet.file_of(scratch), {"unet": network, "text_encoder": encoder}, means=True)
     encoder.set_input_embeddings(named.words)
@@ -47,8 +46,12 @@ def pipeline_of(tokenizer: CLIPTokenizer, scratch: Path) -> StableDiffusionPipel
 
 
 def export(tokenizer: CLIPTokenizer, scratch: Path, output: Path) -> None:
-    """Writes `output` anew, but for its card and licence."""
+    """Writes `output` anew, but for card, licence and a packed training. Raises UserError for a folder of others."""
     import torch
+
+    ours = {"model_index.json", *_KEPT}
+    if output.exists() and any(output.iterdir()) and not any((output / name).is_file() for name in ours):
+        raise UserError(f"{output} holds other files; --output takes a new folder, or one of such a model.")
 
     pipeline = pipeline_of(tokenizer, scratch).to(torch.float16)
     part = output.with_name(f"{output.name}.part")

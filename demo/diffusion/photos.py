@@ -20,7 +20,7 @@ _NEAR = (min(low for low, _ in COMPOSED_FILLS.values()), max(high for _, high in
 def write_photos(
     folder: Path, who: Identity, yaws_deg: Sequence[float], random: np.random.Generator, workers: int | None = None
 ) -> list[Path]:
-    """A picture for each yaw, with its true angle inside and a caption beside it that begins with TRIGGER's words."""
+    """A picture for each yaw, with its true angle inside and a caption beside it that says who, in TRIGGER's words."""
     scenes = [
         draw_picture(who, random, yaw_deg=float(yaw), fill=float(random.uniform(*_NEAR)), eyes_closed=False)
         for yaw in yaws_deg

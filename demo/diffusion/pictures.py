@@ -15,6 +15,7 @@ from demo.identity import BEARDS, HAIR_STYLES, NAMES, Identity
 from demo.parallel import render_all
 from demo.scene import LIGHTS, Scene, draw_scene
 from demo.training_data import draw_people, generator
+from utils.files import write_text_atomic
 from utils.progress import GroupProgress
 
 PIXELS, RENDERED = 96, 192  # rendered at twice the size and scaled down: drawn directly, edges would be jagged
@@ -90,6 +91,7 @@ def traits(who: Identity) -> np.ndarray:
 class Pictures:
     """`images` (N, 96, 96, 3) uint8 BGR, their scenes, and where the face lies: (N, 4) pixels, NaN for none."""
 
+    name: str  # of the set
     images: np.ndarray
     scenes: list[Scene]
     boxes: np.ndarray
@@ -106,9 +108,9 @@ def pictures(seed: int, people: int, each: int, scratch: Path, workers: int | No
         images = np.lib.format.open_memmap(images_file, "w+", np.uint8, (len(scenes), PIXELS, PIXELS, 3))
         boxes = _render_into(images, scenes, workers)
         images.flush()
-        boxes_file.write_text(json.dumps(boxes), encoding="utf-8")
+        write_text_atomic(boxes_file, json.dumps(boxes))
     boxes = np.array(json.loads(boxes_file.read_text(encoding="utf-8")), np.float32)
-    return Pictures(np.load(images_file, mmap_mode="r"), scenes, boxes)
+    return Pictures(base.name, np.load(images_file, mmap_mode="r"), scenes, boxes)
 
 
 def _render_into(images: np.ndarray, scenes: Sequence[Scene], workers: int | None) -> list[list[float]]:

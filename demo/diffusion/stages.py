@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.console import say
+from utils.console import UserError, say
 from utils.files import write_bytes_atomic
 
 _REPORT_S, _KEEP_S = 30.0, 120.0
@@ -34,8 +35,9 @@ class Course:
 class Stage:
     """A training of some networks: steps, learning rate, running mean of the weights, and the file to go on from."""
 
-    def __init__(self, course: Course, networks: dict[str, nn.Module]) -> None:
-        self.course, self.networks = course, networks
+    def __init__(self, course: Course, networks: dict[str, nn.Module], beside: dict[str, Any] | None = None) -> None:
+        """`beside` is kept, too, but not trained here. Raises UserError for a file of something else."""
+        self.course, self.networks, self.beside = course, networks, beside or {}
         weights = [one for network in networks.values() for one in network.parameters() if one.requires_grad]
         self.optimiser = torch.optim.AdamW(
             weights, lr=course.rate, weight_decay=course.decay, betas=(0.9, 0.99), fused=True
@@ -45,6 +47,16 @@ class Stage:
         self.means = [one.detach().clone() for one in weights] if course.averaged else []
         if course.file.exists():
             self._take_up()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its minutes were worked already."""
+        return self.seconds >= 60 * self.course.minutes
+
+    def random(self, seed: int) -> np.random.Generator:
+        """Seeds everything, for each start anew: one that goes on does not see again what it has seen."""
+        torch.manual_seed(seed + self.steps)
+        return np.random.default_rng([seed, self.steps])
 
     def run(self, loss_of_batch: Callable[[], dict[str, Tensor]]) -> None:
         """Until the minutes are over. `loss_of_batch` gives named losses, of which the first is what is trained on."""
@@ -88,14 +100,22 @@ class Stage:
     def keep(self) -> None:
         """What is needed to go on, in one file."""
         more = {"means": self.means, "steps": self.steps, "seconds": self.seconds}
+        more |= {name: one.state_dict() for name, one in self.beside.items()}
         keep_networks(self.course.file, self.networks, optimiser=self.optimiser.state_dict(), **more)
 
     def _take_up(self) -> None:
         state = torch.load(self.course.file, weights_only=True)
-        for name, network in self.networks.items():
-            network.load_state_dict(state["networks"][name])
-        if state["optimiser"]:
-            self.optimiser.load_state_dict(state["optimiser"])
+        try:
+            for name, network in self.networks.items():
+                network.load_state_dict(state["networks"][name])
+            if state["optimiser"]:
+                self.optimiser.load_state_dict(state["optimiser"])
+                for name, one in self.beside.items():
+                    one.load_state_dict(state[name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{self.course.file} cannot be trained further ({error}); delete it to begin anew."
+            ) from error
         self.steps, self.seconds = state["steps"], state["seconds"]
         if self.means:
             self.means = state["means"] or [one.detach().clone() for one in self.weights]

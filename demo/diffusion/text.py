@@ -18,6 +18,7 @@ from demo.diffusion.networks import TEXT_WIDTH, NamedEmbedding, new_text_encoder
 from demo.diffusion.pictures import EXPRESSIONS, Pictures, traits
 from demo.diffusion.stages import Course, Stage, batches
 from demo.diffusion.words import light_of
+from demo.identity import mean_identity
 from demo.scene import BACKGROUNDS, Scene
 
 if TYPE_CHECKING:
@@ -44,12 +45,12 @@ def new_named_encoder(tokenizer: CLIPTokenizer, people_traits: int) -> tuple[CLI
 def train(seen: Pictures, tokenizer: CLIPTokenizer, scratch: Path, minutes: float, seed: int) -> None:
     """Until its minutes are over."""
     torch.manual_seed(seed)
-    random = np.random.default_rng(seed)
-    captions = Captions(seen, tokenizer, random)
-    encoder, named = new_named_encoder(tokenizer, captions.traits.shape[1])
+    encoder, named = new_named_encoder(tokenizer, traits_of_a_person())
     facts = torch.from_numpy(np.stack([facts_of(scene) for scene in seen.scenes]))
-    answers = nn.Linear(TEXT_WIDTH, facts.shape[1] + captions.traits.shape[1])
+    answers = nn.Linear(TEXT_WIDTH, facts.shape[1] + traits_of_a_person())
     stage = Stage(Course(file_of(scratch), minutes, RATE), {"text_encoder": encoder, "answers": answers})
+    random = stage.random(seed)
+    captions = Captions(seen, tokenizer, random)
     order = iter(batches(len(seen.scenes), BATCH, random))
 
     def loss_of_batch() -> dict[str, Tensor]:
@@ -77,5 +78,6 @@ def facts_of(scene: Scene) -> np.ndarray:
     return np.array([turn, np.tanh(2 * turn), abs(turn), 4 * scene.fill, *map(float, one_of)], np.float32)
 
 
-def width_of_traits(seen: Pictures) -> int:
-    return len(traits(seen.scenes[0].who))
+def traits_of_a_person() -> int:
+    """How many numbers tell who somebody is."""
+    return len(traits(mean_identity()))

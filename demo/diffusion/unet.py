@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BATCH, RATE, DECAY, AVERAGED = 48, 1e-3, 0.01, 0.999
 _FACE_WEIGHT = 2.0
-_EVERY_TIME, _MIDDLE = 0.5, (250, 900)  # half of the steps fall where faces take shape
+_EVERY_TIME, _MIDDLE = 0.5, (250, 900)  # the other half of the steps falls where faces take shape
 
 
 def file_of(scratch: Path) -> Path:
@@ -47,15 +47,15 @@ def train(seen: Pictures, tokenizer: CLIPTokenizer, scratch: Path, minutes: floa
     from diffusers.models.attention_processor import AttnProcessor
 
     torch.manual_seed(seed)
-    random = np.random.default_rng(seed)
     latents = vae.encode_all(seen, scratch)
-    captions = Captions(seen, tokenizer, random)
-    encoder, named = text.new_named_encoder(tokenizer, captions.traits.shape[1])
+    encoder, named = text.new_named_encoder(tokenizer, text.traits_of_a_person())
     load_networks(text.file_of(scratch), {"text_encoder": encoder})
     unet = new_unet().to(memory_format=torch.channels_last)
     unet.set_attn_processor(AttnProcessor())  # the fused attention is far slower backwards in bfloat16 on CPUs
     course = Course(file_of(scratch), minutes, RATE, decay=DECAY, averaged=AVERAGED)
     stage = Stage(course, {"unet": unet, "text_encoder": encoder})
+    random = stage.random(seed)
+    captions = Captions(seen, tokenizer, random)
     schedule = noise_schedule()
     weights = vae.face_weights(seen.boxes, latents.shape[-1], _FACE_WEIGHT)
     order = iter(batches(len(seen.scenes), BATCH, random))

@@ -1,7 +1,9 @@
-"""First stage: the VAE. It learns from patches around the face, and is told to be exact there."""
+"""First stage: the VAE. It learns from patches of the pictures, and is told to be exact in the face."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor
 from demo.diffusion.networks import new_vae
 from demo.diffusion.pictures import PIXELS, Pictures
 from demo.diffusion.stages import Course, Stage, batches, load_networks
+from utils.files import write_bytes_atomic
 from utils.progress import GroupProgress
 
 BATCH, PATCH = 8, 64  # small steps, but many: of 24 patches it learned a third as much in the same time
@@ -27,9 +30,11 @@ def file_of(scratch: Path) -> Path:
 def train(seen: Pictures, scratch: Path, minutes: float, seed: int) -> None:
     """Until its minutes are over."""
     torch.manual_seed(seed)
-    random = np.random.default_rng(seed)
     vae = new_vae().to(memory_format=torch.channels_last)
     stage = Stage(Course(file_of(scratch), minutes, RATE, FALLS_OVER), {"vae": vae})
+    if not stage.is_over:
+        (scratch / "decoder.pt").unlink(missing_ok=True)  # it was learned for another encoder
+    random = stage.random(seed)
     weights = face_weights(seen.boxes, PIXELS, _FACE_WEIGHT)
     order = iter(batches(len(seen.images), BATCH, random))
 
@@ -113,8 +118,9 @@ def face_weights(boxes: np.ndarray, side: int, most: float) -> np.ndarray:
 
 
 def encode_all(seen: Pictures, scratch: Path) -> np.ndarray:
-    """(2, N, C, h, w) float16 latents of the pictures and of their mirror images, made once."""
-    file = scratch / "latents.npy"
+    """(2, N, C, h, w) float16 latents of the pictures and of their mirror images, made once for each VAE."""
+    which = hashlib.sha256(file_of(scratch).read_bytes()).hexdigest()[:12]
+    file = scratch / f"latents-{seen.name}-{which}.npy"
     if file.exists():
         return np.load(file)
     vae = new_vae().eval()
@@ -131,5 +137,7 @@ def encode_all(seen: Pictures, scratch: Path) -> np.ndarray:
                 out[mirrored].append(latents.half().numpy())
             progress.step(task)
     latents = np.stack([np.concatenate(group) for group in out])
-    np.save(file, latents)
+    written = io.BytesIO()
+    np.save(written, latents)
+    write_bytes_atomic(file, written.getvalue())
     return latents

@@ -51,7 +51,7 @@ def test_captions_say_what_is_true_of_the_scene():
     for yaw in (-70.0, -40.0, 0.0, 10.0, 40.0, 70.0):
         text = words.angle_text(yaw, random)
         assert sides[text] == (np.sign(yaw) if abs(yaw) > 20 else 0)
-        assert words.angle_text(seen_in_mirror(scene(yaw_deg=yaw)).yaw_deg, random) in sides
+        assert sides[words.angle_text(seen_in_mirror(scene(yaw_deg=yaw)).yaw_deg, random)] == -sides[text]
     assert words.angle_text(55.0, random) is None, "neither word is true between them"
     texts = [words.caption_of(scene(expression="angry", background="outdoor"), random, False) for _ in range(40)]
     angry = [text for text in texts if "angry" in text or "furious" in text]
@@ -98,19 +98,36 @@ def test_all_parts_train_go_on_and_become_a_folder_that_the_scripts_use(tmp_path
     assert "vae.pt is missing: train that part first" in capsys.readouterr().err
     for part in ("vae", "text", "unet", "decoder"):
         train(part, scratch, "--minutes", 0.01)
-    first = torch.load(scratch / "unet.pt", weights_only=True)["steps"]
+    first = torch.load(scratch / "unet.pt", weights_only=True)
+    train("unet", scratch, "--minutes", 0.01)
+    again = torch.load(scratch / "unet.pt", weights_only=True)
+    assert again["steps"] == first["steps"] > 0, "its minutes were over"
+    assert all(map(torch.equal, again["means"], first["means"]))
     train("unet", scratch, "--minutes", 0.03)
-    assert torch.load(scratch / "unet.pt", weights_only=True)["steps"] > first > 0
+    more = torch.load(scratch / "unet.pt", weights_only=True)
+    assert more["steps"] > first["steps"] and more["seconds"] > 1.8 > first["seconds"]
+    assert (scratch / "decoder.pt").exists()
+    train("vae", scratch, "--minutes", 0.02)
+    assert not (scratch / "decoder.pt").exists(), "it was learned for another encoder"
+    train("decoder", scratch, "--minutes", 0.01)
     model.mkdir()
+    (model / "photo.txt").write_text("mine")
+    train("export", scratch, "--output", model, code=2)
+    assert "holds other files" in capsys.readouterr().err and (model / "photo.txt").exists()
+    (model / "photo.txt").unlink()
     (model / "LICENSE.txt").write_text("MIT")
+    (model / "training.safetensors").write_text("kept")
     train("export", scratch, "--output", model)
-    assert (model / "LICENSE.txt").read_text() == "MIT"
+    assert (model / "LICENSE.txt").read_text() == "MIT" and (model / "training.safetensors").read_text() == "kept"
+    (model / "training.safetensors").unlink()
     assert sum(path.stat().st_size for path in model.rglob("*")) < 30e6
     train("unpack", scratch, "--output", model, code=2)
     assert "training.safetensors is missing" in capsys.readouterr().err
     train("pack", scratch, "--output", tmp_path / "packed")
     assert (tmp_path / "packed" / "training.safetensors").stat().st_size < 12e6
     train("unpack", tmp_path / "other", "--output", tmp_path / "packed")
+    train("unpack", tmp_path / "other", "--output", tmp_path / "packed", code=2)
+    assert "holds a training already" in capsys.readouterr().err
     for part in ("unet", "decoder"):
         train(part, tmp_path / "other", "--minutes", 0.01)
     went_on = torch.load(tmp_path / "other" / "unet.pt", weights_only=True)["networks"]["unet"]["conv_in.weight"]
