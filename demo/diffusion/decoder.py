@@ -2,7 +2,7 @@
 
 Absolute differences alone make pictures soft, and validation refuses soft pictures. Encoder and latents stay as they
 are, so this can be done at any time, beside the U-Net. The losses are those of Esser et al. 2021 (arXiv 2012.09841):
-hinge losses of a patch discriminator, its weight chosen so that its gradient is as large as that of the differences.
+hinge losses of a patch discriminator, weighted so that its gradient is a share (`_JUDGED`) of that of the differences.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from demo.diffusion.pictures import PIXELS, Pictures
 from demo.diffusion.stages import Course, Stage, batches, load_networks
 
 BATCH, RATE, JUDGE_RATE, AVERAGED = 8, 3e-4, 5e-4, 0.995
-_JUDGED = 0.6  # weight of the discriminator's loss, by the size of gradients at the last layer
+_JUDGED = 0.6  # at the last layer
 _BEGINS = 150  # steps after which the decoder begins to listen to the discriminator
 
 

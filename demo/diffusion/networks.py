@@ -25,14 +25,13 @@ def new_vae() -> AutoencoderTiny:
     vae = AutoencoderTiny(
         encoder_block_out_channels=(64,) * 4,
         decoder_block_out_channels=(64,) * 4,
-        num_encoder_blocks=(0, 0, 3, 4),  # nearly all work is done where pictures are small: 3 times as many steps
+        num_encoder_blocks=(0, 0, 3, 4),  # nearly all work is done where pictures are small
         num_decoder_blocks=(5, 4, 1, 0),
         latent_channels=LATENTS,
     )
     for name, layer in vae.named_modules():
-        if isinstance(
-            layer, nn.Conv2d
-        ):  # it has no norms: PyTorch's own first weights lose the signal (He et al. 2015)
+        if isinstance(layer, nn.Conv2d):
+            # it has no norms, so that with PyTorch's own first weights the signal is lost on the way (He et al. 2015)
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu" if ".conv." in name else "linear")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
@@ -64,7 +63,7 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 def new_unet() -> UNet2DConditionModel:
     """Stable Diffusion 1.5's layout with three sizes: 12, 6 and 3 latents wide.
 
-    Words are read where it is 6 and 3 wide; reading them at 12, too, takes nearly twice as long for each picture.
+    Words are read where it is 6 and 3 wide; reading them at 12, too, takes half as long again for each picture.
     """
     from diffusers import UNet2DConditionModel
 

@@ -59,21 +59,27 @@ class Stage:
         return np.random.default_rng([seed, self.steps])
 
     def run(self, loss_of_batch: Callable[[], dict[str, Tensor]]) -> None:
-        """Until the minutes are over. `loss_of_batch` gives named losses, of which the first is what is trained on."""
+        """Until the minutes are over. `loss_of_batch` gives named losses, of which the first is what is trained on.
+
+        Raises UserError where that is no number any more.
+        """
         seen: dict[str, list[float]] = {}
         began = last = reported = kept = time.monotonic()
         while (share := self.seconds / (60 * self.course.minutes)) < 1:
             for group in self.optimiser.param_groups:
                 group["lr"] = self.course.rate * self._rate(share)
             losses = loss_of_batch()
-            next(iter(losses.values())).backward()
+            loss = next(iter(losses.values()))
+            if not torch.isfinite(loss):
+                raise UserError(f"The loss is not a number after step {self.steps}; {self.course.file} is from before.")
+            loss.backward()
             nn.utils.clip_grad_norm_(self.weights, 1.0)
             self.optimiser.step()
             self.optimiser.zero_grad()
             self.steps += 1
             self._average()
-            for name, loss in losses.items():
-                seen.setdefault(name, []).append(float(loss.detach()))
+            for name, one in losses.items():
+                seen.setdefault(name, []).append(float(one.detach()))
             now = time.monotonic()
             self.seconds += min(now - last, 10.0)  # a machine that slept did not work
             last = now

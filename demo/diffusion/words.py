@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-TOKENS = 64  # the longest prompt that is composed has 47
+TOKENS = 64  # the longest prompt that is composed has 45
 RARE = ("ohwx", "sks", "zwx", "mrn")
 NAME = "<name>"  # stands in captions where the person's own name goes
 
