@@ -4,7 +4,7 @@
     python bootstrap_loop.py --config bootstrap_config.json
     python bootstrap_loop.py --config bootstrap_config.json --dry-run      # only print the commands
     python bootstrap_loop.py --config bootstrap_config.json --undo 2       # take the merge of iteration 2 back out
-    python bootstrap_loop.py --demo                                        # rendered heads, a simulated generator
+    python bootstrap_loop.py --demo                                        # rendered heads and a small model of them
 
 reads   dataset_dir              real photos of one person; nothing is ever written there
         lora_output_dir          a lora.safetensors that is there becomes v1; else v1 is trained on the real photos
@@ -43,6 +43,11 @@ if TYPE_CHECKING:  # mirror.loop is imported where it is used, so that --help is
 
 CONFIG = Path("bootstrap_config.json")
 DEMO_FOLDER = PROJECT / "demo_bootstrap"
+DEMO_KINDS = {
+    "control": "the same number of training steps on the real photos only",
+    "simulated": "a simulated generator that improves with what its LoRA saw",
+    "baseline": "a simulated generator that never improves, so the loop should report no gain",
+}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,12 +77,12 @@ def read_config(args: argparse.Namespace) -> LoopConfig:
     from mirror.loop.config import load_config
     from mirror.training.presets import PRESETS
 
-    if args.demo_baseline and not args.demo:
-        raise UserError("--demo-baseline belongs to --demo; give both.")
+    if args.kind and not args.demo:
+        raise UserError(f"--demo-{args.kind} belongs to --demo; give both.")
     if args.demo:
-        from demo.bootstrap_world import BASELINE, SIMULATED, prepare
+        from demo.bootstrap_world import LOOP, prepare
 
-        args.config, args.yes = prepare(args.demo, BASELINE if args.demo_baseline else SIMULATED), True
+        args.config, args.yes = prepare(args.demo, args.kind or LOOP), True
     return load_config(args.config, PRESETS)
 
 
@@ -337,14 +342,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="?",
         const=DEMO_FOLDER,
         metavar="DIR",
-        help="the whole loop on rendered heads, offline and in minutes, in DIR; its generator is simulated "
+        help="the whole loop on rendered heads with a small diffusion model of them, offline and in minutes, in DIR "
         f"(without DIR: {DEMO_FOLDER.name} beside this script)",
     )
-    add(
-        "--demo-baseline",
-        action="store_true",
-        help="with --demo: a generator that never improves, so the loop should report no gain",
-    )
+    kinds = parser.add_mutually_exclusive_group()
+    for kind, told in DEMO_KINDS.items():
+        kinds.add_argument(f"--demo-{kind}", dest="kind", action="store_const", const=kind, help=f"with --demo: {told}")
     add("--yes", action="store_true", help="do not ask for confirmation")
     options.add_debug_and_version(parser)
     return parser.parse_args(argv)

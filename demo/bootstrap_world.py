@@ -1,8 +1,8 @@
 """What the demos of the bootstrap loop begin with: rendered photos of a person, a base model, a configuration.
 
-bootstrap_loop.py --demo has two kinds, both with a simulated generator: one learns, the baseline never does.
-benchmarks/loop_bench.py has two more, in which nothing is simulated: the loop with the demo's diffusion model
-(demo/train_diffusion.py makes it), and its control, which trains as many steps on the real photos alone.
+In two kinds nothing is simulated: the loop with the demo's diffusion model (demo/train_diffusion.py makes it), and its
+control, which trains as many steps on the real photos alone. Two have a simulated generator, for tests of how loops
+end: one learns, the baseline never does.
 """
 
 from __future__ import annotations
@@ -54,16 +54,17 @@ BEGUN = "bootstrap_world.begun"  # written first: what lies beside it is ours, a
 
 
 def prepare(folder: Path, kind: str) -> Path:
-    """The configuration of a loop in `folder`, with everything it needs; what is there already stays. UserError.
-
-    `kind` is SIMULATED or BASELINE.
-    """
+    """The configuration of a loop in `folder`, with everything it needs; what is there already stays. UserError."""
     from mirror.faces.packs import demo_pack, missing_demo_pack
 
     if demo_pack() is None:
         raise UserError(missing_demo_pack())
-    stamp, facts = folder / STAMP, {"seed": SEED, "photos": [FRONT, TURNED, PROFILE], "baseline": kind == BASELINE}
-    begun = folder / BEGUN
+    if not is_simulated(kind) and not (DIFFUSION / "model_index.json").is_file():
+        raise UserError(
+            f"The demo's diffusion model is not in {DIFFUSION}; get it with the repository, or use --demo-simulated."
+        )
+    stamp, begun = folder / STAMP, folder / BEGUN
+    facts = {"seed": SEED, "photos": [FRONT, TURNED, PROFILE], "kind": kind}
     if stamp.is_file() and _facts_in(stamp) != facts:
         raise UserError(f"{folder} holds another demo of the loop; choose another folder, or delete it.")
     if not stamp.is_file() and not begun.is_file() and folder.is_dir() and any(folder.iterdir()):
@@ -71,15 +72,25 @@ def prepare(folder: Path, kind: str) -> Path:
     if not stamp.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         write_text_atomic(begun, "")
-        say(f"Preparing the demo in {folder}: {FRONT + TURNED + PROFILE} rendered photos and a tiny SDXL.")
-        render_photos(folder / "photos")
-        tiny_sdxl(folder / "tiny_sdxl")
+        say(f"Preparing the demo in {folder}: {FRONT + TURNED + PROFILE} rendered photos of a person.")
+        if is_simulated(kind):
+            render_photos(folder / "photos")
+            tiny_sdxl(folder / "tiny_sdxl")
+        else:
+            person, _ = people()
+            render_small_photos(folder / "photos", person, SEED)
         write_text_atomic(folder / "goals.json", json.dumps(GOALS))
         write_text_atomic(folder / "config.json", json.dumps(configuration(folder, kind), indent=2))
         write_text_atomic(stamp, json.dumps(facts))
     begun.unlink(missing_ok=True)
-    say(f"Note: the generator of this demo is {SAID}.")
+    if is_simulated(kind):
+        say(f"Note: the generator of this demo is {SAID}.")
     return folder / "config.json"
+
+
+def is_simulated(kind: str) -> bool:
+    """Whether images are rendered instead of generated."""
+    return kind in (SIMULATED, BASELINE)
 
 
 def _facts_in(stamp: Path) -> object:
@@ -116,16 +127,16 @@ def render_small_photos(folder: Path, who: Identity, seed: int) -> None:
 
 def configuration(folder: Path, kind: str) -> dict:
     """Real gap analysis, validation, merge, training and measuring; of some kinds the generator is simulated."""
-    is_simulated = kind in (SIMULATED, BASELINE)
+    simulated = is_simulated(kind)
     made = {
         "person_name": "demo",
         "person_trigger": "ohwx person",
-        "base_model": str((folder / "tiny_sdxl" if is_simulated else DIFFUSION).resolve()),
+        "base_model": str((folder / "tiny_sdxl" if simulated else DIFFUSION).resolve()),
         "dataset_dir": str((folder / "photos").resolve()),
         "models_dir": str(MODELS_FOLDER.resolve()),
         "output_dir": str((folder / "output").resolve()),
         "lora_output_dir": str((folder / "loras").resolve()),
-        "max_iterations": 5 if is_simulated else 2,
+        "max_iterations": 5 if simulated else 2,
         "max_synthetic_share": 0.5,
         "pack": DEMO_PACK,
         # of rendered heads, as the pack is; one for photos that lies in the models folder would see little in them
@@ -133,7 +144,7 @@ def configuration(folder: Path, kind: str) -> dict:
         "gap_analysis": {"goals": str((folder / "goals.json").resolve())},
         "metrics": {"samples": 30},
     }
-    return made | (_with_simulation(kind) if is_simulated else _with_diffusion(kind))
+    return made | (_with_simulation(kind) if simulated else _with_diffusion(kind))
 
 
 def _with_simulation(kind: str) -> dict:

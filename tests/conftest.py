@@ -16,6 +16,8 @@ import pytest
 
 # The suite has a process on every core already: threads of torch beside them only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A script that ends by a signal says where: a measuring run once did, and nobody knows why.
+os.environ.setdefault("PYTHONFAULTHANDLER", "1")
 
 # A suite that was begun in the background of a shell or under nohup ignores these, and so would every script that it
 # interrupts.

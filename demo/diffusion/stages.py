@@ -27,7 +27,7 @@ class Course:
     file: Path
     minutes: float
     rate: float  # the highest learning rate
-    falls_over: float = 0.3  # the last share of the minutes, in which the rate falls to nothing
+    falls_over: float = 0.45  # the last share of the minutes, in which the rate falls to nothing
     decay: float = 0.0  # of the weights
     averaged: float = 0.0  # how much of the running mean of the weights stays at each step; 0 keeps none
 

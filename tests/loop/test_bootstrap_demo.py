@@ -179,6 +179,32 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
         prepare(tmp_path, SIMULATED)
 
 
+def test_a_demo_goes_on_with_what_it_made_and_is_no_other_kind(tmp_path, monkeypatch):
+    from demo import bootstrap_world as world
+
+    monkeypatch.setattr(world, "render_small_photos", lambda folder, who, seed: folder.mkdir())
+    monkeypatch.setattr(world, "DIFFUSION", tmp_path / "diffusion")
+    with pytest.raises(UserError, match="diffusion model is not in .*--demo-simulated"):
+        world.prepare(tmp_path / "demo", world.LOOP)
+    assert not (tmp_path / "demo").exists()
+    (tmp_path / "diffusion").mkdir()
+    (tmp_path / "diffusion" / "model_index.json").write_text("{}")
+    config = world.prepare(tmp_path / "demo", world.LOOP)
+    written = config.stat().st_mtime_ns
+    assert world.prepare(tmp_path / "demo", world.LOOP).stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="holds another demo"):
+        world.prepare(tmp_path / "demo", world.CONTROL)
+
+
+def test_kinds_of_the_demo_need_it_and_exclude_each_other():
+    from conftest import run_script
+
+    alone = run_script("bootstrap_loop.py", "--demo-control")
+    assert alone.returncode == 2 and "--demo-control belongs to --demo" in alone.stderr
+    both = run_script("bootstrap_loop.py", "--demo", "--demo-control", "--demo-baseline")
+    assert both.returncode == 2 and "not allowed with" in both.stderr
+
+
 def test_the_configuration_of_the_demo_is_valid(tmp_path, monkeypatch):
     from demo.bootstrap_world import BASELINE, CONTROL, LOOP, SIMULATED, configuration
     from mirror.loop.config import load_config
