@@ -5,7 +5,8 @@
 
 Images are made by generate_synthetic.py, LoRAs by train_lora.py, as users run them, on the CPU. First the base model is
 asked for each angle: faces found, angle reached (within 15 degrees of what the words stand for, and on the asked side),
-how alike the faces of different seeds are. Then for each person 24 rendered photos become a LoRA, whose samples are
+how alike the faces of different seeds are; then for each shot size, light and expression: gap_analysis.py sorts the
+images, as it does those of users. Then for each person 24 rendered photos become a LoRA, whose samples are
 compared with other photos of the person and of 20 strangers. A face that is not found counts against every rate; means
 are of those that were found. Rates carry intervals of 95 % (Wilson's).
 """
@@ -30,17 +31,20 @@ from demo.bootstrap_world import GUIDANCE, LEARNING, SAMPLING_STEPS, TRAINING_ST
 from demo.diffusion.photos import TRIGGER, usual_yaws, write_photos
 from demo.diffusion.words import side_of
 from demo.training_data import UNSEEN_SEED, draw_people, generator
+from mirror.contracts.contract import read_contract
+from mirror.contracts.gaps import GapReport
 from mirror.dataset.gaps import GAP_TYPES
 from mirror.faces.packs import find_pack
 from utils import options
 from utils.console import EXIT_OK, UserError, run_script, say
 from utils.decoding import decode
-from utils.defaults import DEMO_PACK, MODELS_FOLDER, PROJECT
+from utils.defaults import DEMO_EXPRESSION, DEMO_PACK, MODELS_FOLDER, PROJECT
 
 STRANGERS, PHOTOS_OF_EACH = 20, 4
 PHOTOS = (16, 5, 3)  # that a LoRA learns from: from the front, turned, in profile
 ASKED_DEG = {"front": 0.0, "three_quarter": 40.0, "profile": 70.0}  # the middle of what the words stand for
 REACHED_DEG = 15.0
+OTHER_WORDS = ("shot_size", "lighting", "expression")
 MODEL = MODELS_FOLDER / "demo" / "diffusion"
 
 
@@ -130,6 +134,38 @@ def base_rows(images: list[Asked], found: list[Found | None]) -> dict[str, str]:
     return rows
 
 
+def word_plan(each: int) -> list[Asked]:
+    """Every text that asks for a shot size, a light or an expression, in turn, `each` of a target, from the front."""
+    images = []
+    for name in OTHER_WORDS:
+        for target in GAP_TYPES[name].targets:
+            for index in range(each if target.prompts else 0):
+                text = target.prompts[index % len(target.prompts)]
+                prompt = f"photo of person, {GAP_TYPES['face_angle'].targets[0].prompts[0]}, {text}"
+                images.append(Asked(f"{name}.{target.name}.{index:02d}", target.name, 0.0, prompt, 5000 + len(images)))
+    return images
+
+
+def word_rows(folder: Path, images: list[Asked], model: Path) -> dict[str, str]:
+    """How often gap_analysis.py sorts an image where its words ask for, with the demo's pack and expression model."""
+    generate(folder, images, model, None)
+    rows = {}
+    for asked in dict.fromkeys(one.name.rsplit(".", 1)[0] for one in images):
+        chosen = [one for one in images if one.name.startswith(f"{asked}.")]
+        apart, report = folder / asked, folder / f"{asked}.json"
+        apart.mkdir()
+        for one in chosen:
+            (folder / f"{one.name}.png").rename(apart / f"{one.name}.png")
+        how = ["--pack", DEMO_PACK, "--expression-model", DEMO_EXPRESSION, "--no-cache"]
+        script("gap_analysis.py", apart, "--output", report, *how)
+        gap_type, target = asked.split(".")
+        told = read_contract(report, GapReport, "gap_analysis.py").distributions
+        shares = [share for one in told if one.type == gap_type for share in one.targets]
+        seen = sum(share.count for share in shares if share.target == target)
+        rows[f"asked for and seen as {gap_type} {target}"] = rate(seen, len(chosen))
+    return rows
+
+
 def centre(found: list[Found | None]) -> np.ndarray:
     """The mean direction of the faces, unit norm. Raises UserError where none was found."""
     seen = [face.embedding for face in found if face]
@@ -182,6 +218,7 @@ def run(args: argparse.Namespace) -> int:
         say("base model")
         base_plan = plan("person", args.each)
         base = generate(folder / "base", base_plan, args.model, None)
+        words = word_rows(folder / "words", word_plan(args.each), args.model)
         random = generator(UNSEEN_SEED, "diffusion bench")
         faces_of_strangers = [photos_of(folder / f"stranger_{at}", who, random) for at, who in enumerate(strangers)]
         lora_plan = plan(TRIGGER, args.each)
@@ -210,6 +247,8 @@ def run(args: argparse.Namespace) -> int:
     print("| figure | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
     for row in next(iter(columns.values())):
         print(f"| {row} | " + " | ".join(column[row] for column in columns.values()) + " |")
+    for row, told in words.items():
+        print(f"| {row} | {told} |" + " |" * (len(columns) - 1))
     print(f"| training of a LoRA, seconds | {', '.join(f'{one:.0f}' for one in seconds)} |" + " |" * (len(columns) - 1))
     return EXIT_OK
 

@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -37,6 +39,7 @@ from mirror.contracts.history import IterationHistory
 from mirror.faces.packs import find_pack
 from utils import options
 from utils.console import EXIT_OK, UserError, run_script, say
+from utils.cores import available_cores
 from utils.decoding import decode
 from utils.defaults import DEMO_PACK, PROJECT
 from utils.files import sha256_of, write_text_atomic
@@ -74,12 +77,12 @@ def prepare(folder: Path, who: Identity, run: Run, facts: dict) -> Path:
     return config
 
 
-def run_loop(config: Path) -> Path:
+def run_loop(config: Path, environment: dict[str, str]) -> Path:
     """The LoRA that a loop keeps. Raises UserError where it ends in an error."""
     done = config.with_name("done")
     if not done.is_file():
         command = [sys.executable, "bootstrap_loop.py", "--config", str(config), "--yes"]
-        ended = subprocess.run(command, cwd=PROJECT, capture_output=True, encoding="utf-8")
+        ended = subprocess.run(command, cwd=PROJECT, capture_output=True, encoding="utf-8", env=environment)
         if ended.returncode:
             raise UserError(f"{config}: the loop ended with {ended.returncode}: {ended.stderr.strip()[-400:]}")
         done.touch()
@@ -162,14 +165,21 @@ def run(args: argparse.Namespace) -> int:
     images = plan(TRIGGER, args.each)
     weights = DIFFUSION / "unet" / "diffusion_pytorch_model.safetensors"
     facts = {"model": sha256_of(weights), "iterations": args.iterations, "each": args.each}
-    made: dict[tuple[int, int, str], list[np.ndarray]] = {}
-    for seed in range(1, args.seeds + 1):
-        for index, who in enumerate(people):
-            for arm in ARMS:
-                folder = args.folder / f"person{index}_seed{seed}_{arm}"
-                lora = run_loop(prepare(folder, who, Run(index, seed, arm), facts))
-                made[index, seed, arm] = samples_of(folder, lora, images)
-                say(f"person {index + 1} of {len(people)}, seed {seed} of {args.seeds}: {arm} done")
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, available_cores() // args.jobs))}
+
+    def result(which: tuple[int, int, str]) -> list[np.ndarray]:
+        index, seed, arm = which
+        folder = args.folder / f"person{index}_seed{seed}_{arm}"
+        lora = run_loop(prepare(folder, people[index], Run(index, seed, arm), facts), environment)
+        pictures = samples_of(folder, lora, images)
+        say(f"person {index + 1} of {len(people)}, seed {seed} of {args.seeds}: {arm} done")
+        return pictures
+
+    runs_asked = [
+        (index, seed, arm) for seed in range(1, args.seeds + 1) for index in range(len(people)) for arm in ARMS
+    ]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        made = dict(zip(runs_asked, pool.map(result, runs_asked), strict=True))
     shown = [held_out(args.folder / f"held_out_{at}", who, at) for at, who in enumerate(people)]
     unknown = [held_out(args.folder / f"stranger_{at}", who, 1000 + at) for at, who in enumerate(strangers)]
     for name, pack in packs.items():
@@ -232,6 +242,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seeds", type=options.count, default=3, help="runs of each person, of loop and control")
     add("--iterations", type=options.count, default=2, help="of each run, at most")
     add("--each", type=options.count, default=12, help="samples of each angle at the end")
+    add("--jobs", type=options.count, default=1, help="runs at the same time")
     add("--pack", action="append", help="name or folder of a model pack; may be repeated")
     options.add_debug_and_version(parser)
     return parser.parse_args(argv)

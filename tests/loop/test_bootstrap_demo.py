@@ -184,7 +184,7 @@ def test_a_demo_goes_on_with_what_it_made_and_is_no_other_kind(tmp_path, monkeyp
 
     monkeypatch.setattr(world, "render_small_photos", lambda folder, who, seed: folder.mkdir())
     monkeypatch.setattr(world, "DIFFUSION", tmp_path / "diffusion")
-    with pytest.raises(UserError, match="diffusion model is not in .*--demo-simulated"):
+    with pytest.raises(UserError, match=r"diffusion model is not in .*--demo-simulated"):
         world.prepare(tmp_path / "demo", world.LOOP)
     assert not (tmp_path / "demo").exists()
     (tmp_path / "diffusion").mkdir()
