@@ -142,7 +142,7 @@ def word_plan(each: int) -> list[Asked]:
             for index in range(each if target.prompts else 0):
                 text = target.prompts[index % len(target.prompts)]
                 prompt = f"photo of person, {GAP_TYPES['face_angle'].targets[0].prompts[0]}, {text}"
-                images.append(Asked(f"{name}.{target.name}.{index:02d}", target.name, 0.0, prompt, 5000 + len(images)))
+                images.append(Asked(f"{name}-{target.name}-{index:02d}", target.name, 0.0, prompt, 5000 + len(images)))
     return images
 
 
@@ -150,15 +150,15 @@ def word_rows(folder: Path, images: list[Asked], model: Path) -> dict[str, str]:
     """How often gap_analysis.py sorts an image where its words ask for, with the demo's pack and expression model."""
     generate(folder, images, model, None)
     rows = {}
-    for asked in dict.fromkeys(one.name.rsplit(".", 1)[0] for one in images):
-        chosen = [one for one in images if one.name.startswith(f"{asked}.")]
+    for asked in dict.fromkeys(one.name.rsplit("-", 1)[0] for one in images):
+        chosen = [one for one in images if one.name.startswith(f"{asked}-")]
         apart, report = folder / asked, folder / f"{asked}.json"
         apart.mkdir()
         for one in chosen:
             (folder / f"{one.name}.png").rename(apart / f"{one.name}.png")
         how = ["--pack", DEMO_PACK, "--expression-model", DEMO_EXPRESSION, "--no-cache"]
         script("gap_analysis.py", apart, "--output", report, *how)
-        gap_type, target = asked.split(".")
+        gap_type, target = asked.split("-")
         told = read_contract(report, GapReport, "gap_analysis.py").distributions
         shares = [share for one in told if one.type == gap_type for share in one.targets]
         seen = sum(share.count for share in shares if share.target == target)

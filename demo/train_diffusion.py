@@ -5,13 +5,11 @@
     python -m demo.train_diffusion unet --minutes 90 --scratch training_scratch
     python -m demo.train_diffusion decoder --minutes 15 --scratch training_scratch
     python -m demo.train_diffusion export --scratch training_scratch
-    python -m demo.train_diffusion pack --scratch training_scratch     # into one file, to go on elsewhere:
-    python -m demo.train_diffusion unpack --scratch other_scratch
+    python -m demo.train_diffusion import --scratch other_scratch     # an exported model, to train it further
 
 reads   nothing: pictures are rendered first, or taken from --scratch, where each part finds what those before it left
 writes  SCRATCH/vae.pt, text.pt, unet.pt, decoder.pt   every two minutes; the same command goes on from there
         OUTPUT/                     a diffusers folder, by `export`
-        OUTPUT/training.safetensors   the weights of an unfinished training, in 8 bits, by `pack`
 
 Times are for two cores of a CPU that multiplies matrices of bfloat16. benchmarks.demo_diffusion_bench measures the
 model afterwards.
@@ -28,17 +26,17 @@ from utils import options
 from utils.console import EXIT_OK, UserError, run_script
 from utils.defaults import BOOTSTRAP_REQUIREMENTS, MODELS_FOLDER
 
-PARTS = ("vae", "text", "unet", "decoder", "export", "pack", "unpack")
+PARTS = ("vae", "text", "unet", "decoder", "export", "import")
 OUTPUT = MODELS_FOLDER / "demo" / "diffusion"
 
 
 def run(args: argparse.Namespace) -> int:
     """One part. Raises UserError where an earlier one is missing."""
-    from demo.diffusion import compact, decoder, export, text, unet, vae
+    from demo.diffusion import decoder, export, text, unet, vae
     from demo.diffusion.pictures import pictures
     from demo.diffusion.words import write_tokenizer
 
-    needed = {"unet": (vae, text), "decoder": (vae,)} | dict.fromkeys(("export", "pack"), (vae, unet))
+    needed = {"unet": (vae, text), "decoder": (vae,)} | {"export": (vae, unet)}
     for earlier in needed.get(args.part, ()):
         file = earlier.file_of(args.scratch)
         if not file.exists():
@@ -47,14 +45,8 @@ def run(args: argparse.Namespace) -> int:
     if args.part == "export":
         export.export(tokenizer, args.scratch, args.output)
         return EXIT_OK
-    packed = args.output / compact.FILE
-    if args.part == "pack":
-        compact.pack(tokenizer, args.scratch, packed)
-        return EXIT_OK
-    if args.part == "unpack":
-        if not packed.is_file():
-            raise UserError(f"{packed} is missing: `pack` writes it.")
-        compact.unpack(tokenizer, packed, args.scratch)
+    if args.part == "import":
+        export.take_up(tokenizer, args.output, args.scratch)
         return EXIT_OK
     seen = pictures(TRAINING_SEED, args.people, args.each, args.scratch, args.workers)
     if args.part in ("vae", "decoder"):
@@ -76,7 +68,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--each", type=options.between(1, 1000, whole=True), default=2, help="pictures of each person")
     add("--seed", type=options.between(0, 2**31, whole=True), default=1, help="first weights and what is drawn")
     add("--scratch", type=Path, default=Path("training_scratch"), help="where pictures and unfinished parts are kept")
-    add("--output", type=Path, default=OUTPUT, help="folder that `export` and `pack` write, and `unpack` reads")
+    add("--output", type=Path, default=OUTPUT, help="folder that `export` writes and `import` reads")
     add("--workers", type=options.between(1, 61, whole=True), help="processes that render; without it one a core")
     options.add_debug_and_version(parser)
     return parser.parse_args(argv)

@@ -1,6 +1,7 @@
-"""The trained parts as a diffusers folder of Stable Diffusion 1.5's classes, in float16.
+"""The trained parts as a diffusers folder of Stable Diffusion 1.5's classes, in float16, and back again to train on.
 
-The weights have bfloat16's seven bits behind the point, so that git stores three quarters of their bytes.
+The weights are rounded to multiples of a power of two, so that git stores little more than half of their bytes. Beside
+them lies what gives people their names (`NamedEmbedding`), which nothing but a further training needs.
 """
 
 from __future__ import annotations
@@ -9,19 +10,24 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from demo.diffusion import compact, decoder, text, unet, vae
-from demo.diffusion.networks import new_unet, new_vae
-from demo.diffusion.stages import load_networks
+import torch
+from torch import nn
+
+from demo.diffusion import decoder, text, unet, vae
+from demo.diffusion.networks import NamedEmbedding, new_unet, new_vae
+from demo.diffusion.stages import keep_networks, load_networks
 from utils.console import UserError
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
     from transformers import CLIPTokenizer
 
-_KEPT = ("README.md", "LICENSE.txt", compact.FILE)
+NAMES = "names.safetensors"
+_STEPS = 127  # to the largest weight of a row, at least half of them
+_KEPT = ("README.md", "LICENSE.txt")
 
 
-def pipeline_of(tokenizer: CLIPTokenizer, scratch: Path) -> StableDiffusionPipeline:
+def pipeline_of(tokenizer: CLIPTokenizer, scratch: Path) -> tuple[StableDiffusionPipeline, NamedEmbedding]:
     """What a training has reached so far: running means of the U-Net's weights, the latest decoder."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 
@@ -36,7 +42,7 @@ def pipeline_of(tokenizer: CLIPTokenizer, scratch: Path) -> StableDiffusionPipel
     schedule = EulerDiscreteScheduler.from_config(
         dict(unet.noise_schedule().config), timestep_spacing="trailing", steps_offset=1
     )
-    return StableDiffusionPipeline(
+    pipeline = StableDiffusionPipeline(
         vae=pictures.eval(),
         text_encoder=encoder.eval(),
         tokenizer=tokenizer,
@@ -46,24 +52,60 @@ def pipeline_of(tokenizer: CLIPTokenizer, scratch: Path) -> StableDiffusionPipel
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    return pipeline, named
 
 
 def export(tokenizer: CLIPTokenizer, scratch: Path, output: Path) -> None:
-    """Writes `output` anew, but for card, licence and a packed training. Raises UserError for a folder of others."""
-    import torch
+    """Writes `output` anew, but for card and licence. Raises UserError for a folder of something else."""
+    from safetensors.torch import save_file
 
     ours = {"model_index.json", *_KEPT}
     if output.exists() and any(output.iterdir()) and not any((output / name).is_file() for name in ours):
         raise UserError(f"{output} holds other files; --output takes a new folder, or one of such a model.")
 
-    pipeline = pipeline_of(tokenizer, scratch)
+    pipeline, named = pipeline_of(tokenizer, scratch)
     for network in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        network.to(torch.bfloat16).to(torch.float16)
+        round_weights(network)
+        network.to(torch.float16)
     part = output.with_name(f"{output.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     pipeline.save_pretrained(part)
+    save_file(named.of_traits.state_dict(), part / NAMES)
     for name in _KEPT:
         if (output / name).is_file():
             shutil.copy(output / name, part / name)
     shutil.rmtree(output, ignore_errors=True)
     part.rename(output)
+
+
+def round_weights(network: nn.Module) -> None:
+    """Each row of a weight to whole multiples of its own power of two; what has no rows stays."""
+    for weight in network.parameters():
+        if weight.ndim > 1:
+            rows = weight.data.flatten(1)
+            unit = torch.exp2(torch.ceil(torch.log2(rows.abs().amax(1, keepdim=True).clamp(min=1e-8) / _STEPS)))
+            weight.data.copy_(((rows / unit).round() * unit).reshape(weight.shape))
+
+
+def take_up(tokenizer: CLIPTokenizer, model: Path, scratch: Path) -> None:
+    """Fills `scratch` with an exported model, so that VAE, U-Net and decoder can learn on. Raises UserError.
+
+    Optimisers begin anew, and the part `text` cannot go on: what it answered with is not kept.
+    """
+    from diffusers import AutoencoderTiny, UNet2DConditionModel
+    from safetensors.torch import load_file
+    from transformers import CLIPTextModel
+
+    if not (model / NAMES).is_file():
+        raise UserError(f"{model / NAMES} is missing: `export` writes it.")
+    if unet.file_of(scratch).exists():
+        raise UserError(f"{scratch} holds a training already; --scratch takes a new folder.")
+    encoder, named = text.new_named_encoder(tokenizer, text.traits_of_a_person())
+    encoder.set_input_embeddings(named.words)
+    encoder.load_state_dict(CLIPTextModel.from_pretrained(model / "text_encoder").state_dict())
+    named.of_traits.load_state_dict(load_file(model / NAMES))
+    encoder.set_input_embeddings(named)
+    networks = {"unet": UNet2DConditionModel.from_pretrained(model / "unet"), "text_encoder": encoder}
+    keep_networks(vae.file_of(scratch), {"vae": AutoencoderTiny.from_pretrained(model / "vae").float()})
+    keep_networks(text.file_of(scratch), {"text_encoder": encoder.float()})
+    keep_networks(unet.file_of(scratch), {name: network.float() for name, network in networks.items()})

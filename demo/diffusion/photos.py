@@ -14,7 +14,7 @@ from demo.parallel import render_all
 from demo.simulated_generator import write_png
 
 TRIGGER = "ohwx person"
-_NEAR = (min(low for low, _ in COMPOSED_FILLS.values()), max(high for _, high in COMPOSED_FILLS.values()))
+_NEAR = tuple(COMPOSED_FILLS.values())
 
 
 def write_photos(
@@ -22,7 +22,7 @@ def write_photos(
 ) -> list[Path]:
     """A picture for each yaw, with its true angle inside and a caption beside it that says who, in TRIGGER's words."""
     scenes = [
-        draw_picture(who, random, yaw_deg=float(yaw), fill=float(random.uniform(*_NEAR)), eyes_closed=False)
+        draw_picture(who, random, yaw_deg=float(yaw), fill=float(random.choice(_NEAR)), eyes_closed=False)
         for yaw in yaws_deg
     ]
     folder.mkdir(parents=True, exist_ok=True)

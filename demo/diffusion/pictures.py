@@ -36,34 +36,33 @@ _CHOICES = ("hair_style", "beard", "moles")
 def draw_yaw(random: np.random.Generator) -> float:
     """Degrees. Mostly what the words for angles ask for, some between."""
     side = random.choice([-1, 1])
-    kind = random.choice(4, p=[0.40, 0.28, 0.24, 0.08])
+    kind = random.choice(4, p=[0.40, 0.28, 0.26, 0.06])
     if kind == 0:
-        return float(np.clip(random.normal(0, 8), -17, 17))
-    return float(side * random.uniform(*((31, 48), (62, 80), (0, 82))[kind - 1]))
+        return float(np.clip(random.normal(0, 6), -15, 15))
+    return float(side * random.uniform(*((34, 46), (64, 76), (0, 82))[kind - 1]))
 
 
 def draw_picture(who: Identity, random: np.random.Generator, **fixed: object) -> Scene:
     """A scene for training; `fixed` overrides what is drawn."""
-    size = random.choice(["composed", "close_up", "medium", "full"], p=[0.78, 0.15, 0.05, 0.02])
-    fills = SIZE_FILLS.get(str(size)) or list(COMPOSED_FILLS.values())[random.integers(len(COMPOSED_FILLS))]
-    fill = float(random.uniform(*fills))
+    size = str(random.choice(["composed", "medium", "full"], p=[0.93, 0.05, 0.02]))
+    fill = float(random.uniform(*SIZE_FILLS[size]) if size in SIZE_FILLS else random.choice([*COMPOSED_FILLS.values()]))
     mood = str(random.choice(["everyday", "low_key", "high_key"], p=[0.88, 0.06, 0.06]))
     light = LIGHTS[mood if mood in LIGHTS else str(random.choice(EVERYDAY_LIGHTS))]
     light = replace(light, azimuth_deg=light.azimuth_deg * float(random.choice([-1, 1])) + float(random.normal(0, 6)))
     height = float(np.clip(0.10 + 0.74 * fill, 0.10, 0.5))
     drawn: dict[str, object] = {
         "yaw_deg": draw_yaw(random),
-        "pitch_deg": float(np.clip(random.normal(0, 4), -10, 10)),
-        "roll_deg": float(np.clip(random.normal(0, 3), -8, 8)),
+        "pitch_deg": float(np.clip(random.normal(0, 2), -5, 5)),
+        "roll_deg": float(np.clip(random.normal(0, 1.5), -4, 4)),
         "expression": str(random.choice(list(EXPRESSIONS), p=list(EXPRESSIONS.values()))),
         "strength": 1.0,
         "eyes_closed": bool(random.random() < 0.02),
         "gaze_deg": (0.0, 0.0),
         "light": light,
         "fill": fill,
-        "place": (0.5 + float(random.normal(0, 0.015)), height + float(random.normal(0, 0.015))),
+        "place": (0.5, height),
         "lens_mm": 85.0,
-        "background": str(random.choice(["studio", "indoor", "outdoor"], p=[0.5, 0.25, 0.25])),
+        "background": str(random.choice(["studio", "indoor", "outdoor"], p=[0.6, 0.2, 0.2])),
         "grain": 0.0,
     }
     drawn.update(fixed)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BATCH, RATE, DECAY, AVERAGED = 48, 1e-3, 0.01, 0.999
 _FACE_WEIGHT = 2.0
-_EVERY_TIME, _MIDDLE = 0.5, (250, 900)  # the other half of the steps falls where faces take shape
+_EVERY_TIME, _MIDDLE = 0.5, (350, 1000)  # the other half of the steps falls where faces take shape
 
 
 def file_of(scratch: Path) -> Path:

@@ -116,23 +116,26 @@ def test_all_parts_train_go_on_and_become_a_folder_that_the_scripts_use(tmp_path
     assert "holds other files" in capsys.readouterr().err and (model / "photo.txt").exists()
     (model / "photo.txt").unlink()
     (model / "LICENSE.txt").write_text("MIT")
-    (model / "training.safetensors").write_text("kept")
     train("export", scratch, "--output", model)
-    assert (model / "LICENSE.txt").read_text() == "MIT" and (model / "training.safetensors").read_text() == "kept"
-    (model / "training.safetensors").unlink()
+    assert (model / "LICENSE.txt").read_text() == "MIT"
     assert sum(path.stat().st_size for path in model.rglob("*")) < 30e6
-    train("unpack", scratch, "--output", model, code=2)
-    assert "training.safetensors is missing" in capsys.readouterr().err
-    train("pack", scratch, "--output", tmp_path / "packed")
-    assert (tmp_path / "packed" / "training.safetensors").stat().st_size < 12e6
-    train("unpack", tmp_path / "other", "--output", tmp_path / "packed")
-    train("unpack", tmp_path / "other", "--output", tmp_path / "packed", code=2)
+    train("import", tmp_path / "other", "--output", tmp_path, code=2)
+    assert "names.safetensors is missing" in capsys.readouterr().err
+    train("import", tmp_path / "other", "--output", model)
+    train("import", tmp_path / "other", "--output", model, code=2)
     assert "holds a training already" in capsys.readouterr().err
+    taken, trained = (
+        torch.load(folder / "unet.pt", weights_only=True)["networks"]["text_encoder"]
+        for folder in (tmp_path / "other", scratch)
+    )
+    assert taken.keys() == trained.keys()
+    names = next(name for name in taken if name.endswith("of_traits.weight"))
+    assert taken[names].std() > 0 and (taken[names] - trained[names]).abs().max() < 0.01, "people keep their names"
     for part in ("unet", "decoder"):
         train(part, tmp_path / "other", "--minutes", 0.01)
     went_on = torch.load(tmp_path / "other" / "unet.pt", weights_only=True)["networks"]["unet"]["conv_in.weight"]
     before = torch.load(scratch / "unet.pt", weights_only=True)["networks"]["unet"]["conv_in.weight"]
-    assert 0 < (went_on - before).abs().max() < 0.05, "it begins with the weights that were packed"
+    assert 0 < (went_on - before).abs().max() < 0.05, "it begins with the weights that were exported"
     plan = {"images": [{"name": "one", "prompt": "photo of person, front view", "seed": 1}]}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     command = ["generate_synthetic.py", "--base-model", model, "--prompts-file", tmp_path / "plan.json", "--no-lora"]
