@@ -103,9 +103,9 @@ def test_all_parts_train_go_on_and_become_a_folder_that_the_scripts_use(tmp_path
     again = torch.load(scratch / "unet.pt", weights_only=True)
     assert again["steps"] == first["steps"] > 0, "its minutes were over"
     assert all(map(torch.equal, again["means"], first["means"]))
-    train("unet", scratch, "--minutes", 0.03)
+    train("unet", scratch, "--minutes", (first["seconds"] + 1.5) / 60)  # its steps may take seconds on a busy machine
     more = torch.load(scratch / "unet.pt", weights_only=True)
-    assert more["steps"] > first["steps"] and more["seconds"] > 1.8 > first["seconds"]
+    assert more["steps"] > first["steps"] and more["seconds"] > first["seconds"] + 1.4
     assert (scratch / "decoder.pt").exists()
     train("vae", scratch, "--minutes", 0.02)
     assert not (scratch / "decoder.pt").exists(), "it was learned for another encoder"
