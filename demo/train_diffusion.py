@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from demo.diffusion.pictures import pictures
     from demo.diffusion.words import write_tokenizer
 
-    needed = {"unet": (vae, text), "decoder": (vae,)} | {"export": (vae, unet)}
+    needed = {"unet": (vae, text), "decoder": (vae,), "export": (vae, unet)}
     for earlier in needed.get(args.part, ()):
         file = earlier.file_of(args.scratch)
         if not file.exists():

@@ -12,10 +12,6 @@ from mirror.faces.packs import find_pack
 from utils.defaults import DEMO_PACK
 
 EACH = 6
-needs_model = pytest.mark.skipif(
-    not (MODEL / "model_index.json").is_file(),
-    reason="the demo's diffusion model is not trained far enough to ship yet",
-)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +30,6 @@ def of(asked, found, target):
     return [(one, face) for one, face in zip(asked, found, strict=True) if one.target == target and face]
 
 
-@needs_model
 def test_faces_are_found_and_turned_as_asked(asked, found):
     assert sum(face is not None for face in found) >= 0.8 * len(asked)
     for target in ("three_quarter", "profile"):
@@ -46,7 +41,6 @@ def test_faces_are_found_and_turned_as_asked(asked, found):
     assert turns["front"] < 15 and turns["profile"] > 45
 
 
-@needs_model
 def test_other_seeds_are_other_people(asked, found):
     front = [face.embedding for _, face in of(asked, found, "front")]
     assert np.median([float(a @ b) for a, b in combinations(front, 2)]) < 0.6
@@ -60,7 +54,6 @@ def test_it_is_small_free_and_described():
         assert word in card
 
 
-@needs_model
 def test_its_tokenizer_knows_every_word_of_every_prompt():
     written = json.loads((MODEL / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     assert {f"{word}</w>" for word in vocabulary()} <= set(written), "prompts have words that it never saw"
