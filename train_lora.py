@@ -192,7 +192,7 @@ def enough_memory() -> Iterator[None]:
             raise
         raise UserError(
             "Memory ran out. What helps: --batch 1 with --accumulate, --gradient-checkpointing, a smaller --resolution "
-            "or --rank; other programs on the GPU take theirs."
+            "or --rank, no --conv-rank; other programs on the GPU take theirs."
         ) from error
 
 
@@ -271,6 +271,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     add("--repeats", type=_count, default=REPEATS, metavar="N", help="repeats of pictures in no folder like 10_name")
     add("--rank", type=_count, metavar="R", help="width of the LoRA")
     add("--alpha", type=_positive, metavar="A", help="the LoRA is scaled by alpha / rank; half of --rank, if given")
+    add("--conv-rank", type=_count, metavar="R", help="convolutions learn, too (LoCon), in this width (default: none)")
     add("--learning-rate", type=_positive, metavar="LR", help="highest learning rate, reached after the warm-up")
     add("--warmup", type=_share, metavar="SHARE", help="share of the steps in which the learning rate rises, 0 to 1")
     add("--batch", type=_count, metavar="N", help="batch size, on each GPU")

@@ -40,7 +40,7 @@ from utils.console import EXIT_OK, UserError, run_script, say
 from utils.decoding import decode
 from utils.defaults import DEMO_EXPRESSION, DEMO_PACK, MODELS_FOLDER, PROJECT
 
-STRANGERS, PHOTOS_OF_EACH = 20, 4
+STRANGERS, PHOTOS_OF_EACH = 20, 8
 PHOTOS = (16, 5, 3)  # that a LoRA learns from: from the front, turned, in profile
 ASKED_DEG = {"front": 0.0, "three_quarter": 40.0, "profile": 70.0}  # the middle of what the words stand for
 REACHED_DEG = 15.0

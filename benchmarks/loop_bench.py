@@ -9,8 +9,8 @@ profiles, as those of the loop's demo; what generates is the demo's diffusion mo
 asked for every angle, and its samples are compared with other pictures of the person at 0, 30 and 60 degrees.
 
 A person's photos are the same in all runs. Intervals of 95 % are bootstrapped over people, and over the seeds of each;
-a loop and its control, which share person and seed, stay together. The spread of trainings is what the controls of one
-person differ by: their seeds are all in which they do.
+a loop and its control, which share person and seed, stay together. What the controls of one person differ by comes of
+their seeds, of training and samples; what the LoRAs within a control differ by, of trainings alone (`training_noise`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -149,11 +150,31 @@ def centres(pictures: dict[str, list[np.ndarray]], pack: Path) -> dict[str, np.n
     return {name: centre(faces(images, pack)) for name, images in pictures.items()}
 
 
-def coverage_of(folder: Path) -> float | None:
+def history_of(folder: Path) -> IterationHistory:
+    return read_contract(folder / "output" / "iteration_history.json", IterationHistory, "bootstrap_loop.py")
+
+
+def coverage_of(history: IterationHistory) -> float | None:
     """How far the dataset of a loop reached its goals at the end."""
-    history = read_contract(folder / "output" / "iteration_history.json", IterationHistory, "bootstrap_loop.py")
     known = [one.coverage for one in history.iterations if one.coverage is not None]
     return known[-1] if known else None
+
+
+def training_noise(controls: list[IterationHistory]) -> tuple[float, int] | None:
+    """(standard deviation of identity from one training on the same photos to another, pairs of LoRAs), as a share of
+    what the photos score among each other.
+
+    All LoRAs of a control learned from the same photos and were asked for the same samples, so that the mean difference
+    d of two of them has the variance 2 SD^2, and beside it that of the samples, which their own scatter tells.
+    """
+    squares = []
+    for history in controls:
+        for a, b in combinations(history.loras, 2):
+            shared = a.scores.keys() & b.scores.keys()
+            if a.level and len(shared) > 1:
+                gains = [(b.scores[one] - a.scores[one]) / a.level for one in shared]
+                squares.append((statistics.fmean(gains) ** 2 - statistics.variance(gains) / len(gains)) / 2)
+    return (max(0.0, statistics.fmean(squares)) ** 0.5, len(squares)) if squares else None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -180,6 +201,9 @@ def run(args: argparse.Namespace) -> int:
     ]
     with ThreadPoolExecutor(args.jobs) as pool:
         made = dict(zip(runs_asked, pool.map(result, runs_asked), strict=True))
+    histories = {
+        (index, seed, arm): history_of(args.folder / f"person{index}_seed{seed}_{arm}") for index, seed, arm in made
+    }
     shown = [held_out(args.folder / f"held_out_{at}", who, at) for at, who in enumerate(people)]
     unknown = [held_out(args.folder / f"stranger_{at}", who, 1000 + at) for at, who in enumerate(strangers)]
     for name, pack in packs.items():
@@ -188,13 +212,30 @@ def run(args: argparse.Namespace) -> int:
         runs = []
         for (index, seed, arm), pictures in made.items():
             figures = figures_of(images, pictures, own[index], others, pack)
-            coverage = coverage_of(args.folder / f"person{index}_seed{seed}_{arm}")
+            coverage = coverage_of(histories[index, seed, arm])
             runs.append(
                 Run(index, seed, arm, figures | ({} if coverage is None else {"goals of the dataset": coverage}))
             )
         print(f"\n{name}, {len(people)} people, {args.seeds} seeds\n")
         print_table(runs)
+    print_endings(histories)
     return EXIT_OK
+
+
+def print_endings(histories: dict[tuple[int, int, str], IterationHistory]) -> None:
+    """By which rule the runs ended, which LoRA they keep, what was approved, and how far trainings differ."""
+    for arm in ARMS:
+        ended = [history for (_, _, one), history in histories.items() if one == arm]
+        decisions = [history.iterations[-1].decision for history in ended]
+        told = Counter(f"{one.rule}, {one.best} kept" for one in decisions if one)
+        print(f"\n{arm}: " + "; ".join(f"{count} x {words}" for words, count in told.most_common()))
+        made = [(one.approved, one.generated) for history in ended for one in history.iterations if one.generated]
+        if made:
+            approved, generated = (sum(numbers) for numbers in zip(*made, strict=True))
+            print(f"{arm}: {approved} of {generated} generated images approved")
+    noise = training_noise([history for (_, _, arm), history in histories.items() if arm == CONTROL])
+    if noise:
+        print(f"controls: identity differs by {noise[0]:.4f} (SD) between trainings, {noise[1]} pairs of LoRAs")
 
 
 def print_table(runs: list[Run]) -> None:

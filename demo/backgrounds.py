@@ -1,6 +1,8 @@
-"""Places behind the person: studio, indoor, outdoor; painted small, blurred as a lens would, then enlarged."""
+"""Places behind the person, and plain backdrops; painted small, blurred as a lens would, then enlarged."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import cv2
 import numpy as np
@@ -79,7 +81,20 @@ def _outdoor(rng: np.random.Generator, w: int, h: int) -> np.ndarray:
     return _linear(np.clip(image, 0, 1.4)) * 0.9
 
 
-_PAINTERS = {"studio": (_studio, 1.0), "indoor": (_indoor, 2.6), "outdoor": (_outdoor, 3.0)}
+def _plain(colour: tuple[float, float, float], rng: np.random.Generator, w: int, h: int) -> np.ndarray:
+    """A backdrop of paper that is lit evenly."""
+    y, x = np.mgrid[0:h, 0:w].astype(np.float32)
+    falls = ((x / w - rng.uniform(0.3, 0.7)) ** 2 + (y / h - rng.uniform(0.3, 0.7)) ** 2) * rng.uniform(0.05, 0.25)
+    return _linear(np.array(colour))[None, None] * (1 - falls)[..., None]
+
+
+_PAINTERS = {
+    "studio": (_studio, 1.0),
+    "indoor": (_indoor, 2.6),
+    "outdoor": (_outdoor, 3.0),
+    "white": (partial(_plain, (0.97, 0.97, 0.96)), 1.0),
+    "dark": (partial(_plain, (0.10, 0.10, 0.11)), 1.0),
+}
 
 
 def paint_background(kind: str, seed: int, size_wh: tuple[int, int], focus: float = 1.0) -> np.ndarray:

@@ -43,9 +43,9 @@ GOALS = {  # both generators are asked to turn heads and no more, so light and e
 TRAINING = "--repeats 1 --batch 4 --resolution 64 --rank 4 --device cpu --no-gradient-checkpointing"
 
 # How the demo's diffusion model is taught a person and asked for images, see benchmarks/demo_diffusion_bench.py.
-TRAINING_STEPS = 480
+TRAINING_STEPS = 336
 LEARNING = (
-    "--repeats 1 --batch 4 --resolution 96 --rank 16 --alpha 16 --learning-rate 1e-3 --min-snr-gamma 0 "
+    "--repeats 4 --batch 4 --resolution 96 --rank 16 --alpha 16 --conv-rank 16 --learning-rate 2e-3 --min-snr-gamma 0 "
     "--noise-offset 0 --device cpu --no-gradient-checkpointing"
 )
 SAMPLING_STEPS, GUIDANCE = 16, 3.0

@@ -52,9 +52,10 @@ def run(args: argparse.Namespace) -> int:
     if args.part in ("vae", "decoder"):
         module = vae if args.part == "vae" else decoder
         module.train(seen, args.scratch, args.minutes, args.seed)
+    elif args.part == "text":
+        text.train(seen, tokenizer, args.scratch, args.minutes, args.seed)
     else:
-        module = text if args.part == "text" else unet
-        module.train(seen, tokenizer, args.scratch, args.minutes, args.seed)
+        unet.train(seen, tokenizer, args.scratch, args.minutes, args.seed, args.keep_text_encoder)
     return EXIT_OK
 
 
@@ -66,12 +67,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--minutes", type=options.between(0.01, 1e5), default=15.0, help="how long to train, over all starts")
     add("--people", type=options.between(8, 10**6, whole=True), default=4000, help="how many people to draw")
     add("--each", type=options.between(1, 1000, whole=True), default=2, help="pictures of each person")
+    add("--keep-text-encoder", action="store_true", help="with `unet`: text encoder stays as it is")
     add("--seed", type=options.between(0, 2**31, whole=True), default=1, help="first weights and what is drawn")
     add("--scratch", type=Path, default=Path("training_scratch"), help="where pictures and unfinished parts are kept")
     add("--output", type=Path, default=OUTPUT, help="folder that `export` writes and `import` reads")
     add("--workers", type=options.between(1, 61, whole=True), help="processes that render; without it one a core")
     options.add_debug_and_version(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.keep_text_encoder and args.part != "unet":
+        parser.error("--keep-text-encoder belongs to the part unet")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,22 +7,31 @@ from pathlib import Path
 
 import numpy as np
 
-from demo.diffusion.pictures import RENDERED, draw_picture, shrunk
+from demo.diffusion.pictures import EVERYDAY, RENDERED, draw_picture, shrunk
 from demo.diffusion.words import COMPOSED_FILLS, NAME, caption_of
 from demo.identity import Identity
 from demo.parallel import render_all
 from demo.simulated_generator import write_png
 
 TRIGGER = "ohwx person"
+_EXPRESSIONS = {"neutral": 0.5, "smile": 0.3, "laughing": 0.1, "serious": 0.1}  # of people's photos of somebody
 _NEAR = tuple(COMPOSED_FILLS.values())
 
 
 def write_photos(
     folder: Path, who: Identity, yaws_deg: Sequence[float], random: np.random.Generator, workers: int | None = None
 ) -> list[Path]:
-    """A picture for each yaw, with its true angle inside and a caption beside it that says who, in TRIGGER's words."""
+    """Everyday pictures, one a yaw, each with its true angle inside and a caption beside it that names TRIGGER."""
     scenes = [
-        draw_picture(who, random, yaw_deg=float(yaw), fill=float(random.choice(_NEAR)), eyes_closed=False)
+        draw_picture(
+            who,
+            random,
+            fill=float(random.choice(_NEAR)),
+            mood=EVERYDAY,
+            yaw_deg=float(yaw),
+            expression=str(random.choice(list(_EXPRESSIONS), p=list(_EXPRESSIONS.values()))),
+            eyes_closed=False,
+        )
         for yaw in yaws_deg
     ]
     folder.mkdir(parents=True, exist_ok=True)

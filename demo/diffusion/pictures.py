@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import numpy as np
 from demo.diffusion.words import COMPOSED_FILLS, SIZE_FILLS
 from demo.identity import BEARDS, HAIR_STYLES, NAMES, Identity
 from demo.parallel import render_all
-from demo.scene import LIGHTS, Scene, draw_scene
+from demo.scene import BACKGROUNDS, LIGHTS, Scene, draw_scene
 from demo.training_data import draw_people, generator
 from utils.files import write_text_atomic
 from utils.progress import GroupProgress
@@ -21,14 +22,16 @@ from utils.progress import GroupProgress
 PIXELS, RENDERED = 96, 192  # rendered at twice the size and scaled down: drawn directly, edges would be jagged
 SOFTNESS_PX = 0.6
 EXPRESSIONS = {  # how often each is shown
-    "neutral": 0.42,
-    "smile": 0.22,
-    "serious": 0.09,
+    "neutral": 0.32,
+    "smile": 0.17,
+    "serious": 0.10,
     "laughing": 0.11,
-    "surprised": 0.06,
-    "angry": 0.05,
-    "sad": 0.05,
+    "surprised": 0.10,
+    "angry": 0.10,
+    "sad": 0.10,
 }
+BACKDROPS = {"low_key": "dark", "high_key": "white"}  # others would be too light, and too dark
+EVERYDAY = "everyday"
 EVERYDAY_LIGHTS = ("studio", "window", "daylight", "overcast", "lamp")
 _CHOICES = ("hair_style", "beard", "moles")
 
@@ -42,11 +45,15 @@ def draw_yaw(random: np.random.Generator) -> float:
     return float(side * random.uniform(*((34, 46), (64, 76), (0, 82))[kind - 1]))
 
 
-def draw_picture(who: Identity, random: np.random.Generator, **fixed: object) -> Scene:
-    """A scene for training; `fixed` overrides what is drawn."""
+def draw_picture(
+    who: Identity, random: np.random.Generator, fill: float | None = None, mood: str | None = None, **fixed: object
+) -> Scene:
+    """A scene for training. `fill`, the head's height by the picture's, `mood`, EVERYDAY or one of BACKDROPS, and
+    `fixed` override what is drawn."""
     size = str(random.choice(["composed", "medium", "full"], p=[0.93, 0.05, 0.02]))
-    fill = float(random.uniform(*SIZE_FILLS[size]) if size in SIZE_FILLS else random.choice([*COMPOSED_FILLS.values()]))
-    mood = str(random.choice(["everyday", "low_key", "high_key"], p=[0.88, 0.06, 0.06]))
+    drawn_fill = random.uniform(*SIZE_FILLS[size]) if size in SIZE_FILLS else random.choice([*COMPOSED_FILLS.values()])
+    fill = float(drawn_fill if fill is None else fill)
+    mood = mood or str(random.choice([EVERYDAY, *BACKDROPS], p=[0.84, 0.08, 0.08]))
     light = LIGHTS[mood if mood in LIGHTS else str(random.choice(EVERYDAY_LIGHTS))]
     light = replace(light, azimuth_deg=light.azimuth_deg * float(random.choice([-1, 1])) + float(random.normal(0, 6)))
     height = float(np.clip(0.10 + 0.74 * fill, 0.10, 0.5))
@@ -62,7 +69,7 @@ def draw_picture(who: Identity, random: np.random.Generator, **fixed: object) ->
         "fill": fill,
         "place": (0.5, height),
         "lens_mm": 85.0,
-        "background": str(random.choice(["studio", "indoor", "outdoor"], p=[0.6, 0.2, 0.2])),
+        "background": BACKDROPS.get(mood) or str(random.choice(BACKGROUNDS, p=[0.6, 0.2, 0.2])),
         "grain": 0.0,
     }
     drawn.update(fixed)
@@ -100,7 +107,8 @@ def pictures(seed: int, people: int, each: int, scratch: Path, workers: int | No
     """`each` pictures of so many people, from the scratch folder, or rendered and kept there."""
     random = generator(seed, "diffusion")
     scenes = [draw_picture(who, random) for who in draw_people(seed, people) for _ in range(each)]
-    base = scratch / f"diffusion-{seed}-{people}-{each}"
+    drawn = hashlib.sha256(repr(scenes).encode()).hexdigest()[:8]  # other code may draw other scenes
+    base = scratch / f"diffusion-{seed}-{people}-{each}-{drawn}"
     images_file, boxes_file = base.with_suffix(".npy"), base.with_suffix(".json")
     if not boxes_file.exists():
         scratch.mkdir(parents=True, exist_ok=True)

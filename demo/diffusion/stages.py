@@ -38,7 +38,8 @@ class Stage:
     def __init__(self, course: Course, networks: dict[str, nn.Module], beside: dict[str, Any] | None = None) -> None:
         """`beside` is kept, too, but not trained here. Raises UserError for a file of something else."""
         self.course, self.networks, self.beside = course, networks, beside or {}
-        weights = [one for network in networks.values() for one in network.parameters() if one.requires_grad]
+        self.trained = weights_in_training(networks)
+        weights = [*self.trained.values()]
         self.optimiser = torch.optim.AdamW(
             weights, lr=course.rate, weight_decay=course.decay, betas=(0.9, 0.99), fused=True
         )
@@ -105,7 +106,8 @@ class Stage:
 
     def keep(self) -> None:
         """What is needed to go on, in one file."""
-        more = {"means": self.means, "steps": self.steps, "seconds": self.seconds}
+        means = dict(zip(self.trained, self.means, strict=True)) if self.means else {}
+        more = {"means": means, "steps": self.steps, "seconds": self.seconds}
         more |= {name: one.state_dict() for name, one in self.beside.items()}
         keep_networks(self.course.file, self.networks, optimiser=self.optimiser.state_dict(), **more)
 
@@ -114,24 +116,26 @@ class Stage:
         try:
             for name, network in self.networks.items():
                 network.load_state_dict(state["networks"][name])
-            if state["optimiser"]:
+            if state["optimiser"] and len(state["optimiser"]["param_groups"][0]["params"]) == len(self.weights):
+                # where other weights learned, it begins anew
                 self.optimiser.load_state_dict(state["optimiser"])
                 for name, one in self.beside.items():
                     one.load_state_dict(state[name])
-        except (KeyError, RuntimeError, ValueError) as error:
+            means = dict(state["means"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
                 f"{self.course.file} cannot be trained further ({error}); delete it to begin anew."
             ) from error
         self.steps, self.seconds = state["steps"], state["seconds"]
         if self.means:
-            self.means = state["means"] or [one.detach().clone() for one in self.weights]
+            self.means = [means.get(name, one.detach().clone()) for name, one in self.trained.items()]
 
 
 def keep_networks(file: Path, networks: dict[str, nn.Module], **more: object) -> None:
     """Weights as a stage keeps them; without `more` a training begins anew from them."""
     state = {"networks": {name: network.state_dict() for name, network in networks.items()}}
     written = io.BytesIO()
-    torch.save(state | {"optimiser": None, "means": [], "steps": 0, "seconds": 0.0} | more, written)
+    torch.save(state | {"optimiser": None, "means": {}, "steps": 0, "seconds": 0.0} | more, written)
     write_bytes_atomic(file, written.getvalue())
 
 
@@ -140,11 +144,17 @@ def load_networks(file: Path, networks: dict[str, nn.Module], means: bool = Fals
     state = torch.load(file, weights_only=True)
     for name, network in networks.items():
         network.load_state_dict(state["networks"][name])
-    if means and state["means"]:
-        weights = [one for network in networks.values() for one in network.parameters() if one.requires_grad]
+    if means:
+        weights = weights_in_training(networks)
         with torch.no_grad():
-            for weight, mean in zip(weights, state["means"], strict=True):
-                weight.copy_(mean)
+            for name, mean in state["means"].items():
+                weights[name].copy_(mean)
+
+
+def weights_in_training(networks: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """Every weight that learns, by the names of its network and its own."""
+    named = ((f"{name}.{place}", one) for name, net in networks.items() for place, one in net.named_parameters())
+    return {name: one for name, one in named if one.requires_grad}
 
 
 def batches(count: int, size: int, random: np.random.Generator) -> Iterable[np.ndarray]:

@@ -42,8 +42,10 @@ def noise_schedule() -> DDPMScheduler:
     )
 
 
-def train(seen: Pictures, tokenizer: CLIPTokenizer, scratch: Path, minutes: float, seed: int) -> None:
-    """Until its minutes are over."""
+def train(
+    seen: Pictures, tokenizer: CLIPTokenizer, scratch: Path, minutes: float, seed: int, keep_text_encoder: bool = False
+) -> None:
+    """Until its minutes are over; with `keep_text_encoder` that one stays as it is."""
     from diffusers.models.attention_processor import AttnProcessor
 
     torch.manual_seed(seed)
@@ -52,6 +54,7 @@ def train(seen: Pictures, tokenizer: CLIPTokenizer, scratch: Path, minutes: floa
     load_networks(text.file_of(scratch), {"text_encoder": encoder})
     unet = new_unet().to(memory_format=torch.channels_last)
     unet.set_attn_processor(AttnProcessor())  # the fused attention is far slower backwards in bfloat16 on CPUs
+    encoder.requires_grad_(not keep_text_encoder)
     course = Course(file_of(scratch), minutes, RATE, decay=DECAY, averaged=AVERAGED)
     stage = Stage(course, {"unet": unet, "text_encoder": encoder})
     random = stage.random(seed)

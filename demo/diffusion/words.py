@@ -91,7 +91,7 @@ def caption_of(scene: Scene, random: np.random.Generator, named: bool) -> str:
         (str(random.choice(_LIGHTS[light])), 0.15 if light == "normal" else 0.95),
         ("eyes closed" if scene.eyes_closed else None, 0.9),
         (str(random.choice(_FACES[scene.expression])), 0.85),
-        (str(random.choice(_PLACES[scene.background])), 0.85 if light == "normal" else 0.2),
+        (str(random.choice(_PLACES[scene.background])) if scene.background in _PLACES else None, 0.85),
         (size_text(scene.fill, random), 0.85),
         (str(random.choice(prompts.QUALITY)), 0.6),
     ]

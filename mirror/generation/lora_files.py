@@ -25,20 +25,37 @@ Layers = dict[str, tuple["torch.Tensor", "torch.Tensor"]]  # module of the U-Net
 def kohya_module(module: str, family: str, layers_per_block: int) -> str:
     """Kohya's name of a U-Net module that diffusers calls `down_blocks.1.attentions.0.proj_in`."""
     words = module.split(".")
-    if family == "sdxl" and "attentions" in words:
-        at = words.index("attentions")
-        rest, layer = words[at + 2 :], int(words[at + 1])
-        if words[0] == "mid_block":
-            words = ["middle_block", "1", *rest]
-        else:
-            number = int(words[1]) * (layers_per_block + 1) + layer
-            start = ["output_blocks", str(number)] if words[0] == "up_blocks" else ["input_blocks", str(number + 1)]
-            words = [*start, "1", *rest]
+    if family == "sdxl" and words[0] in ("down_blocks", "mid_block", "up_blocks"):
+        words = _sdxl_words(words, layers_per_block + 1)
     return "_".join(["lora", "unet", *words]).replace(".", "_")
 
 
-def kohya_tensors(layers: Layers, alpha: float, family: str, layers_per_block: int) -> dict[str, torch.Tensor]:
-    """Tensors by kohya's names; alpha is float32, the others as they come."""
+# What the layers of a residual block are called in Stability's code.
+_RESNET = {
+    "conv1": ["in_layers", "2"],
+    "conv2": ["out_layers", "3"],
+    "time_emb_proj": ["emb_layers", "1"],
+    "conv_shortcut": ["skip_connection"],
+}
+
+
+def _sdxl_words(words: list[str], each: int) -> list[str]:
+    """A module's name in Stability's code, whose blocks are counted through, `each` of them to one of diffusers'."""
+    if words[0] == "mid_block":
+        (kind, layer), rest = words[1:3], words[3:]
+        return ["middle_block", *(["1", *rest] if kind == "attentions" else [str(2 * int(layer)), *_RESNET[rest[0]]])]
+    block, kind, layer, rest = int(words[1]), words[2], int(words[3]), words[4:]
+    if kind == "downsamplers":
+        return ["input_blocks", str((block + 1) * each), "0", "op"]
+    if kind == "upsamplers":  # after the attention, which all of SDXL's blocks that grow have
+        return ["output_blocks", str(block * each + each - 1), "2", *rest]
+    number = block * each + layer
+    start = ["output_blocks", str(number)] if words[0] == "up_blocks" else ["input_blocks", str(number + 1)]
+    return [*start, *(["1", *rest] if kind == "attentions" else ["0", *_RESNET[rest[0]]])]
+
+
+def kohya_tensors(layers: Layers, scale: float, family: str, layers_per_block: int) -> dict[str, torch.Tensor]:
+    """Tensors by kohya's names; each alpha, `scale` times the layer's rank, is float32, the others as they come."""
     import torch
 
     tensors = {}
@@ -46,16 +63,16 @@ def kohya_tensors(layers: Layers, alpha: float, family: str, layers_per_block: i
         name = kohya_module(module, family, layers_per_block)
         tensors[f"{name}.lora_down.weight"] = down
         tensors[f"{name}.lora_up.weight"] = up
-        tensors[f"{name}.alpha"] = torch.tensor(float(alpha))
+        tensors[f"{name}.alpha"] = torch.tensor(scale * down.shape[0])
     return tensors
 
 
-def diffusers_tensors(layers: Layers, alpha: float) -> dict[str, torch.Tensor]:
-    """Tensors by diffusers' names, alpha / rank multiplied into the up weights."""
+def diffusers_tensors(layers: Layers, scale: float) -> dict[str, torch.Tensor]:
+    """Tensors by diffusers' names, `scale` multiplied into the up weights."""
     tensors = {}
     for module, (down, up) in layers.items():
         tensors[f"unet.{module}.lora_A.weight"] = down
-        tensors[f"unet.{module}.lora_B.weight"] = up * (alpha / down.shape[0])
+        tensors[f"unet.{module}.lora_B.weight"] = up * scale
     return tensors
 
 

@@ -18,6 +18,7 @@ from mirror.generation.families import Family, find_family, read_header, read_js
 from mirror.generation.pipelines import family_of_hub
 from mirror.training.data import TrainingImage, pixels_of
 from mirror.training.noising import EPSILON, PREDICTIONS, V_PREDICTION
+from mirror.training.presets import conv_alpha
 from utils.console import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 # The layers that learn: all of the U-Net's transformers, as kohya's trainers choose them.
 TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+# With --conv-rank also what stands in residual blocks and changes the size, as in kohya's LoCon: convolutions of 3 x 3
+# pixels in their own width, what looks at one pixel in that of the others.
+CONVOLUTIONS = ("conv1", "conv2", "conv")
+BESIDE_CONVOLUTIONS = ("conv_shortcut", "time_emb_proj")
 WEIGHT_DECAY = 0.01  # PyTorch's default for AdamW
 OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2}  # kept for each trained number
 _WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?\.safetensors")
@@ -181,6 +186,7 @@ def demand_room(device: str, unet: Any, settings: dict[str, Any]) -> None:
     helps = ["--batch 1 with --accumulate"] if batch > 1 else []
     helps += [] if checkpointing else ["--gradient-checkpointing"]
     helps += [f"--resolution {max(64, resolution * 3 // 4 // 64 * 64)}", "a smaller --rank"]
+    helps += ["no --conv-rank"] if "conv_rank" in settings else []
     demand_memory(needed, memory_free(device), "This training", f"What helps: {', '.join(helps)}.")
 
 
@@ -188,14 +194,21 @@ def demand_room(device: str, unet: Any, settings: dict[str, Any]) -> None:
 
 
 def with_lora(unet: Any, settings: dict[str, Any]) -> Any:
-    """The U-Net frozen, with LoRA layers in float32 beside those of TARGET_MODULES; repeatable by seed."""
+    """The U-Net frozen, with LoRA layers in float32 beside those that learn; repeatable by seed."""
     import torch
     from diffusers.training_utils import cast_training_params
     from peft import LoraConfig
 
     unet.requires_grad_(False)
     torch.manual_seed(settings["seed"])
-    unet.add_adapter(LoraConfig(r=settings["rank"], lora_alpha=settings["alpha"], target_modules=list(TARGET_MODULES)))
+    layers, ranks, alphas = list(TARGET_MODULES), {}, {}
+    if rank := settings.get("conv_rank"):
+        layers += [*CONVOLUTIONS, *BESIDE_CONVOLUTIONS]
+        ranks, alphas = dict.fromkeys(CONVOLUTIONS, rank), dict.fromkeys(CONVOLUTIONS, conv_alpha(settings))
+    rank, alpha = settings["rank"], settings["alpha"]
+    unet.add_adapter(
+        LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers, rank_pattern=ranks, alpha_pattern=alphas)
+    )
     cast_training_params(unet, torch.float32)
     if settings["gradient_checkpointing"]:
         unet.enable_gradient_checkpointing()

@@ -24,6 +24,7 @@ from mirror.contracts.contract import write_contract
 from mirror.contracts.training import TrainingLog
 from mirror.generation.families import FAMILIES
 from mirror.generation.lora_files import DIFFUSERS, Layers, diffusers_tensors, kohya_tensors
+from mirror.training.presets import conv_alpha
 from utils.console import UserError
 from utils.files import disk_errors_as, write_bytes_atomic
 
@@ -46,7 +47,7 @@ class LoraFormat:
     dtype: str  # float16, bfloat16 or float32
     family: str
     layers_per_block: int
-    alpha: float
+    scale: float  # alpha / rank, for layers of any rank
 
 
 class OutputFolder:
@@ -143,10 +144,10 @@ def lora_tensors(layers: Layers, how: LoraFormat) -> dict[str, torch.Tensor]:
 
     dtype = getattr(torch, how.dtype)
     if how.name == DIFFUSERS:
-        tensors = {name: one.to(dtype) for name, one in diffusers_tensors(layers, how.alpha).items()}
+        tensors = {name: one.to(dtype) for name, one in diffusers_tensors(layers, how.scale).items()}
     else:
         halves = {module: (down.to(dtype), up.to(dtype)) for module, (down, up) in layers.items()}
-        tensors = kohya_tensors(halves, how.alpha, how.family, how.layers_per_block)
+        tensors = kohya_tensors(halves, how.scale, how.family, how.layers_per_block)
     broken = next((name for name, one in tensors.items() if not bool(one.isfinite().all())), None)
     if broken is not None:
         raise UserError(
@@ -179,7 +180,7 @@ def header_of(log: TrainingLog, how: LoraFormat, name: str) -> dict[str, str]:
         "ss_v2": False,
         "ss_network_module": "networks.lora",
         "ss_network_dim": rank,
-        "ss_network_alpha": rank if how.name == DIFFUSERS else how.alpha,
+        "ss_network_alpha": rank if how.name == DIFFUSERS else settings["alpha"],
         "ss_output_name": name,
         "ss_steps": log.steps,
         "ss_epoch": len(log.epochs),
@@ -214,4 +215,7 @@ def header_of(log: TrainingLog, how: LoraFormat, name: str) -> dict[str, str]:
         "mirrormetrics.dataset_hash": log.dataset_hash,
         "mirrormetrics.base_model": log.base_model,
     }
+    if conv_rank := settings.get("conv_rank"):
+        alpha = conv_rank if how.name == DIFFUSERS else conv_alpha(settings)
+        facts["ss_network_args"] = json.dumps({"conv_dim": str(conv_rank), "conv_alpha": f"{alpha:g}"})
     return {key: str(value) for key, value in facts.items()}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 OUR_CHOICE = "our choice"
 _SDXL_GUIDE = "kohya sd-scripts, docs/sdxl_train_network.md: its example"
@@ -67,6 +69,11 @@ REPEATS = 10  # of pictures in a folder without a number; our choice: as in kohy
 # How often pictures are seen in a whole training, all our choice: each about 100 times, a small set in all at least
 # 1,500 times, as a face needs some steps to be learned, a large one at most 6,000 times.
 VIEWS_PER_IMAGE, FEWEST_VIEWS, MOST_VIEWS = 100, 1_500, 6_000
+
+
+def conv_alpha(settings: Mapping[str, Any]) -> float:
+    """Alpha of the convolutions: they are scaled as the other layers are, by alpha / rank."""
+    return settings["conv_rank"] * settings["alpha"] / settings["rank"]
 
 
 def epochs_of(epochs: int | None, steps: int | None, images: int, samples: int, an_epoch: int) -> int:

@@ -64,6 +64,8 @@ def options_of(args: argparse.Namespace, preset: Preset, zero_snr: bool) -> dict
     values = {name: getattr(preset, name) if getattr(args, name) is None else getattr(args, name) for name in names}
     if args.rank is not None and args.alpha is None:
         values["alpha"] = args.rank / 2
+    if args.conv_rank is not None:  # else there is no such setting: trainings from before it can be resumed
+        values["conv_rank"] = args.conv_rank
     if zero_snr:
         # Such bases see pure noise, and learn dark and bright without an offset. The weights of min-SNR for velocity,
         # min(SNR, gamma) / (SNR + 1), fall to 0 where the noise is pure: just the steps that zero terminal SNR is for
@@ -99,8 +101,10 @@ def build_job(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
             part.to(dtype)
     plan.log.base_model = loaded.identity
     if accelerator.is_main_process:
+        widths = f"rank {settings['rank']}"
+        widths += f" (convolutions {settings['conv_rank']})" if "conv_rank" in settings else ""
         say(
-            f"{loaded.identity}: {settings['epochs']} epochs, {settings['steps']} steps, rank {settings['rank']}, "
+            f"{loaded.identity}: {settings['epochs']} epochs, {settings['steps']} steps, {widths}, "
             f"on {settings['processes']} x {settings['device']} in {settings['precision']}, {settings['optimizer']}"
         )
     examples, held_examples, sampler = encode(args, accelerator, pipeline, plan)
@@ -126,7 +130,11 @@ def build_job(args: argparse.Namespace, accelerator: Accelerator, facts: BaseFac
         overwrite=args.overwrite,
         log=plan.log,
         how=LoraFormat(
-            settings["format"], PRECISIONS[args.save_precision], facts.family.name, layers, settings["alpha"]
+            settings["format"],
+            PRECISIONS[args.save_precision],
+            facts.family.name,
+            layers,
+            settings["alpha"] / settings["rank"],
         ),
     )
 
@@ -229,7 +237,18 @@ def show_pictures(dataset: TrainingSet) -> None:
 
 def show_settings(settings: dict[str, Any]) -> None:
     """The settings that people choose, on stdout."""
-    names = ("preset", "rank", "alpha", "learning_rate", "batch", "accumulate", "resolution", "min_snr_gamma")
-    for name in (*names, "noise_offset"):
+    names = (
+        "preset",
+        "rank",
+        "alpha",
+        "conv_rank",
+        "learning_rate",
+        "batch",
+        "accumulate",
+        "resolution",
+        "min_snr_gamma",
+        "noise_offset",
+    )
+    for name in names:
         if name in settings:
             show(f"{name}: {settings[name]}")

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from mirror.generation.families import FAMILIES, Family
 from mirror.generation.lora_files import check_lora
+from mirror.training.presets import conv_alpha
 from utils.captions import caption_of
 from utils.console import UserError, say, shell_line
 from utils.files import reason_of, write_bytes_atomic, write_text_atomic
@@ -35,7 +36,7 @@ _FLUX_FILES = ("clip_l", "t5xxl", "ae")  # beside the model itself, docs/flux_tr
 _TURBO_ADAPTER = "ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.safetensors"
 _KNOWN_SUFFIXES = (".jpg", ".jpeg", ".png")  # pictures that every trainer reads
 _GIVEN = {"optimizer": "adamw8bit", "precision": "bf16"}  # to sd-scripts and ai-toolkit: our choice, for their GPUs
-_OF_DIFFUSION = ("min_snr_gamma", "noise_offset", "prediction", "zero_terminal_snr")
+_OF_DIFFUSION = ("conv_rank", "min_snr_gamma", "noise_offset", "prediction", "zero_terminal_snr")
 
 
 @dataclass(frozen=True)
@@ -263,6 +264,8 @@ def _sd_scripts_options(trainer_job: TrainerJob, dataset: Path) -> dict[str, Any
     }
     if trainer_job.family.is_diffusion:
         options |= {name: settings[name] or None for name in ("min_snr_gamma", "noise_offset")}  # 0 is: without
+        if rank := settings.get("conv_rank"):
+            options["network_args"] = [f"conv_dim={rank}", f"conv_alpha={conv_alpha(settings):g}"]
         if settings["prediction"] == "v_prediction":
             options |= {"v_parameterization": True, "zero_terminal_snr": settings["zero_terminal_snr"]}
     if family == "sdxl":
@@ -331,6 +334,9 @@ def _ai_toolkit_job(trainer_job: TrainerJob, staged: dict[Path, list[TrainingIma
         model |= {"quantize": True, "quantize_te": True}
     if family == "z-image" and "turbo" in trainer_job.base_model.lower():
         model["assistant_lora_path"] = _TURBO_ADAPTER
+    network = {"type": "lora", "linear": settings["rank"], "linear_alpha": settings["alpha"]}
+    if rank := settings.get("conv_rank"):
+        network |= {"conv": rank, "conv_alpha": conv_alpha(settings)}
     of_diffusion: dict[str, Any] = {}
     if not flow:
         of_diffusion = {name: settings[name] for name in ("min_snr_gamma", "noise_offset") if settings[name]}
@@ -341,7 +347,7 @@ def _ai_toolkit_job(trainer_job: TrainerJob, staged: dict[Path, list[TrainingIma
         "training_folder": str(made.resolve()),
         "training_seed": settings["seed"],
         "device": "cuda:0",
-        "network": {"type": "lora", "linear": settings["rank"], "linear_alpha": settings["alpha"]},
+        "network": network,
         "save": {
             "dtype": {"fp16": "float16", "bf16": "bf16", "fp32": "float32"}[settings["save_precision"]],
             "save_every": max(1, settings["steps"] // settings["epochs"]),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -13,9 +14,11 @@ from demo import train_diffusion
 from demo.diffusion import words
 from demo.diffusion.captions import Captions, seen_in_mirror
 from demo.diffusion.photos import TRIGGER, usual_yaws, write_photos
-from demo.diffusion.pictures import draw_picture, traits
+from demo.diffusion.pictures import BACKDROPS, RENDERED, draw_picture, shrunk, traits
+from demo.render import render
 from demo.training_data import draw_people, generator
 from mirror.dataset.gaps import GAP_TYPES
+from mirror.dataset.pixels import grey_of, histogram, lighting
 from mirror.generation.prompts import composed
 
 random = np.random.default_rng(1)
@@ -61,6 +64,21 @@ def test_captions_say_what_is_true_of_the_scene():
     assert named.startswith(f"photo of {words.NAME} person")
 
 
+def test_pictures_are_what_their_words_will_say():
+    drawn = [draw_picture(SOMEBODY, np.random.default_rng(seed)) for seed in range(300)]
+    for light, background in BACKDROPS.items():
+        alike = [one for one in drawn if words.light_of(one) == light]
+        assert len(alike) > 8 and {one.background for one in alike} == {background}
+        texts = [words.caption_of(alike[0], random, False) for _ in range(40)]
+        places = [place for group in words._PLACES.values() for place in group]
+        assert not any(place in text for text in texts for place in places), "a backdrop is no place"
+        front = [replace(one, who=who, yaw_deg=0.0) for one, who in zip(alike, draw_people(6, 8), strict=False)]
+        seen = [lighting(histogram(grey_of(shrunk(render(one, RENDERED, 1.0).image)))) for one in front]
+        assert seen.count(light) > 5, "as gap analysis sees it"
+    places = {draw_picture(SOMEBODY, np.random.default_rng(seed), fill=0.75).place for seed in range(60)}
+    assert len(places) == 1, "where a head lies follows from its size"
+
+
 def test_mirrored_pictures_get_the_other_sides_words(tokenizer):
     class Seen:
         scenes = [scene(yaw_deg=40.0)]  # noqa: RUF012
@@ -102,7 +120,8 @@ def test_all_parts_train_go_on_and_become_a_folder_that_the_scripts_use(tmp_path
     train("unet", scratch, "--minutes", 0.01)
     again = torch.load(scratch / "unet.pt", weights_only=True)
     assert again["steps"] == first["steps"] > 0, "its minutes were over"
-    assert all(map(torch.equal, again["means"], first["means"]))
+    assert again["means"].keys() == first["means"].keys()
+    assert all(torch.equal(mean, first["means"][name]) for name, mean in again["means"].items())
     train("unet", scratch, "--minutes", (first["seconds"] + 1.5) / 60)  # its steps may take seconds on a busy machine
     more = torch.load(scratch / "unet.pt", weights_only=True)
     assert more["steps"] > first["steps"] and more["seconds"] > first["seconds"] + 1.4
@@ -131,8 +150,16 @@ def test_all_parts_train_go_on_and_become_a_folder_that_the_scripts_use(tmp_path
     assert taken.keys() == trained.keys()
     names = next(name for name in taken if name.endswith("of_traits.weight"))
     assert taken[names].std() > 0 and (taken[names] - trained[names]).abs().max() < 0.01, "people keep their names"
-    for part in ("unet", "decoder"):
-        train(part, tmp_path / "other", "--minutes", 0.01)
+    train("unet", tmp_path / "other", "--minutes", 0.01, "--keep-text-encoder")
+    train("export", tmp_path / "other", "--output", tmp_path / "further")
+    for part, stays in (
+        ("unet/diffusion_pytorch_model", False),
+        ("vae/diffusion_pytorch_model", True),
+        ("text_encoder/model", True),
+    ):
+        files = [(folder / f"{part}.safetensors").read_bytes() for folder in (model, tmp_path / "further")]
+        assert (files[0] == files[1]) == stays, "git stores only anew what has learned"
+    train("decoder", tmp_path / "other", "--minutes", 0.01)
     went_on = torch.load(tmp_path / "other" / "unet.pt", weights_only=True)["networks"]["unet"]["conv_in.weight"]
     before = torch.load(scratch / "unet.pt", weights_only=True)["networks"]["unet"]["conv_in.weight"]
     assert 0 < (went_on - before).abs().max() < 0.05, "it begins with the weights that were exported"

@@ -329,3 +329,23 @@ def test_simulated_histories_end_with_the_right_decision(course, right, training
         if not right(decision, iterations)
     ]
     assert len(wrong) <= 0.05 * len(runs), wrong
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.03])
+def test_the_bench_tells_the_noise_of_trainings_from_that_of_samples(truth):
+    from types import SimpleNamespace
+
+    from benchmarks.loop_bench import training_noise
+
+    rng = np.random.default_rng(12)
+    controls = []
+    for _ in range(40):
+        prompts, level = rng.normal(0.5, 0.1, 30), 0.8
+        loras = []
+        for _ in range(3):
+            scores = prompts + rng.normal(0, truth * level) + rng.normal(0, 0.05, 30)
+            loras.append(SimpleNamespace(level=level, scores={f"{i}.png": float(one) for i, one in enumerate(scores)}))
+        controls.append(SimpleNamespace(loras=loras))
+    found, pairs = training_noise(controls)
+    assert pairs == 120 and found == pytest.approx(truth, abs=0.006)
+    assert training_noise([SimpleNamespace(loras=loras[:1])]) is None

@@ -428,13 +428,15 @@ def test_accelerate_launch_on_two_processes(sd15_velocity, tmp_path):
 
 @pytest.fixture(scope="module")
 def written(trained, tmp_path_factory, sdxl, sd15_velocity):
-    """LoRA files of both families in both namings, in full precision; alpha is not the rank."""
+    """LoRA and LoCon files of both families in both namings, in full precision; alpha is not the rank."""
     root, files = trained[0], {}
     for family, base in (("sdxl", sdxl), ("sd15", sd15_velocity)):
         for naming in ("kohya", "diffusers"):
-            out = tmp_path_factory.mktemp(f"{family}_{naming}")
-            train(root / "dataset", base, out, "--epochs", 1, "--format", naming, "--save-precision", "fp32")
-            files[family, naming] = base, out / "lora.safetensors"
+            for kind, options in (("lora", ()), ("locon", ("--conv-rank", 6))):
+                out = tmp_path_factory.mktemp(f"{family}_{naming}_{kind}")
+                how = ("--epochs", 1, "--format", naming, "--save-precision", "fp32", *options)
+                train(root / "dataset", base, out, *how)
+                files[family, naming, kind] = base, out / "lora.safetensors"
     return files
 
 
@@ -442,16 +444,56 @@ def test_kohya_names_are_those_of_the_original_network(sdxl):
     from diffusers import UNet2DConditionModel
 
     from mirror.generation.lora_files import kohya_module
-    from mirror.training.base import TARGET_MODULES
+    from mirror.training.base import BESIDE_CONVOLUTIONS, CONVOLUTIONS, TARGET_MODULES
 
     modules = [name for name, _ in UNet2DConditionModel.from_pretrained(sdxl / "unet").named_modules()]
     adapted = [name for name in modules if name.endswith(TARGET_MODULES) and "attentions" in name]
-    assert len(adapted) > 100
+    convolutions = [name for name in modules if name.rpartition(".")[2] in (*CONVOLUTIONS, *BESIDE_CONVOLUTIONS)]
+    assert len(adapted) > 100 and {name.split(".")[-3] for name in convolutions} == {
+        "resnets",
+        "downsamplers",
+        "upsamplers",
+    }
+    adapted += convolutions
     for name in adapted:
         original = sgm_name(f"{name}.weight").removesuffix(".weight").replace(".", "_")
         assert kohya_module(name, "sdxl", layers_per_block=2) == f"lora_unet_{original}"
     attention = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
-    assert kohya_module(attention, "sd15", 2) == "lora_unet_" + attention.replace(".", "_")
+    for plain in (attention, "up_blocks.0.resnets.1.conv_shortcut", "down_blocks.0.downsamplers.0.conv"):
+        assert kohya_module(plain, "sd15", 2) == "lora_unet_" + plain.replace(".", "_")
+
+
+def test_convolutions_have_their_own_width_and_the_scale_of_the_others(written):
+    from safetensors.torch import load_file
+
+    from mirror.generation.families import read_header
+
+    path = written["sd15", "kohya", "locon"][1]
+    tensors, widths = load_file(path), {}
+    for name, one in tensors.items():
+        if name.endswith("lora_down.weight"):
+            alpha = float(tensors[name.replace("lora_down.weight", "alpha")])
+            widths.setdefault((*one.shape[2:],), set()).add((one.shape[0], alpha))
+    assert widths == {(3, 3): {(6, 3.0)}, (1, 1): {(4, 2.0)}, (): {(4, 2.0)}}
+    said = read_header(path)["__metadata__"]
+    assert json.loads(said["ss_network_args"]) == {"conv_dim": "6", "conv_alpha": "3"}
+    said = read_header(written["sd15", "diffusers", "locon"][1])["__metadata__"]
+    assert json.loads(said["ss_network_args"]) == {"conv_dim": "6", "conv_alpha": "6"}
+    assert "ss_network_args" not in read_header(written["sd15", "kohya", "lora"][1])["__metadata__"]
+
+
+def test_layers_learn_with_the_scale_that_the_file_says(sd15_velocity):
+    from diffusers import UNet2DConditionModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    from mirror.training.base import with_lora
+
+    settings = {"rank": 4, "alpha": 2, "conv_rank": 6, "seed": 1, "gradient_checkpointing": True}
+    unet = with_lora(UNet2DConditionModel.from_pretrained(sd15_velocity / "unet"), settings)
+    layers = {name: one for name, one in unet.named_modules() if isinstance(one, BaseTunerLayer)}
+    assert {one.scaling["default"] for one in layers.values()} == {0.5}
+    assert {one.r["default"] for name, one in layers.items() if name.endswith(("conv1", "conv2", ".conv"))} == {6}
+    assert any(name.startswith("down_blocks.0") for name in layers) and "conv_in" not in layers
 
 
 def deltas_of(path: Path) -> dict:
@@ -469,14 +511,16 @@ def deltas_of(path: Path) -> dict:
 
 @pytest.mark.parametrize("naming", ["kohya", "diffusers"])
 @pytest.mark.parametrize("family", ["sdxl", "sd15"])
-def test_files_load_with_every_key_and_act(written, family, naming):
+@pytest.mark.parametrize("kind", ["lora", "locon"])
+def test_files_load_with_every_key_and_act(written, family, naming, kind):
     """Through diffusers, as users load them: each layer's delta is the file's, alpha unlike rank in both namings."""
     from mirror.generation.lora_files import kohya_module
     from mirror.generation.loras import adapted_layers, load_lora
     from mirror.generation.pipelines import load
 
-    base, path = written[family, naming]
-    expected = deltas_of(written[family, "kohya"][1])
+    base, path = written[family, naming, kind]
+    expected = deltas_of(written[family, "kohya", kind][1])
+    assert any("conv" in name or "layers_2" in name for name in expected) == (kind == "locon")
     loaded = load(str(base), None, None, "cpu", None)
     facts = load_lora(loaded, path, 1.0)
     layers = adapted_layers(loaded.pipeline, "lora")

@@ -87,8 +87,10 @@ FAKE = textwrap.dedent(
 
 
 def test_sd_scripts_gets_its_two_files(dataset, tmp_path, capsys):
-    out = order(dataset, base(tmp_path / "animagine", "StableDiffusionXLPipeline"), "--trainer", "sd-scripts")
+    model = base(tmp_path / "animagine", "StableDiffusionXLPipeline")
+    out = order(dataset, model, "--trainer", "sd-scripts", "--conv-rank", "8")
     config = tomllib.loads((out / "trainer" / "config.toml").read_text(encoding="utf-8"))
+    assert config["network_args"] == ["conv_dim=8", "conv_alpha=4"]
     assert (config["network_dim"], config["network_alpha"], config["max_train_epochs"]) == (32, 16, 4)
     assert config["pretrained_model_name_or_path"] == str((tmp_path / "animagine").resolve())
     assert config["v_parameterization"] is True and config["learning_rate"] == 1e-4 and config["no_half_vae"] is True
@@ -166,6 +168,7 @@ def test_a_lora_of_the_name_lora_is_checked_before_it_is_given(dataset, tmp_path
         ("StableDiffusionXLPipeline", "ai-toolkit", ("--warmup", "0.1"), "--warmup"),
         ("StableDiffusionXLPipeline", "ai-toolkit", ("--validation", "held"), "--validation"),
         ("ZImagePipeline", "ai-toolkit", ("--min-snr-gamma", "1"), "--min-snr-gamma"),
+        ("ZImagePipeline", "ai-toolkit", ("--conv-rank", "8"), "--conv-rank"),
         ("ZImagePipeline", "command", ("--prediction", "epsilon"), "--prediction"),
     ],
 )
@@ -179,9 +182,10 @@ def test_settings_are_those_of_the_base_and_reach_the_trainer(dataset, tmp_path)
     import yaml
 
     plain = base(tmp_path / "xl", "StableDiffusionXLPipeline")
-    out = order(dataset, plain, "--trainer", "ai-toolkit")
+    out = order(dataset, plain, "--trainer", "ai-toolkit", "--conv-rank", "8")
     (process,) = yaml.safe_load((out / "trainer" / "config.yaml").read_text())["config"]["process"]
     train, model = process["train"], process["model"]
+    assert process["network"] == {"type": "lora", "linear": 32, "linear_alpha": 16, "conv": 8, "conv_alpha": 4.0}
     assert (train["min_snr_gamma"], train["noise_offset"], train["lr_scheduler"]) == (5.0, 0.05, "cosine")
     assert model["is_v_pred"] is True and process["training_seed"] == 42
     zero = base(tmp_path / "zero", "StableDiffusionXLPipeline", zero_snr=True)
