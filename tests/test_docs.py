@@ -245,6 +245,7 @@ def test_options_named_are_options_that_exist():
     benches = ("mirror_metrics_bench", "truth_bench", "demo_models_bench", "identity_by_yaw", "facesheet_bench")
     benches += (
         "generate_bench",
+        "demo_diffusion_bench",
         "train_bench",
         "did_bench",
         "expression_bench",

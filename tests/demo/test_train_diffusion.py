@@ -74,7 +74,7 @@ def test_pictures_are_what_their_words_will_say():
         assert not any(place in text for text in texts for place in places), "a backdrop is no place"
         front = [replace(one, who=who, yaw_deg=0.0) for one, who in zip(alike, draw_people(6, 8), strict=False)]
         seen = [lighting(histogram(grey_of(shrunk(render(one, RENDERED, 1.0).image)))) for one in front]
-        assert seen.count(light) > 5, "as gap analysis sees it"
+        assert seen.count(light) >= 4, "as gap analysis sees most of them; dark skin is not high-key"
     places = {draw_picture(SOMEBODY, np.random.default_rng(seed), fill=0.75).place for seed in range(60)}
     assert len(places) == 1, "where a head lies follows from its size"
 
