@@ -43,7 +43,7 @@ GOALS = {  # both generators are asked to turn heads and no more, so light and e
 TRAINING = "--repeats 1 --batch 4 --resolution 64 --rank 4 --device cpu --no-gradient-checkpointing"
 
 # How the demo's diffusion model is taught a person and asked for images, see benchmarks/demo_diffusion_bench.py.
-TRAINING_STEPS = 384
+TRAINING_STEPS = 480
 LEARNING = (
     "--repeats 4 --batch 4 --resolution 96 --rank 16 --alpha 16 --conv-rank 16 --learning-rate 2e-3 --min-snr-gamma 0 "
     "--noise-offset 0 --device cpu --no-gradient-checkpointing"
