@@ -42,7 +42,7 @@ from utils.defaults import (
     PACK,
     PROJECT,
 )
-from utils.files import demand_writable, first_of, tell_ignored, timestamp, versions_of
+from utils.files import Status, demand_writable, first_of, tell_ignored, timestamp, versions_of
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     import pandas as pd
@@ -65,7 +65,17 @@ NOT_FOR_PEOPLE = "The demo pack was trained on rendered heads: its scores say no
 
 def run(args: argparse.Namespace) -> int:
     """The whole job, top to bottom."""
-    from mirror.dataset.keeping import demand_list_file, write_keep
+    from mirror.faces.unchanged import still_right
+
+    planted = point_at_demo(args) if args.demo else []  # a row for each fault in its pictures
+    fingerprint = None if args.no_cache else fingerprint_for(args)
+    known = still_right(args.output, fingerprint) if args.cache.is_file() else None
+    return measure(args, fingerprint, planted) if known is None else finish_unchanged(args, known, planted)
+
+
+def measure(args: argparse.Namespace, fingerprint: str | None, planted: list[tuple[str, ...]]) -> int:
+    """A run in full, from folders to result files."""
+    from mirror.dataset.keeping import demand_list_file
     from mirror.dataset.references import BESIDE, Photo, repeats_among
     from mirror.dataset.soundness import check
     from mirror.detectors.engines import choose_engine
@@ -80,7 +90,6 @@ def run(args: argparse.Namespace) -> int:
     from mirror.report.files import PREVIEWED_PICTURES, PageFiles
     from mirror.report.results import write_results
 
-    planted = point_at_demo(args) if args.demo else []  # a row for each fault in its pictures
     folders = folders_of(args)
     inputs = collect(folders)
     demand_writable(args.output, "--output takes another folder.")
@@ -144,14 +153,54 @@ def run(args: argparse.Namespace) -> int:
         say(f"Warning: {warning}")
         inputs.warnings.append(warning)
     summary = summarise(args, folders, inputs, table, pack_info, dataset, measurer.runs_on)
+    tried_again = table[columns.STATUS].isin([Status.UNREADABLE, Status.ERROR]).any()  # next time it may go better
+    summary.fingerprint = None if tried_again else fingerprint
     summary.seconds = {part: round(duration, 3) for part, duration in seconds.items()}
     write_results(args.output, table, PageFiles.of(pictures, args.output), face_map, map_note, summary)
+    return finish(args, summary, planted)
+
+
+def finish_unchanged(args: argparse.Namespace, summary: Summary, planted: list[tuple[str, ...]]) -> int:
+    """A run that would make the results once more that lie in its folder already."""
+    from mirror.dataset.keeping import demand_list_file
+
     if args.export_keep:
-        write_keep(args.export_keep, dataset)
+        demand_list_file(args.export_keep)
+    for warning in summary.warnings:
+        say(f"Note: {warning}")
+    when = summary.created.replace("T", " ")
+    say(f"Nothing has changed since {when}: these are the results of then. To make them anew, delete them.")
+    return finish(args, summary, planted)
+
+
+def finish(args: argparse.Namespace, summary: Summary, planted: list[tuple[str, ...]]) -> int:
+    """What follows once result files are there: the list of photos, the talk, the exit code."""
+    from mirror.dataset.keeping import write_keep
+
+    if args.export_keep:
+        write_keep(args.export_keep, summary.dataset)
     if planted:
         tell_planted(args, planted)
     tell(args, summary)
     return EXIT_OK if args.fail_below is None else gate(summary, args.fail_below)
+
+
+def fingerprint_for(args: argparse.Namespace) -> str | None:
+    """Of everything that the results of a run rest on; None where it has to measure, or to say what is wrong."""
+    from mirror.faces.packs import PackError, find_pack
+    from mirror.faces.unchanged import fingerprint_of
+
+    try:
+        pack = find_pack(args.pack)
+    except PackError:
+        return None
+    if pack is None:  # to be downloaded
+        return None
+    beside = ("output", "cache", "json", "fail_below", "export_keep", "debug")  # they change no result
+    options = {name: value for name, value in vars(args).items() if name not in beside}
+    asked = [args.reference, args.candidates or Path(PATH_CANDIDATES_ROOT), args.holdout, args.baseline]
+    program = [Path(__file__), PROJECT / "mirror", PROJECT / "utils"]
+    return fingerprint_of(options, [Path(folder) for folder in [*asked, pack.folder] if folder], program)
 
 
 def gate(summary: Summary, limit: float) -> int:
@@ -311,7 +360,7 @@ def tell(args: argparse.Namespace, summary: Summary) -> None:
     if args.json:
         show_json(summary.model_dump_json(indent=2))
         return
-    tell_groups(summary, "held-out photos" if args.holdout else "references")
+    tell_groups(summary, "held-out photos" if summary.settings["holdout"] else "references")
     tell_check(summary.dataset, args.export_keep)
     tell_verdicts(summary)
     providers = ", ".join(f"{name} ({count})" for name, count in summary.providers.items())

@@ -148,6 +148,7 @@ class Summary(Contract):
     schema_version: Literal[2] = 2
     script: Literal["mirror_metrics.py"] = "mirror_metrics.py"
     created: str
+    fingerprint: str | None = None  # of files, options, pack and program; the same one would give the same results
     pack: PackInfo
     providers: dict[str, int]  # execution provider -> faces that it measured, now or when they entered the cache
     versions: dict[str, str]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from mirror.contracts.summary import DatasetCheck
 from utils.console import UserError, print_table, show
-from utils.decoding import ImageError, header_size
 from utils.defaults import IMAGE_EXTENSIONS
 from utils.files import disk_errors_as, some_of, write_text_atomic
 
@@ -29,6 +28,8 @@ def demand_list_file(path: Path) -> None:
 
 def _is_picture(path: Path) -> bool:
     """Whether a file begins as a picture does, whatever its name."""
+    from utils.decoding import ImageError, header_size  # not before it is needed: OpenCV takes a while to load
+
     try:
         if not path.is_file():
             return False
