@@ -5,8 +5,10 @@
 
 Each run is bootstrap_loop.py in a folder of its own: the same command goes on where an earlier one
 ended, and prints the table of what is there. The photos are rendered heads of people whom no demo model saw, and lack
-profiles, as those of the loop's demo; what generates is the demo's diffusion model. Then the LoRA that a run keeps is
-asked for every angle, and its samples are compared with other pictures of the person at 0, 30 and 60 degrees.
+profiles, as those of the loop's demo; what generates is the demo's diffusion model. Then the LoRA that a run keeps, and
+the last one that it trained, are asked for every angle, and their samples are compared with other pictures of the
+person at 0, 30 and 60 degrees: the one is what a user gets, who has the first LoRA where no other is clearly better;
+the other tells whether the images help at all.
 
 A person's photos are the same in all runs. Intervals of 95 % are bootstrapped over people, and over the seeds of each;
 a loop and its control, which share person and seed, stay together. What the controls of one person differ by comes of
@@ -51,6 +53,7 @@ STRANGERS, MOST_PEOPLE = 20, 100
 SEED_STEP = 1000  # between the seeds of runs: a control counts on from its own
 RESAMPLES = 2000
 ARMS = (LOOP, CONTROL)
+KEPT, LAST = "the LoRA that a run keeps", "the last LoRA of a run"
 
 
 @dataclass
@@ -78,8 +81,8 @@ def prepare(folder: Path, who: Identity, run: Run, facts: dict) -> Path:
     return config
 
 
-def run_loop(config: Path, environment: dict[str, str]) -> Path:
-    """The LoRA that a loop keeps. Raises UserError where it ends in an error."""
+def run_loop(config: Path, environment: dict[str, str]) -> dict[str, Path]:
+    """The LoRAs of a loop, by KEPT and LAST. Raises UserError where it ends in an error."""
     done = config.with_name("done")
     if not done.is_file():
         command = [sys.executable, "bootstrap_loop.py", "--config", str(config), "--yes"]
@@ -87,12 +90,12 @@ def run_loop(config: Path, environment: dict[str, str]) -> Path:
         if ended.returncode:
             raise UserError(f"{config}: the loop ended with {ended.returncode}: {ended.stderr.strip()[-400:]}")
         done.touch()
-    return config.parent / "loras" / "lora.safetensors"
+    loras = config.parent / "loras"
+    return {KEPT: loras / "lora.safetensors", LAST: loras / history_of(config.parent).loras[-1].file}
 
 
-def samples_of(folder: Path, lora: Path, images: list[Asked]) -> list[np.ndarray]:
-    """The plan's images with a LoRA; made once."""
-    made = folder / "bench_samples"
+def samples_of(made: Path, lora: Path, images: list[Asked]) -> list[np.ndarray]:
+    """The plan's images with a LoRA, in the folder `made`; made once."""
     if not made.with_suffix(".done").is_file():
         shutil.rmtree(made, ignore_errors=True)
         pictures = generate(made, images, DIFFUSION, lora)
@@ -188,11 +191,13 @@ def run(args: argparse.Namespace) -> int:
     facts = {"model": sha256_of(weights), "iterations": args.iterations, "each": args.each}
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, available_cores() // args.jobs))}
 
-    def result(which: tuple[int, int, str]) -> list[np.ndarray]:
+    def result(which: tuple[int, int, str]) -> dict[str, list[np.ndarray]]:
         index, seed, arm = which
         folder = args.folder / f"person{index}_seed{seed}_{arm}"
-        lora = run_loop(prepare(folder, people[index], Run(index, seed, arm), facts), environment)
-        pictures = samples_of(folder, lora, images)
+        loras = run_loop(prepare(folder, people[index], Run(index, seed, arm), facts), environment)
+        pictures = {KEPT: samples_of(folder / "bench_samples", loras[KEPT], images)}
+        same = sha256_of(loras[LAST]) == sha256_of(loras[KEPT])
+        pictures[LAST] = pictures[KEPT] if same else samples_of(folder / "bench_samples_last", loras[LAST], images)
         say(f"person {index + 1} of {len(people)}, seed {seed} of {args.seeds}: {arm} done")
         return pictures
 
@@ -209,15 +214,16 @@ def run(args: argparse.Namespace) -> int:
     for name, pack in packs.items():
         others = [centres(pictures, pack) for pictures in unknown]
         own = [centres(pictures, pack) for pictures in shown]
-        runs = []
-        for (index, seed, arm), pictures in made.items():
-            figures = figures_of(images, pictures, own[index], others, pack)
-            coverage = coverage_of(histories[index, seed, arm])
-            runs.append(
-                Run(index, seed, arm, figures | ({} if coverage is None else {"goals of the dataset": coverage}))
-            )
-        print(f"\n{name}, {len(people)} people, {args.seeds} seeds\n")
-        print_table(runs)
+        for which in (KEPT, LAST):
+            runs = [
+                Run(index, seed, arm, figures_of(images, pictures[which], own[index], others, pack))
+                for (index, seed, arm), pictures in made.items()
+            ]
+            for one in runs:
+                coverage = coverage_of(histories[one.person, one.seed, one.arm])
+                one.figures |= {} if coverage is None else {"goals of the dataset": coverage}
+            print(f"\n{which}, {name}, {len(people)} people, {args.seeds} seeds\n")
+            print_table(runs)
     print_endings(histories)
     return EXIT_OK
 
