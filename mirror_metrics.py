@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from mirror.faces.unchanged import still_right
 
     planted = point_at_demo(args) if args.demo else []  # a row for each fault in its pictures
-    fingerprint = None if args.no_cache else fingerprint_for(args)
+    fingerprint = None if args.no_cache or args.require_gpu else fingerprint_for(args)
     known = still_right(args.output, fingerprint) if args.cache.is_file() else None
     return measure(args, fingerprint, planted) if known is None else finish_unchanged(args, known, planted)
 
@@ -153,8 +153,9 @@ def measure(args: argparse.Namespace, fingerprint: str | None, planted: list[tup
         say(f"Warning: {warning}")
         inputs.warnings.append(warning)
     summary = summarise(args, folders, inputs, table, pack_info, dataset, measurer.runs_on)
-    tried_again = table[columns.STATUS].isin([Status.UNREADABLE, Status.ERROR]).any()  # next time it may go better
-    summary.fingerprint = None if tried_again else fingerprint
+    failed = table[columns.STATUS].isin([Status.UNREADABLE, Status.ERROR]).any()
+    may_go_better = failed or problems or measurer.runs_on.said  # next time, with the same files
+    summary.fingerprint = None if may_go_better else fingerprint
     summary.seconds = {part: round(duration, 3) for part, duration in seconds.items()}
     write_results(args.output, table, PageFiles.of(pictures, args.output), face_map, map_note, summary)
     return finish(args, summary, planted)
@@ -200,7 +201,8 @@ def fingerprint_for(args: argparse.Namespace) -> str | None:
     options = {name: value for name, value in vars(args).items() if name not in beside}
     asked = [args.reference, args.candidates or Path(PATH_CANDIDATES_ROOT), args.holdout, args.baseline]
     program = [Path(__file__), PROJECT / "mirror", PROJECT / "utils"]
-    return fingerprint_of(options, [Path(folder) for folder in [*asked, pack.folder] if folder], program)
+    folders = [Path(folder) for folder in [*asked, pack.folder] if folder]
+    return fingerprint_of(options, folders, program, args.export_keep)
 
 
 def gate(summary: Summary, limit: float) -> int:

@@ -8,7 +8,8 @@ ended, and prints the table of what is there. The photos are rendered heads of p
 profiles, as those of the loop's demo; what generates is the demo's diffusion model. Then the LoRA that a run keeps, and
 the last one that it trained, are asked for every angle, and their samples are compared with other pictures of the
 person at 0, 30 and 60 degrees: the one is what a user gets, who has the first LoRA where no other is clearly better;
-the other tells whether the images help at all.
+the other tells whether the images help (a loop that merged nothing has no other LoRA than the first; how many
+learned from generated images is printed).
 
 A person's photos are the same in all runs. Intervals of 95 % are bootstrapped over people, and over the seeds of each;
 a loop and its control, which share person and seed, stay together. What the controls of one person differ by comes of
@@ -33,7 +34,16 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.demo_diffusion_bench import ASKED_DEG, REACHED_DEG, Asked, centre, demand_model, faces, generate, plan
-from demo.bootstrap_world import CONTROL, DIFFUSION, GOALS, LOOP, configuration, render_small_photos
+from demo.bootstrap_world import (
+    CONTROL,
+    DIFFUSION,
+    GOALS,
+    LEARNING,
+    LOOP,
+    TRAINING_STEPS,
+    configuration,
+    render_small_photos,
+)
 from demo.diffusion.photos import TRIGGER, write_photos
 from demo.identity import Identity
 from demo.training_data import UNSEEN_SEED, draw_people, generator
@@ -189,6 +199,7 @@ def run(args: argparse.Namespace) -> int:
     images = plan(TRIGGER, args.each)
     weights = DIFFUSION / "unet" / "diffusion_pytorch_model.safetensors"
     facts = {"model": sha256_of(weights), "iterations": args.iterations, "each": args.each}
+    facts |= {"training": f"--steps {TRAINING_STEPS} {LEARNING}", "goals": GOALS}
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, available_cores() // args.jobs))}
 
     def result(which: tuple[int, int, str]) -> dict[str, list[np.ndarray]]:
@@ -214,14 +225,16 @@ def run(args: argparse.Namespace) -> int:
     for name, pack in packs.items():
         others = [centres(pictures, pack) for pictures in unknown]
         own = [centres(pictures, pack) for pictures in shown]
-        for which in (KEPT, LAST):
-            runs = [
-                Run(index, seed, arm, figures_of(images, pictures[which], own[index], others, pack))
-                for (index, seed, arm), pictures in made.items()
-            ]
-            for one in runs:
-                coverage = coverage_of(histories[one.person, one.seed, one.arm])
-                one.figures |= {} if coverage is None else {"goals of the dataset": coverage}
+        by_which: dict[str, list[Run]] = {KEPT: [], LAST: []}
+        for (index, seed, arm), pictures in made.items():
+            coverage = coverage_of(histories[index, seed, arm])
+            goals = {} if coverage is None else {"goals of the dataset": coverage}
+            known: dict[int, dict[str, float]] = {}  # where both are one LoRA, it is measured once
+            for which, runs in by_which.items():
+                if (key := id(pictures[which])) not in known:
+                    known[key] = figures_of(images, pictures[which], own[index], others, pack) | goals
+                runs.append(Run(index, seed, arm, known[key]))
+        for which, runs in by_which.items():
             print(f"\n{which}, {name}, {len(people)} people, {args.seeds} seeds\n")
             print_table(runs)
     print_endings(histories)
@@ -235,6 +248,8 @@ def print_endings(histories: dict[tuple[int, int, str], IterationHistory]) -> No
         decisions = [history.iterations[-1].decision for history in ended]
         told = Counter(f"{one.rule}, {one.best} kept" for one in decisions if one)
         print(f"\n{arm}: " + "; ".join(f"{count} x {words}" for words, count in told.most_common()))
+        learned = sum(bool(history.loras[-1].synthetic_images) for history in ended)
+        print(f"{arm}: the last LoRA of {learned} of {len(ended)} learned from generated images")
         made = [(one.approved, one.generated) for history in ended for one in history.iterations if one.generated]
         if made:
             approved, generated = (sum(numbers) for numbers in zip(*made, strict=True))

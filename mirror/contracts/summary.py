@@ -21,6 +21,14 @@ def group_label(kind: str, name: str) -> str:
     return f"{name} (LoRA)" if kind == CANDIDATE and name.casefold() in taken else name
 
 
+RESULT_FILES = {  # of one run, with its time stamp
+    "dashboard": "Dashboard_{}.html",
+    "copycat": "CopycatReport_{}.html",
+    "data": "Data_{}.csv",
+    "summary": "Summary_{}.json",
+}
+
+
 class PackInfo(Contract):
     """The model pack that measured. `identity` is name@hash of the model files: scores of two identities do not mix."""
 

@@ -12,20 +12,13 @@ import numpy as np
 import pandas as pd
 
 from mirror.contracts.contract import write_contract
-from mirror.contracts.summary import Summary
+from mirror.contracts.summary import RESULT_FILES, Summary
 from mirror.faces.table import to_csv
 from mirror.report.copycat import build_copycat
 from mirror.report.dashboard import build_dashboard
 from mirror.report.files import PageFiles
 from utils.console import UserError
 from utils.files import reason_of, write_text_atomic
-
-RESULT_FILES = {
-    "dashboard": "Dashboard_{}.html",
-    "copycat": "CopycatReport_{}.html",
-    "data": "Data_{}.csv",
-    "summary": "Summary_{}.json",
-}
 
 
 def write_results(

@@ -6,7 +6,6 @@ import shutil
 import time
 
 import pytest
-from conftest import run_script
 
 from mirror.faces.unchanged import fingerprint_of, still_right
 
@@ -110,24 +109,59 @@ def test_another_option_or_machine_is_another_run(known):
     _, run = known
     for arguments, environment in (
         (("--map", "3d"), {}),
+        ((), {}),  # the newest results are of --map 3d
         (("--no-cache",), {}),
         ((), {"CUDA_VISIBLE_DEVICES": "7"}),
     ):
         again, made = run(*arguments, **environment)
         assert again.code == 0 and len(made) == 4, again.stderr
+    again, made = run("--require-gpu")
+    assert again.code == 2 and made == [], "it looks for the GPU every time"
 
 
-def test_a_picture_that_could_not_be_read_is_tried_again(tmp_path, tiny_pack, make_picture, metrics):
-    make_picture(tmp_path / "ref" / "0.png")
-    make_picture(tmp_path / "ref" / "1.png", seed=1)
-    (tmp_path / "ref" / "broken.png").write_bytes(b"no picture")
-    age(tmp_path / "ref")
+def test_results_and_lists_among_the_photos_change_nothing(known, tmp_path):
+    _, run = known
+    for _ in range(2):
+        again, _ = run("--output", tmp_path / "ref", "--export-keep", tmp_path / "ref" / "keep.txt")
+        assert again.code == 0, again.stderr
+        assert len(list((tmp_path / "ref").glob("*_*"))) == 4
+    assert "Nothing has changed" in again.stderr
+
+
+def test_results_that_somebody_saved_anew_are_not_ours(known):
+    first, run = known
+    table = first.file("Data")
+    table.write_text(table.read_text(encoding="utf-8-sig"), encoding="utf-8")
+    os.utime(table, (time.time() + 60,) * 2)
+    again, made = run()
+    assert again.code == 0 and len(made) == 4
+
+
+def test_held_out_photos_are_told_again(known, tmp_path, make_picture):
+    _, run = known
+    make_picture(tmp_path / "held" / "a.png", seed=30)
+    age(tmp_path / "held")
+    first, made = run("--holdout", tmp_path / "held")
+    assert len(made) == 4 and "held-out photos" in first.stdout
+    again, made = run("--holdout", tmp_path / "held")
+    assert made == [] and again.stdout == first.stdout
+
+
+@pytest.mark.parametrize("name", ["ref/broken.png", "cand/lora/generation_metadata.json"])
+def test_what_could_not_be_read_is_tried_again(tmp_path, tiny_pack, make_picture, metrics, name):
+    pack = shutil.copytree(tiny_pack, tmp_path / "pack")
+    for picture in ("ref/0.png", "ref/1.png", "cand/lora/0.png"):
+        make_picture(tmp_path / picture)
+    (tmp_path / name).write_bytes(b"neither a picture nor JSON")
+    age(tmp_path / "ref", tmp_path / "cand", pack)
     for count in (1, 2):
-        assert metrics("--pack", tiny_pack).code == 0
-        assert len(list((tmp_path / "out").glob("Summary_*"))) == count
+        assert metrics("--pack", pack).code == 0
+        summaries = sorted((tmp_path / "out").glob("Summary_*"))
+        assert len(summaries) == count
+        assert json.loads(summaries[-1].read_text(encoding="utf-8"))["fingerprint"] is None
 
 
-def test_a_broken_summary_is_no_result(known, tmp_path):
+def test_a_broken_summary_is_no_result(known):
     first, run = known
     path = first.file("Summary")
     path.write_text(path.read_text(encoding="utf-8").replace('"groups"', '"grupos"'), encoding="utf-8")
@@ -135,36 +169,51 @@ def test_a_broken_summary_is_no_result(known, tmp_path):
     assert again.code == 0 and len(made) == 4
 
 
-def test_files_of_this_moment_and_too_many_are_not_vouched_for(tmp_path, monkeypatch):
+def test_what_is_new_or_takes_long_to_list_is_not_vouched_for(tmp_path, monkeypatch):
     place = tmp_path / "photos"
     place.mkdir()
     (place / "a.png").touch()
-    assert fingerprint_of({}, [place], []) is None
+    assert fingerprint_of({}, [place], []) is None, "written in this moment"
     os.utime(place / "a.png", (time.time() + 3600,) * 2)
     assert fingerprint_of({}, [place], []) is None, "a time stamp of the future never gets old"
     age(place)
-    assert fingerprint_of({}, [place], []) == fingerprint_of({}, [place], []) is not None
-    monkeypatch.setattr("mirror.faces.unchanged._MOST_FILES", 1)
+    found = fingerprint_of({}, [place], [])
+    assert found is not None
+    (place / "__pycache__").mkdir()
+    assert fingerprint_of({}, [place], []) == found, "Python's own files come when they like"
+    assert fingerprint_of({"map": "3d"}, [place], []) != found
+    assert fingerprint_of({}, [], [place]) == found, "the program's files count as all others"
+    monkeypatch.setattr("mirror.faces.unchanged._MOST_SECONDS", -1)
     assert fingerprint_of({}, [place], []) is None
     assert still_right(tmp_path, None) is None
 
 
-def test_links_in_a_circle_end(tmp_path):
-    (tmp_path / "photos" / "inside").mkdir(parents=True)
-    (tmp_path / "photos" / "inside" / "a.png").touch()
-    age(tmp_path / "photos")
+def test_links_count_by_their_names_and_by_where_they_lead(tmp_path):
+    for name in ("step_100", "step_200"):
+        (tmp_path / "cand" / name).mkdir(parents=True)
+        (tmp_path / "cand" / name / "a.png").touch()
+    age(tmp_path / "cand")
+    link = tmp_path / "cand" / "x_final"
     try:
-        (tmp_path / "photos" / "inside" / "up").symlink_to(tmp_path / "photos", target_is_directory=True)
-        (tmp_path / "photos" / "nowhere.png").symlink_to(tmp_path / "missing.png")
+        link.symlink_to(tmp_path / "cand" / "step_200", target_is_directory=True)
+        (tmp_path / "cand" / "step_100" / "up").symlink_to(tmp_path / "cand", target_is_directory=True)
+        (tmp_path / "cand" / "nowhere.png").symlink_to(tmp_path / "missing.png")
     except OSError:
         pytest.skip("this system does not let users make links")
-    before = fingerprint_of({}, [tmp_path / "photos"], [])
-    assert before is not None
+    found = [fingerprint_of({}, [tmp_path / "cand"], [])]
+    link.unlink()
+    link.symlink_to(tmp_path / "cand" / "step_100", target_is_directory=True)
+    found.append(fingerprint_of({}, [tmp_path / "cand"], []))
+    link.rename(tmp_path / "cand" / "y_other")
+    found.append(fingerprint_of({}, [tmp_path / "cand"], []))
     (tmp_path / "missing.png").touch()
-    os.utime(tmp_path / "missing.png", (LONG_AGO, LONG_AGO))
-    assert fingerprint_of({}, [tmp_path / "photos"], []) not in (None, before), "a link that leads somewhere now"
+    age(tmp_path / "missing.png")
+    found.append(fingerprint_of({}, [tmp_path / "cand"], []))
+    assert None not in found and len(set(found)) == len(found)
 
 
-def test_missing_photos_are_said_as_ever(tmp_path):
-    done = run_script("mirror_metrics.py", "--reference", tmp_path / "none", "--output", tmp_path)
-    assert done.returncode == 2 and "does not exist" in done.stderr
+def test_photos_that_are_gone_are_missed(known, tmp_path):
+    _, run = known
+    shutil.rmtree(tmp_path / "ref")
+    again, made = run()
+    assert again.code == 2 and made == [] and "no real photos" in again.stderr
