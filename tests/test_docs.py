@@ -246,6 +246,7 @@ def test_options_named_are_options_that_exist():
     benches += (
         "generate_bench",
         "demo_diffusion_bench",
+        "loop_bench",
         "train_bench",
         "did_bench",
         "expression_bench",
