@@ -44,13 +44,13 @@ def fingerprint_of(
     for place in sys.path:
         if place.endswith("-packages") and os.path.isdir(place):
             digest.update(json.dumps(sorted(set(os.listdir(place)) - {_CACHES})).encode())
-    name, place = (written.name, os.path.realpath(written)) if written else ("", "")
+    written_at = os.path.realpath(written) if written else None
     newest = 0
     for path, size, changed in _files([*program, *folders]):
         if time.monotonic() - started > _MOST_SECONDS:
             return None
-        own = os.path.basename(path)
-        if _RESULT.fullmatch(own) or (own == name and os.path.realpath(path) == place):
+        name = os.path.basename(path)
+        if _RESULT.fullmatch(name) or (written and name == written.name and os.path.realpath(path) == written_at):
             continue
         digest.update(f"{path}\0{size}\0{changed}\0".encode("utf-8", "surrogateescape"))
         newest = max(newest, changed)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -52,12 +53,34 @@ def assert_alike(faces: list[FaceMeasurement], plain: list[FaceMeasurement], lim
     assert np.abs(pairs(faces) - pairs(plain)).max() < limit
 
 
+SAME = (  # people of whom the photos have several pictures, then women who are all different ones
+    ("d1", "d3", "d4", "d5"),
+    ("Rob_Lowe_0001", "Rob_Lowe_0002"),
+    ("kun", "kun_crop", "rot_0", "rot_90", "crop"),
+    *(("woman",), ("mask2",), ("yifei",), ("image_T1",), ("Nathalie_Baye_0002",)),
+)
+
+
+def likeness_of_known_pairs(photos, faces: list[FaceMeasurement]) -> tuple[list[float], list[float]]:
+    """Similarities of pictures of one person, and of two."""
+    who = {name: number for number, names in enumerate(SAME) for name in names}
+    measured = zip((path.stem for path in sorted(photos.iterdir())), faces, strict=True)
+    known = [(who[name], face.embedding) for name, face in measured if name in who]
+    found: tuple[list[float], list[float]] = ([], [])
+    for (a, one), (b, other) in combinations(known, 2):
+        found[a != b].append(float(one @ other))
+    return found
+
+
 @pytest.mark.parametrize("precision", [EXACT, FAST])
-def test_openvino_measures_real_photos_as_onnxruntime_does(mini_pack, images, plain, precision):
+def test_openvino_measures_real_photos_as_onnxruntime_does(mini_pack, photos, images, plain, precision):
     needs_openvino(precision)
     engine = FaceEngine(mini_pack, "cpu", engine=Engine(OPENVINO, precision))
     faces = [engine.measure(image) for image in images]
     assert_alike(faces, plain, PAIRS[precision])
+    for measured in (faces, plain):
+        same, different = likeness_of_known_pairs(photos, measured)
+        assert (len(same), len(different)) == (17, 103) and min(same) > max(different), "all pairs are told apart"
     assert {face.provider for face in faces} == {engine.provider}
     said = {EXACT: "OpenVINO, CPU, float32", FAST: "CPUExecutionProvider+OpenVINO, CPU, bfloat16"}
     assert engine.provider == said[precision]
