@@ -1,0 +1,82 @@
+"""A picture that shows what a loop with the demo's diffusion model taught: the person, the base model, two LoRAs.
+
+    ./run.sh bootstrap --demo my_loop
+    python -m benchmarks.loop_sheet my_loop sheet.jpg
+
+The rows: rendered photos that the loop began with, then images of the base model, the loop's first LoRA and its last
+one, made by generate_synthetic.py with the same prompts and seeds, four each from the front, at three quarters and in
+profile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.demo_diffusion_bench import ASKED_DEG, demand_model, generate, plan
+from demo.bootstrap_world import DIFFUSION, FRONT
+from demo.diffusion.photos import TRIGGER
+from mirror.contracts.contract import read_contract
+from mirror.contracts.history import IterationHistory
+from utils import options
+from utils.console import EXIT_OK, UserError, run_script, say
+from utils.decoding import decode
+from utils.files import write_bytes_atomic
+
+EACH = 4
+COLUMNS = EACH * len(ASKED_DEG)
+_QUALITY = 88  # of the JPEG
+
+
+def photos_of(folder: Path) -> list[np.ndarray]:
+    """COLUMNS of the photos: those that are not from the front, which come last, and before them as many others."""
+    paths = sorted(folder.glob("*.png"))
+    if len(paths) < COLUMNS:
+        raise UserError(f"{folder} holds {len(paths)} photos, and the sheet shows {COLUMNS}.")
+    turned = paths[FRONT:][-COLUMNS:]
+    front = paths[:FRONT]
+    wanted = COLUMNS - len(turned)
+    chosen = front[:: max(1, len(front) // max(1, wanted))][:wanted]
+    return [decode(path.read_bytes()) for path in chosen + turned]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the sheet."""
+    demand_model(DIFFUSION)
+    history = read_contract(args.loop / "output" / "iteration_history.json", IterationHistory, "bootstrap_loop.py")
+    if len(history.loras) < 2:
+        raise UserError(f"The loop in {args.loop} has made fewer than two LoRAs yet.")
+    first, last = (args.loop / "loras" / one.file for one in (history.loras[0], history.loras[-1]))
+    rows = [photos_of(args.loop / "photos")]
+    with tempfile.TemporaryDirectory(prefix="loop_sheet_") as temporary:
+        for name, person, lora in (("base", "person", None), ("first", TRIGGER, first), ("last", TRIGGER, last)):
+            rows.append(generate(Path(temporary) / name, plan(person, EACH), DIFFUSION, lora))
+    sheet = np.vstack([np.hstack(row) for row in rows])
+    _, written = cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    write_bytes_atomic(args.sheet, written.tobytes())
+    say(f"{args.sheet}: {history.loras[0].name} and {history.loras[-1].name} of {args.loop}")
+    return EXIT_OK
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Options, each with its default."""
+    parser = options.script_parser("python -m benchmarks.loop_sheet", __doc__)
+    parser.add_argument("loop", type=Path, metavar="LOOP", help="folder of a loop's demo that has run")
+    parser.add_argument("sheet", type=Path, metavar="FILE", help="JPEG to write")
+    options.add_debug_and_version(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code of the command."""
+    args = parse_args(argv)
+    return run_script(lambda: run(args), args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
