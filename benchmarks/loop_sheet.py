@@ -34,7 +34,10 @@ _QUALITY = 88  # of the JPEG
 
 
 def photos_of(folder: Path) -> list[np.ndarray]:
-    """COLUMNS of the photos, as the demo writes them: those that are not from the front come last."""
+    """COLUMNS of the photos, as the demo writes them: those that are not from the front come last.
+
+    Raises UserError where there are fewer.
+    """
     paths = sorted(folder.glob("*.png"))
     if len(paths) < COLUMNS:
         raise UserError(f"{folder} holds {len(paths)} photos, and the sheet shows {COLUMNS}.")
@@ -46,7 +49,7 @@ def photos_of(folder: Path) -> list[np.ndarray]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the sheet."""
+    """Writes the sheet. Raises UserError for a loop that is simulated or has not ended."""
     demand_model(DIFFUSION)
     demand_writable(args.sheet.absolute().parent, "Choose another file.")
     if not (args.loop / "output").is_dir():
