@@ -357,6 +357,13 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("images").add_argument
     add("--num-per-gap", type=options.count, default=NUM_PER_GAP, metavar="N", help="at most this many images a gap")
     add(
+        "--candidates",
+        type=options.count,
+        default=1,
+        metavar="N",
+        help="make N images for each one that is wanted, to choose the best from (default: %(default)s)",
+    )
+    add(
         "--seed",
         type=options.seed,
         default=SEED,

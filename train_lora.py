@@ -269,6 +269,13 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     length("--epochs", type=_count, metavar="N", help="(default: recommended by the size of the dataset)")
     length("--steps", type=_count, metavar="N", help="whole epochs, as near to so many steps as they come")
     add("--repeats", type=_count, default=REPEATS, metavar="N", help="repeats of pictures in no folder like 10_name")
+    add(
+        "--synthetic-weight",
+        type=_weight,
+        default=1.0,
+        metavar="W",
+        help="how often generated pictures (synthetic_*) are seen for every time that a photo is, 0.01 to 1",
+    )
     add("--rank", type=_count, metavar="R", help="width of the LoRA")
     add("--alpha", type=_positive, metavar="A", help="the LoRA is scaled by alpha / rank; half of --rank, if given")
     add("--conv-rank", type=_count, metavar="R", help="convolutions learn, too (LoCon), in this width (default: none)")
@@ -383,6 +390,7 @@ _count = options.between(1, 1_000_000, whole=True)
 _positive = options.between(1e-12, 1e6)
 _amount = options.between(0, 1e6)
 _share = options.between(0, 1)
+_weight = options.between(0.01, 1)
 _pixels = options.between(64, 4096, whole=True)
 
 

@@ -50,6 +50,7 @@ from demo.training_data import UNSEEN_SEED, draw_people, generator
 from mirror.contracts.contract import read_contract
 from mirror.contracts.history import IterationHistory
 from mirror.faces.packs import find_pack
+from mirror.loop.config import LoopConfig
 from utils import options
 from utils.console import EXIT_OK, UserError, run_script, say
 from utils.cores import available_cores
@@ -79,6 +80,10 @@ class Run:
 def prepare(folder: Path, who: Identity, run: Run, facts: dict) -> Path:
     """The configuration of a run, with its photos. Raises UserError where `facts` are not those of an earlier start."""
     config, stamp = folder / "config.json", folder / "bench.json"
+    if run.arm == LOOP:  # a control has no use for these, and stays the same whatever they are
+        settings = LoopConfig.model_validate(configuration(folder, run.arm))
+        facts = facts | {"candidates": settings.generation.candidates, "num_per_gap": settings.generation.num_per_gap}
+        facts |= {"share": settings.max_synthetic_share, "weight": settings.training.synthetic_weight}
     if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) != facts:
         raise UserError(f"{folder} was made with another model or other options; --folder takes a new one.")
     if not config.is_file():

@@ -137,7 +137,6 @@ def configuration(folder: Path, kind: str) -> dict:
         "output_dir": str((folder / "output").resolve()),
         "lora_output_dir": str((folder / "loras").resolve()),
         "max_iterations": 5 if simulated else 2,
-        "max_synthetic_share": 0.5,
         "pack": DEMO_PACK,
         # of rendered heads, as the pack is; one for photos that lies in the models folder would see little in them
         "expression_model": str(DEMO_EXPRESSION.resolve()) if DEMO_EXPRESSION.is_file() else None,
@@ -153,6 +152,7 @@ def _with_simulation(kind: str) -> dict:
     generator += ["--seed", "{seed}", "--num-per-gap", "{num_per_gap}"]
     generator += ["--never-improves"] if kind == BASELINE else []  # the only thing in which the baseline differs
     return {
+        "max_synthetic_share": 0.5,
         "generation": {"num_per_gap": 7, "command": generator},
         "training": {"epochs": 1, "options": TRAINING.split()},
     }
@@ -163,6 +163,7 @@ def _with_diffusion(kind: str) -> dict:
         "real_photos_only": kind == CONTROL,  # the only thing in which the control differs
         "generation": {
             "num_per_gap": 12,
+            "candidates": 8,  # what generates is small and quick, and half of its images are not the person
             "num_inference_steps": SAMPLING_STEPS,
             "guidance_scale": GUIDANCE,
             "options": ["--device", "cpu", "--batch", "6"],

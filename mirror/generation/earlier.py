@@ -37,7 +37,7 @@ def read_earlier(args: argparse.Namespace, plan: GenerationPlan) -> GenerationMe
     if earlier.plan != plan.hash:
         raise UserError(
             f"{args.output} holds images of another plan; --output takes another folder, or give the same gap file, "
-            "prompts, --person, --seed and --num-per-gap as then."
+            "prompts, --person, --seed, --num-per-gap and --candidates as then."
         )
     return earlier
 

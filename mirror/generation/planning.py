@@ -41,7 +41,7 @@ def make_plan(args: argparse.Namespace, own: PromptTables | None = None) -> Gene
     if not (args.person or "").strip():
         raise UserError('--person says who is to be seen, in the words that the LoRA was trained with: "ohwx person".')
     planned_images, passed_over = plan_gaps(
-        gaps.recommendations, args.person, args.num_per_gap, args.seed, prompts, own or {}
+        gaps.recommendations, args.person, args.num_per_gap, args.seed, prompts, own or {}, args.candidates
     )
     keys = dict.fromkeys(GapKey(one.gap_type, one.target) for one in planned_images)
     unmeasured = [str(key) for key in keys if not _is_measured(key, gaps)]

@@ -103,10 +103,11 @@ def plan_gaps(
     seed: int,
     templates: tuple[str, ...] = (),
     own: PromptTables | None = None,
+    candidates: int = 1,
 ) -> tuple[list[PlannedImage], list[str]]:
-    """(the images of all gaps, sentences about gaps that get none). At most `num_per_gap` images a gap.
+    """(the images of all gaps, sentences about gaps that get none). At most `num_per_gap` images are wanted for a gap.
 
-    `own` texts go before ours.
+    `candidates` are made for each, to choose the best from. `own` texts go before ours.
     """
     own = own or {}
     planned_images, passed_over, taken = [], [], set()
@@ -118,7 +119,7 @@ def plan_gaps(
             passed_over.append(why_not)
             continue
         first = sum(planned.gap_type == gap.type and planned.target == gap.target for planned in planned_images)
-        for index in range(first, first + min(gap.count, num_per_gap)):
+        for index in range(first, first + candidates * min(gap.count, num_per_gap)):
             source = random.Random(f"{seed}/{gap.type}/{gap.target}/{index}")  # of its own: no image shifts another's
             text = texts[index % len(texts)]
             template = _template(templates, index, source) if templates else None

@@ -84,7 +84,8 @@ class Commands:
         """Images for the gaps of an iteration."""
         gaps, output = self.paths.gaps(number), self.paths.of("synthetic", number)
         values = {"gaps": gaps, "prompts": "", "output": output, "seed": seed}
-        return self._generation("Generation", number, GENERATE, lora, values, [gaps])
+        candidates = ["--candidates", self.config.generation.candidates]
+        return self._generation("Generation", number, GENERATE, lora, values, [gaps, *candidates])
 
     def sample(self, number: int, lora: str) -> Child:
         """The fixed plan with a LoRA."""
@@ -101,6 +102,7 @@ class Commands:
         own += [] if steps is None else ["--steps", steps]
         own += [] if guidance is None else ["--guidance", guidance]
         more = {"lora": file, "num_per_gap": wanted.num_per_gap, "steps": steps, "guidance": guidance}
+        more["candidates"] = wanted.candidates
         return self._child(title, "generation", number, step, own, values | more)
 
     def validate(self, number: int) -> Child:
@@ -124,7 +126,9 @@ class Commands:
         own += ["--steps", wanted.steps] if wanted.steps else ["--epochs", wanted.epochs]
         seed = config.seed + number if config.real_photos_only else config.seed
         own += ["--seed", seed, "--resume", "--models-dir", config.models_dir, "--cache", self.paths.cache]
+        own += ["--synthetic-weight", wanted.synthetic_weight]
         values = {"output": output, "preset": wanted.preset, "epochs": wanted.epochs, "seed": seed}
+        values["synthetic_weight"] = wanted.synthetic_weight
         return self._child("Training", "training", number, TRAIN, own + self._pack(), values)
 
     def measure(self, number: int, has_holdout: bool) -> Child:

@@ -18,6 +18,10 @@ from utils.console import UserError
 from utils.defaults import HARD_SYNTHETIC_SHARE, MAX_SYNTHETIC_SHARE, UNVERIFIED_WORDS
 
 SEED = 42
+# Images for each one that is wanted, and how often a merged image is seen in training for every time that a photo is.
+# Merging whatever passes, and weighing it like photos, made LoRAs of the demo's world less like the person than none of
+# it did; the best few at half the weight made profiles more like them (docs/demo-world.md, "Does the loop help?").
+CANDIDATES, SYNTHETIC_WEIGHT = 4, 0.5
 SAMPLES = 24  # images of each LoRA that similarity is measured on; our choice: the median is then known to about 0.03
 
 # Other names of keys, which are read as well: those of our scripts' options.
@@ -27,9 +31,12 @@ OTHER_NAMES = {"generation": {"steps": "num_inference_steps", "guidance": "guida
 _EVERYWHERE = ("python", "models_dir", "person", "trigger", "base_model", "dataset", "seed")
 PLACEHOLDERS = {
     "gap_analysis": (*_EVERYWHERE, "output", "max_synthetic_share"),
-    "generation": (*_EVERYWHERE, "gaps", "prompts", "output", "lora", "num_per_gap", "steps", "guidance"),
+    "generation": (
+        *(*_EVERYWHERE, "gaps", "prompts", "output", "lora"),
+        *("num_per_gap", "candidates", "steps", "guidance"),
+    ),
     "validation": (*_EVERYWHERE, "folder", "references", "approved", "rejected", "unverified", "report"),
-    "training": (*_EVERYWHERE, "output", "preset", "epochs"),
+    "training": (*_EVERYWHERE, "output", "preset", "epochs", "synthetic_weight"),
     "metrics": (*_EVERYWHERE, "references", "holdout", "candidates", "output"),
 }
 NEEDED = {
@@ -63,8 +70,15 @@ class GapSettings(_Section):
 
 class GenerationSettings(_Section):
     num_per_gap: int = Field(5, ge=1)
+    candidates: int = Field(CANDIDATES, ge=1)  # made for each image that is wanted; the best are merged
     num_inference_steps: int | None = Field(None, ge=1)  # null: the default of the base model's family
     guidance_scale: float | None = Field(None, ge=0)  # the same
+
+    @property
+    def candidates_asked_for(self) -> int:
+        """As many as the generator can know of: a command without {candidates} makes one image for each wanted one."""
+        is_told = self.command is None or any("{candidates}" in argument for argument in self.command)
+        return self.candidates if is_told else 1
 
 
 class ValidationSettings(_Section):
@@ -76,6 +90,7 @@ class TrainingSettings(_Section):
     preset: str = "sdxl"
     epochs: int = Field(10, ge=1)
     steps: int | None = Field(None, ge=1)  # takes the place of epochs: every LoRA learns for as long
+    synthetic_weight: float = Field(SYNTHETIC_WEIGHT, gt=0, le=1)  # how often a merged image is seen, by a photo's once
 
 
 class MetricsSettings(_Section):

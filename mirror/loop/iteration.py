@@ -199,7 +199,9 @@ class Generate(Step):
         history = self.loop.ledger.history
         self.run_child_into(self.folder, again)
         self.metadata = images_made(self.child, self.folder)
-        asked = asked_for(self.gaps.report, self.loop.config.generation.num_per_gap)
+        settings = self.loop.config.generation
+        wanted = asked_for(self.gaps.report, settings.num_per_gap)
+        asked = {gap: settings.candidates_asked_for * count for gap, count in wanted.items()}
         if short := demand_asked(self.child, self.metadata, asked):
             note(short)
         self.iteration.generated = len(self.metadata.images)
@@ -283,6 +285,7 @@ class Merge(Step):
         config, source = self.loop.config, self.source
         before = merging.without(self.loop.manifest, self.iteration.number)
         inputs = [content_of(self.validation.path), content_of(self.validation.generated.folder)]
+        inputs += [content_of(self.gaps.path), config.generation.num_per_gap]
         inputs += [(source.lora, source.lora_sha256), config.person_trigger, config.max_synthetic_share]
         return [*inputs, merging.fingerprint(before)]
 
@@ -292,8 +295,8 @@ class Merge(Step):
     def make(self, again: bool) -> None:
         loop, iteration = self.loop, self.iteration
         metadata, output = self.validation.generated.metadata, loop.paths.output
-        share = loop.config.max_synthetic_share
-        merge = merging.plan_merge(loop.manifest, self.validation.report, metadata, output, self.source, share)
+        share, wanted = loop.config.max_synthetic_share, asked_for(self.gaps.report, loop.config.generation.num_per_gap)
+        merge = merging.plan_merge(loop.manifest, self.validation.report, metadata, output, self.source, share, wanted)
         set_manifest(loop, merge.manifest)
         iteration.merged, iteration.left_out = len(merge.merged), merge.left_out
         iteration.merged_entries = merging.entries_of(loop.manifest, iteration.number)
@@ -313,6 +316,7 @@ class Merge(Step):
         super().run()
         words = {
             merging.CAP: "because no more of the dataset may be synthetic (max_synthetic_share)",
+            merging.SPARE: "because enough better ones were approved for the same gap",
             merging.DOUBLE: "because the dataset already contains them",
             merging.VANISHED: "because the copy changed after validation",
         }

@@ -17,12 +17,13 @@ import hashlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
 
+from mirror.contracts.gaps import GapKey
 from mirror.contracts.generation import GeneratedImage, GenerationMetadata
 from mirror.contracts.manifest import MergedImage, MergeManifest, RealPhoto
 from mirror.contracts.validation import ValidatedImage, ValidationReport, Verdict
@@ -32,7 +33,8 @@ from utils.console import UserError
 from utils.defaults import IMAGE_EXTENSIONS, SYNTHETIC_PREFIX
 from utils.files import bytes_of, file_word, sha256_of, write_bytes_atomic
 
-CAP, DOUBLE, VANISHED = "synthetic_cap", "duplicate", "changed_since_validation"  # why an approved image is not merged
+# Why an approved image is not merged.
+CAP, DOUBLE, VANISHED, SPARE = "synthetic_cap", "duplicate", "changed_since_validation", "enough_better_ones"
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,12 @@ def plan_merge(
     output: Path,
     source: Source,
     max_share: float,
+    wanted: Mapping[GapKey, int],
 ) -> Merge:
     """Which approved images enter the dataset: none twice, no more than the cap allows, the gaps by turns.
 
-    An earlier merge of the same iteration is replaced.
+    `wanted` are images by gap: of more than that, the best are taken. An earlier merge of the same iteration is
+    replaced.
     """
     manifest = without(manifest, source.iteration)
     known = {photo.sha256 for photo in manifest.real} | {one.sha256 for one in manifest.merged}
@@ -123,16 +127,20 @@ def plan_merge(
     free = room(manifest, max_share)
     left_out: Counter[str] = Counter()
     chosen: list[MergedImage] = []
+    taken: Counter[GapKey] = Counter()
     for image in by_turns(report):
         copy = Path(image.copied_to)
         if not copy.is_file() or sha256_of(copy) != image.sha256:
             left_out[VANISHED] += 1
         elif image.sha256 in known:
             left_out[DOUBLE] += 1
+        elif taken[image.key] >= wanted.get(image.key, len(report.images)):
+            left_out[SPARE] += 1
         elif len(chosen) >= free:
             left_out[CAP] += 1
         else:
             known.add(image.sha256)
+            taken[image.key] += 1
             chosen.append(_entry(image, about.get(image.file), output, source))
     merged = sorted(manifest.merged + chosen, key=lambda one: (one.iteration, one.file))
     again = {f"{DATASET}/{one.file}" for one in chosen}
@@ -169,12 +177,25 @@ def without(manifest: MergeManifest, iteration: int) -> MergeManifest:
 
 def by_turns(report: ValidationReport) -> list[ValidatedImage]:
     """The approved images, one of each gap in turn, the best of each first: a cap then cuts all gaps alike."""
+    level = report.references.level if report.references else None
     gaps: dict[tuple, list] = {}
     for image in report.images:
         if image.verdict == Verdict.APPROVED and image.copied_to and image.sha256:
             gaps.setdefault(image.key, []).append(image)
-    rows = [sorted(one, key=lambda image: (-(image.quality or 0.0), image.sha256)) for one in gaps.values()]
+    rows = [sorted(one, key=lambda image: _rank(image, level)) for one in gaps.values()]
     return [image for turn in zip_longest(*rows) for image in turn if image is not None]
+
+
+def _rank(image: ValidatedImage, level: float | None) -> tuple[float, float, str]:
+    """Sorts the best image first: most like the person for its head angle, then of the best quality.
+
+    Likeness first, since what a LoRA learns wrongly from its own images is the face; the gates saw to the rest.
+    """
+    from mirror.faces.metrics import usual_similarity
+
+    is_known = image.similarity is not None and image.yaw_deg is not None and level is not None and level > 0
+    likeness = image.similarity / usual_similarity(image.yaw_deg, level) if is_known else 0.0
+    return -likeness, -(image.quality or 0.0), image.sha256
 
 
 def caption_for(picture: Path, prompt: str | None, trigger: str) -> str:

@@ -200,6 +200,7 @@ def settings_of(config: LoopConfig) -> dict[str, str | int | float | None]:
     models = {key: getattr(config, key) for key in ("pack", "expression_model")}
     settings |= {key: config.portable(named) if named else None for key, named in models.items()}
     settings |= {"training.preset": config.training.preset, "training.epochs": config.training.epochs}
+    settings["training.synthetic_weight"] = config.training.synthetic_weight
     settings |= {"training.steps": config.training.steps, "real_photos_only": config.real_photos_only or None}
     for key in OTHER_NAMES["generation"].values():
         settings[f"generation.{key}"] = getattr(config.generation, key)
@@ -231,9 +232,9 @@ def goals_in(config: LoopConfig) -> str | None:
 
 
 def _in_todays_names(settings: dict) -> dict:
-    """Settings of a loop that may have been begun before its keys were called as documented."""
+    """Settings of a loop that may have been begun before its keys were called as documented, or before all were."""
     other = {f"{part}.{old}": f"{part}.{new}" for part, names in OTHER_NAMES.items() for old, new in names.items()}
-    return {other.get(key, key): value for key, value in settings.items()}
+    return {"training.synthetic_weight": 1.0} | {other.get(key, key): value for key, value in settings.items()}
 
 
 def demand_same_loop(config: LoopConfig, history: IterationHistory, paths: LoopPaths) -> None:

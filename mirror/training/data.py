@@ -26,10 +26,11 @@ from mirror.faces.measurer import Measurer, Picture
 from utils.captions import read_caption
 from utils.console import UserError
 from utils.decoding import ImageError, decode
-from utils.defaults import IMAGE_EXTENSIONS
+from utils.defaults import IMAGE_EXTENSIONS, SYNTHETIC_PREFIX
 from utils.files import Status, readable
 from utils.images import demand_folder, list_images, read_file
 
+_WHOLE = 1e-6  # what products of decimal fractions may be away from a whole number
 _FOLDER = re.compile(r"(\d+)_(.+)")  # repeats and class words, as kohya's trainers read a folder's name
 
 
@@ -85,8 +86,13 @@ class TrainingSet:
         return dict(sorted(Counter(image.placement.bucket_wh for image in self.images if image.placement).items()))
 
 
-def read_dataset(folder: Path, trigger: str, repeats: int, max_megapixels: float) -> TrainingSet:
-    """The pictures of `folder` and of its folders with a number; `repeats` for those without one. Raises UserError."""
+def read_dataset(
+    folder: Path, trigger: str, repeats: int, max_megapixels: float, synthetic_weight: float = 1.0
+) -> TrainingSet:
+    """The pictures of `folder` and of its folders with a number; `repeats` for those without one. Raises UserError.
+
+    Beside photos, generated pictures get this share of the repeats.
+    """
     demand_folder(folder, "train_lora.py takes the folder with the training pictures.")
     dataset = TrainingSet(folder, [])
     own = _FOLDER.fullmatch(folder.resolve().name)
@@ -103,7 +109,27 @@ def read_dataset(folder: Path, trigger: str, repeats: int, max_megapixels: float
     if not dataset.images:
         left_out = f" {' '.join(dataset.warnings)}" if dataset.warnings else ""
         raise UserError(f"{folder} holds no pictures ({', '.join(IMAGE_EXTENSIONS)}) to train on.{left_out}")
-    return dataset
+    return with_weight(dataset, synthetic_weight)
+
+
+def with_weight(dataset: TrainingSet, weight: float) -> TrainingSet:
+    """Generated pictures with the share `weight` of their repeats, at least one; photos keep theirs.
+
+    Where all pictures are generated, or none is, nothing changes.
+    """
+    generated = [image for image in dataset.images if image.path.name.startswith(SYNTHETIC_PREFIX)]
+    if weight == 1 or not 0 < len(generated) < len(dataset.images):
+        return dataset
+    fewer = {image.file: max(1, round(weight * image.repeats)) for image in generated}
+    repeats = {image.repeats: fewer[image.file] for image in generated}
+    warnings = [
+        f"Generated pictures are seen {less} time(s) an epoch beside photos that are seen {before}: "
+        f"{weight:g} times that is no whole number."
+        for before, less in sorted(repeats.items())
+        if abs(less - weight * before) > _WHOLE
+    ]
+    images = [replace(image, repeats=fewer.get(image.file, image.repeats)) for image in dataset.images]
+    return replace(dataset, images=images, warnings=dataset.warnings + warnings)
 
 
 def _add_folder(

@@ -217,7 +217,7 @@ def encode(
 
 def read_pictures(args: argparse.Namespace) -> TrainingSet:
     """The dataset as it lies there. Raises UserError."""
-    return read_dataset(args.dataset, args.trigger, args.repeats, args.max_megapixels)
+    return read_dataset(args.dataset, args.trigger, args.repeats, args.max_megapixels, args.synthetic_weight)
 
 
 def tell_about(dataset: TrainingSet) -> None:
