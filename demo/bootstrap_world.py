@@ -154,7 +154,7 @@ def _with_simulation(kind: str) -> dict:
     return {
         "max_synthetic_share": 0.5,
         "generation": {"num_per_gap": 7, "command": generator},
-        "training": {"epochs": 1, "options": TRAINING.split()},
+        "training": {"epochs": 1, "synthetic_weight": 1.0, "options": TRAINING.split()},
     }
 
 

@@ -7,6 +7,15 @@ from typing import Literal
 from mirror.contracts.contract import Contract
 from mirror.contracts.gaps import NamedGap
 
+# Why an approved image is not merged, with the words that follow "approved images left out".
+CAP, DOUBLE, VANISHED, SPARE = "synthetic_cap", "duplicate", "changed_since_validation", "enough_better_ones"
+WHY_LEFT_OUT = {
+    SPARE: "as better ones were approved for the same gaps",
+    CAP: "because no more of the dataset may be synthetic (max_synthetic_share)",
+    DOUBLE: "because the dataset already contains them",
+    VANISHED: "because the copy changed after validation",
+}
+
 
 class LoraRecord(Contract):
     """One LoRA of the loop and what its samples measured. null is not measured."""

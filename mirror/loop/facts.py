@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 
 from mirror.contracts.generation import GenerationMetadata
-from mirror.contracts.history import IterationHistory, IterationRecord, LoraRecord
+from mirror.contracts.history import CAP, IterationHistory, IterationRecord, LoraRecord
 from mirror.contracts.manifest import MergeManifest
 from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE, Summary
 from mirror.contracts.validation import ValidationReport, Verdict
 from mirror.faces.metrics import pose_diversity, pose_diversity_interval
-from mirror.loop.merging import CAP
 from mirror.loop.stopping import IterationScores, best_of, interval_part, need_real_photos, share
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from mirror.contracts.contract import read_contract, write_contract
 from mirror.contracts.gaps import GapReport
 from mirror.contracts.generation import GenerationMetadata
-from mirror.contracts.history import GapOutcome, IterationRecord, LoraRecord
+from mirror.contracts.history import WHY_LEFT_OUT, GapOutcome, IterationRecord, LoraRecord
 from mirror.contracts.plan import PromptPlan
 from mirror.contracts.validation import ValidationReport
 from mirror.loop import merging
@@ -314,14 +314,8 @@ class Merge(Step):
 
     def run(self) -> None:
         super().run()
-        words = {
-            merging.CAP: "because no more of the dataset may be synthetic (max_synthetic_share)",
-            merging.SPARE: "because enough better ones were approved for the same gap",
-            merging.DOUBLE: "because the dataset already contains them",
-            merging.VANISHED: "because the copy changed after validation",
-        }
         for reason, count in self.iteration.left_out.items():
-            note(f"{counted(count, 'approved image')} left out {words[reason]}.")
+            note(f"{counted(count, 'approved image')} left out {WHY_LEFT_OUT[reason]}.")
 
 
 class Train(Step):

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from mirror.contracts.gaps import GapKey
 from mirror.contracts.generation import GeneratedImage, GenerationMetadata
+from mirror.contracts.history import CAP, DOUBLE, SPARE, VANISHED
 from mirror.contracts.manifest import MergedImage, MergeManifest, RealPhoto
 from mirror.contracts.validation import ValidatedImage, ValidationReport, Verdict
 from mirror.loop.photos import DATASET, HELD_OUT, REAL, is_generated, source_of
@@ -32,9 +33,6 @@ from utils.captions import caption_bytes, caption_of, read_caption
 from utils.console import UserError
 from utils.defaults import IMAGE_EXTENSIONS, SYNTHETIC_PREFIX
 from utils.files import bytes_of, file_word, sha256_of, write_bytes_atomic
-
-# Why an approved image is not merged.
-CAP, DOUBLE, VANISHED, SPARE = "synthetic_cap", "duplicate", "changed_since_validation", "enough_better_ones"
 
 
 @dataclass(frozen=True)
@@ -127,20 +125,21 @@ def plan_merge(
     free = room(manifest, max_share)
     left_out: Counter[str] = Counter()
     chosen: list[MergedImage] = []
-    taken: Counter[GapKey] = Counter()
+    offered: Counter[GapKey] = Counter()
     for image in by_turns(report):
         copy = Path(image.copied_to)
         if not copy.is_file() or sha256_of(copy) != image.sha256:
             left_out[VANISHED] += 1
         elif image.sha256 in known:
             left_out[DOUBLE] += 1
-        elif taken[image.key] >= wanted.get(image.key, len(report.images)):
+        elif offered[image.key] >= wanted.get(image.key, len(report.images)):
             left_out[SPARE] += 1
         elif len(chosen) >= free:
+            offered[image.key] += 1
             left_out[CAP] += 1
         else:
             known.add(image.sha256)
-            taken[image.key] += 1
+            offered[image.key] += 1
             chosen.append(_entry(image, about.get(image.file), output, source))
     merged = sorted(manifest.merged + chosen, key=lambda one: (one.iteration, one.file))
     again = {f"{DATASET}/{one.file}" for one in chosen}

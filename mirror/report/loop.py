@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from mirror.contracts.history import GapOutcome, IterationHistory, IterationRecord, LoraRecord, StopDecision
+from mirror.contracts.history import (
+    WHY_LEFT_OUT,
+    GapOutcome,
+    IterationHistory,
+    IterationRecord,
+    LoraRecord,
+    StopDecision,
+)
 from mirror.contracts.manifest import MergeManifest
 from mirror.contracts.plan import PromptPlan
 from mirror.dataset.checks import CHECK_NAMES
@@ -156,6 +163,10 @@ def _iteration(
         "failures": [(CHECK_NAMES.get(check, shown(check)), count) for check, count in one.failures.items() if count],
         "most": max([1, *one.failures.values()]),
         "reasons": [shown(reason) for reason in reasons],
+        "left_out": [
+            f"{count:,} approved and left out {WHY_LEFT_OUT.get(reason, shown(reason))}"
+            for reason, count in one.left_out.items()
+        ],
         "words": shown(decision.words) if decision else "Not finished yet.",
     }
 

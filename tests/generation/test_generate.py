@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -408,6 +409,15 @@ def test_number_of_images_and_gaps_that_get_none():
         "tone sepia",
         "lighting neon",
     ]
+
+
+def test_candidates_are_more_images_of_the_same_gaps():
+    gaps = [recommendation("face_angle", "profile", 3), recommendation("face_angle", "front", 9)]
+    wanted, _ = plan_gaps(gaps, PERSON, 5, 0)
+    more, _ = plan_gaps(gaps, PERSON, 5, 0, candidates=4)
+    assert Counter(planned.target for planned in more) == {"profile": 12, "front": 20}
+    assert len({planned.name for planned in more}) == 32
+    assert {(planned.name, planned.prompt) for planned in wanted} < {(planned.name, planned.prompt) for planned in more}
 
 
 def test_own_gap_type_is_asked_for_in_its_own_words(monkeypatch):

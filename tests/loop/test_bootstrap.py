@@ -226,6 +226,18 @@ def test_a_changed_setting_is_refused_in_words(ended, keys, words):
     assert run.returncode == 2 and words in run.stderr and "begins" not in run.stderr, run.stderr
 
 
+def test_a_loop_from_before_merged_images_had_a_weight_goes_on_with_none(ended):
+    base, config = ended
+    history = json.loads((base / "out" / "iteration_history.json").read_text())
+    del history["settings"]["training.synthetic_weight"]
+    (base / "out" / "iteration_history.json").write_text(json.dumps(history))
+    run = run_loop(config)
+    assert run.returncode == 2 and "begun with training.synthetic_weight 1.0, and it is 0.5 now" in run.stderr
+    change(config, training=json.loads(config.read_text())["training"] | {"synthetic_weight": 1.0})
+    run = run_loop(config)
+    assert run.returncode == 0, run.stderr
+
+
 def test_settings_of_a_step_that_never_ended_may_change(tmp_path):
     """A first training that ran out of memory is cured in the configuration; its folder holds nothing to compare."""
     config = make_loop(tmp_path, max_iterations=1)

@@ -246,7 +246,7 @@ def test_a_tiny_random_sdxl_gets_nothing_approved(tmp_path):
     (tmp_path / "goals.json").write_text(json.dumps(bootstrap_world.GOALS))
     given = bootstrap_world.configuration(tmp_path, bootstrap_world.SIMULATED)
     small = ["--width", "64", "--height", "64", "--device", "cpu"]
-    given["generation"] = {"num_per_gap": 2, "steps": 2, "options": small}
+    given["generation"] = {"num_per_gap": 2, "candidates": 1, "steps": 2, "options": small}
     given["metrics"] = {"samples": 3}
     (tmp_path / "config.json").write_text(json.dumps(given))
     done = run_script("bootstrap_loop.py", "--config", tmp_path / "config.json", "--yes")

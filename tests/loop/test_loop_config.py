@@ -167,6 +167,24 @@ def test_an_expression_model_is_handed_to_what_looks_at_pictures(folder):
         assert settings_of(config)["expression_model"] == found.relative_to(folder).as_posix()
 
 
+def test_candidates_and_the_weight_of_merged_images_reach_the_steps(folder):
+    """Images for the gaps are made several times over, samples are not; a command makes as many as it is told of."""
+    tuned = {"generation": {"candidates": 3}, "training": {"synthetic_weight": 0.25}}
+    for given, candidates, weight in ((tuned, "3", "0.25"), ({}, "4", "0.5")):
+        commands = Commands(loaded(folder, GOOD | given), LoopPaths(folder / "out", folder / "loras"), folder)
+        generate, sample, train = commands.generate(1, "v1", 1), commands.sample(1, "v1"), commands.train(1, "v2")
+        assert generate.command[generate.command.index("--candidates") + 1] == candidates
+        assert train.command[train.command.index("--synthetic-weight") + 1] == weight
+        assert "--candidates" not in sample.command
+    for more, known in ((["{candidates}"], 4), ([], 1)):
+        own = {"generation": {"command": ["draw", "{gaps}", "{prompts}", "{output}", *more]}}
+        assert loaded(folder, GOOD | own).generation.candidates_asked_for == known
+    own["generation"]["command"] += ["{candidates}"]
+    own["training"] = {"command": ["x", "{dataset}", "{output}", "{synthetic_weight}"]}
+    commands = Commands(loaded(folder, GOOD | own), LoopPaths(folder / "out", folder / "loras"), folder)
+    assert commands.generate(1, "v1", 1).command[-1] == "4" and commands.train(1, "v2").command[-1] == "0.5"
+
+
 def test_another_trainer_may_have_other_presets(folder):
     training = {"preset": "mine", "command": ["x", "{dataset}", "{output}", "{preset}"]}
     assert loaded(folder, GOOD | {"training": training}).training.preset == "mine"

@@ -11,11 +11,13 @@ import pytest
 from loop_fakes import picture
 
 from benchmarks.held_out_bench import picture as detailed_picture
+from mirror.contracts.gaps import GapKey
 from mirror.contracts.generation import GeneratedImage, GenerationMetadata
 from mirror.contracts.manifest import MergedImage, MergeManifest, RealPhoto
-from mirror.contracts.validation import ValidatedImage, ValidationReport
+from mirror.contracts.validation import ReferenceFacts, ValidatedImage, ValidationReport
 from mirror.dataset.cuts import likely_cuts, points_of
 from mirror.dataset.pixels import for_cuts, is_cut_from
+from mirror.faces.metrics import usual_similarity
 from mirror.loop import merging
 from mirror.loop.merging import Source, plan_merge, room, sync, synthetic_share, take_out
 from mirror.loop.photos import (
@@ -259,13 +261,14 @@ def batch(output, iteration, count, captions=()):
                 copied_to=str(path),
             )
         )
-    return ValidationReport.model_construct(images=images), GenerationMetadata(created="", images=made)
+    return ValidationReport.model_construct(images=images, references=None), GenerationMetadata(created="", images=made)
 
 
-def merged(world, iteration, count, cap=0.5, **more):
+def merged(world, iteration, count, cap=0.5, wanted=None, **more):
     _, output, manifest = world
     report, metadata = batch(output, iteration, count, **more)
-    return plan_merge(manifest, report, metadata, output, Source(iteration, "v1", "hash", TRIGGER), cap)
+    source = Source(iteration, "v1", "hash", TRIGGER)
+    return plan_merge(manifest, report, metadata, output, source, cap, wanted or {})
 
 
 def contents(folder):
@@ -297,6 +300,39 @@ def test_the_cap_keeps_the_best_of_each_gap(world):
     assert synthetic_share(merge.manifest) <= 0.3
 
 
+def test_of_more_images_than_are_wanted_the_best_of_each_gap_enter(world):
+    wanted = {GapKey("face_angle", "profile"): 1, GapKey("face_angle", "front"): 2}
+    merge = merged(world, 1, 8, wanted=wanted)
+    assert sorted(one.seed for one in merge.merged) == [4, 6, 7]
+    assert merge.left_out == {merging.SPARE: 5}
+    capped = merged(world, 2, 8, cap=0.12, wanted=wanted)
+    assert len(capped.merged) == 1 and capped.left_out == {merging.SPARE: 5, merging.CAP: 2}, (
+        "only those that were wanted are missing for want of room"
+    )
+
+
+def test_what_is_most_like_the_person_for_its_angle_enters_first(world):
+    _, output, manifest = world
+    report, metadata = batch(output, 1, 6)
+    level = 0.8
+    report.references = ReferenceFacts(folder="", images=8, faces=8, level=level, sharpness=None)
+    shares = {1: (80.0, 0.99), 3: (0.0, 0.9), 5: (80.0, 0.7)}  # image of the profile gap: yaw, share of the usual
+    for i, (yaw, share) in shares.items():
+        report.images[i].yaw_deg = yaw
+        report.images[i].similarity = share * usual_similarity(yaw, level)
+    assert report.images[1].similarity < report.images[3].similarity, "a profile scores less by its angle alone"
+    wanted = {GapKey("face_angle", "profile"): 1, GapKey("face_angle", "front"): 0}
+
+    def best():
+        return plan_merge(manifest, report, metadata, output, Source(1, "v1", "h", TRIGGER), 0.5, wanted).merged[0].seed
+
+    assert best() == 1
+    report.images[1].similarity = None
+    assert best() == 3, "an image whose likeness is not known comes after those whose is"
+    report.references = None
+    assert best() == 5, "nothing is known of likeness: the best quality"
+
+
 def test_nothing_enters_twice(world):
     source, output, manifest = world
     report, metadata = batch(output, 1, 3)
@@ -304,11 +340,11 @@ def test_nothing_enters_twice(world):
     report.images[0].sha256 = sha256_of(source / "photo_0.png")
     report.images[2].sha256 = report.images[1].sha256
     (output / "approved_iter1" / "2.png").write_bytes((output / "approved_iter1" / "1.png").read_bytes())
-    merge = plan_merge(manifest, report, metadata, output, Source(1, "v1", "h", TRIGGER), 0.5)
+    merge = plan_merge(manifest, report, metadata, output, Source(1, "v1", "h", TRIGGER), 0.5, {})
     assert len(merge.merged) == 1 and merge.left_out == {merging.DOUBLE: 2}
-    again = plan_merge(merge.manifest, report, metadata, output, Source(1, "v1", "h", TRIGGER), 0.5)
+    again = plan_merge(merge.manifest, report, metadata, output, Source(1, "v1", "h", TRIGGER), 0.5, {})
     assert again.manifest == merge.manifest, "the same merge again changes nothing"
-    other = plan_merge(merge.manifest, report, metadata, output, Source(2, "v1", "h", TRIGGER), 0.5)
+    other = plan_merge(merge.manifest, report, metadata, output, Source(2, "v1", "h", TRIGGER), 0.5, {})
     assert other.merged == []
 
 
@@ -316,7 +352,7 @@ def test_what_changed_after_validation_does_not_enter(world):
     _, output, manifest = world
     report, metadata = batch(output, 1, 2)
     (output / "approved_iter1" / "0.png").write_bytes(b"another picture")
-    merge = plan_merge(manifest, report, metadata, output, Source(1, "v1", "h", TRIGGER), 0.5)
+    merge = plan_merge(manifest, report, metadata, output, Source(1, "v1", "h", TRIGGER), 0.5, {})
     assert len(merge.merged) == 1 and merge.left_out == {merging.VANISHED: 1}
 
 
@@ -327,7 +363,7 @@ def test_taking_out_leaves_the_folders_as_before(world):
     first = merged(world, 1, 4)
     sync(first.manifest, output)
     report, metadata = batch(output, 2, 2)
-    second = plan_merge(first.manifest, report, metadata, output, Source(2, "v2", "h", TRIGGER), 0.5)
+    second = plan_merge(first.manifest, report, metadata, output, Source(2, "v2", "h", TRIGGER), 0.5, {})
     sync(second.manifest, output)
     after_first = take_out(second.manifest, 2)
     sync(after_first, output)

@@ -59,6 +59,39 @@ def test_kohyas_folders_are_read(dataset):
     assert [image.repeats for image in inside.images] == [10, 10], "the folder's own name counts too"
 
 
+def test_generated_pictures_beside_photos_are_seen_less_often(dataset, make_picture):
+    for name in ("synthetic_iter1_a.png", "10_ohwx alice/synthetic_b.png", "3_other words/synthetic_c.png"):
+        make_picture(dataset / name, len(name))
+    found = read_dataset(dataset, TRIGGER, 8, 100, 0.5)
+    assert {image.file: image.repeats for image in found.images} == {
+        "loose.jpg": 8,
+        "synthetic_iter1_a.png": 4,
+        "10_ohwx alice/a.png": 10,
+        "10_ohwx alice/b.png": 10,
+        "10_ohwx alice/synthetic_b.png": 5,
+        "3_other words/c.webp": 3,
+        "3_other words/synthetic_c.png": 2,
+    }
+    said = [one for one in found.warnings if "seen" in one]
+    assert said == [
+        "Generated pictures are seen 2 time(s) an epoch beside photos that are seen 3: 0.5 times that is no whole "
+        "number."
+    ]
+    once = read_dataset(dataset, TRIGGER, 1, 100, 0.5)
+    assert next(image.repeats for image in once.images if image.file.startswith("synthetic_iter1")) == 1
+    assert any("seen 1 time(s) an epoch beside photos that are seen 1" in one for one in once.warnings)
+    assert {image.repeats for image in read_dataset(dataset, TRIGGER, 8, 100).images} == {3, 8, 10}, "1 is the default"
+
+
+@pytest.mark.parametrize("names", [("a.png", "b.png"), ("synthetic_a.png", "synthetic_b.png")])
+def test_a_weight_says_nothing_where_all_pictures_are_of_a_kind(tmp_path, make_picture, names):
+    for name in names:
+        make_picture(tmp_path / name, 1)
+    found = read_dataset(tmp_path, TRIGGER, 7, 100, 0.5)
+    assert [image.repeats for image in found.images] == [7, 7]
+    assert found.identity == read_dataset(tmp_path, TRIGGER, 7, 100).identity
+
+
 def test_the_datasets_hash_changes_with_all_that_is_learned(dataset, make_picture):
     seen = {read_dataset(dataset, TRIGGER, 7, 100).identity}
     assert seen == {read_dataset(dataset, TRIGGER, 7, 100).identity}
