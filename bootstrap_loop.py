@@ -53,10 +53,12 @@ DEMO_KINDS = {
 def run(args: argparse.Namespace) -> int:
     """Read the configuration; then show what would run, undo a merge, or improve the dataset and its LoRA."""
     from mirror.loop.commands import Commands, LoopPaths
+    from mirror.loop.state import as_begun
     from mirror.loop.steps import StepError
 
     config = read_config(args)
     paths = LoopPaths(Path(config.output_dir), Path(config.lora_output_dir))
+    config = as_begun(config, paths)
     commands = Commands(config, paths, PROJECT if args.demo else args.config.resolve().parent)
     commands.demand_programs()
     try:

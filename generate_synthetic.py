@@ -355,7 +355,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("images").add_argument
-    add("--num-per-gap", type=options.count, default=NUM_PER_GAP, metavar="N", help="at most this many images a gap")
+    add("--num-per-gap", type=options.count, default=NUM_PER_GAP, metavar="N", help="images wanted for a gap, at most")
     add(
         "--candidates",
         type=options.count,

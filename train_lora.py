@@ -39,7 +39,7 @@ from mirror.training.processes import PRECISIONS
 from mirror.training.trainers import TRAINERS
 from utils import options
 from utils.console import EXIT_OK, UserError, print_table, run_script, say, show
-from utils.defaults import BOOTSTRAP_REQUIREMENTS, PACK
+from utils.defaults import BOOTSTRAP_REQUIREMENTS, LEAST_SYNTHETIC_WEIGHT, PACK
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is instant
     from accelerate import Accelerator
@@ -274,7 +274,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         type=_weight,
         default=1.0,
         metavar="W",
-        help="how often generated pictures (synthetic_*) are seen for every time that a photo is, 0.01 to 1",
+        help="generated pictures (synthetic_*) beside photos get this share of their folder's repeats, 0.01 to 1",
     )
     add("--rank", type=_count, metavar="R", help="width of the LoRA")
     add("--alpha", type=_positive, metavar="A", help="the LoRA is scaled by alpha / rank; half of --rank, if given")
@@ -390,7 +390,7 @@ _count = options.between(1, 1_000_000, whole=True)
 _positive = options.between(1e-12, 1e6)
 _amount = options.between(0, 1e6)
 _share = options.between(0, 1)
-_weight = options.between(0.01, 1)
+_weight = options.between(LEAST_SYNTHETIC_WEIGHT, 1)
 _pixels = options.between(64, 4096, whole=True)
 
 

@@ -31,7 +31,7 @@ FRONT, TURNED, PROFILE = 31, 3, 2
 SEED = 3
 _FIRST, *_BETWEEN, _LAST = BIN_LIMITS_DEG
 GOALS = {  # both generators are asked to turn heads and no more, so light and expressions have no goals
-    "face_angle": {  # so many profiles that the gap is open in every iteration: a loop must end by what its LoRAs gain
+    "face_angle": {  # so many profiles that the gap stays open: no loop of the demo ends for want of gaps
         _FIRST: {"goal": 30, "trigger": 20},
         **{name: {"goal": 30 // len(_BETWEEN), "trigger": 25 // len(_BETWEEN)} for name in _BETWEEN},
         _LAST: {"goal": 40, "trigger": 35},

@@ -33,6 +33,7 @@ HASHES_FILE = PROJECT / ".mirror_hashes.json"  # of base models
 # Share of a dataset that may be synthetic, and the limit that no option exceeds, as documented for the bootstrap loop:
 # models that train on mostly their own output get worse (Shumailov et al. 2024, Nature 631).
 MAX_SYNTHETIC_SHARE, HARD_SYNTHETIC_SHARE = 0.30, 0.50
+LEAST_SYNTHETIC_WEIGHT = 0.01  # below it generated images are hardly seen: leave them out
 METADATA = "generation_metadata.json"  # beside the generated images, as documented
 SYNTHETIC_PREFIX = "synthetic_"  # how generated files are named, as documented
 

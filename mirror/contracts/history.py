@@ -10,7 +10,7 @@ from mirror.contracts.gaps import NamedGap
 # Why an approved image is not merged, with the words that follow "approved images left out".
 CAP, DOUBLE, VANISHED, SPARE = "synthetic_cap", "duplicate", "changed_since_validation", "enough_better_ones"
 WHY_LEFT_OUT = {
-    SPARE: "as better ones were approved for the same gaps",
+    SPARE: "because better ones were approved for the same gaps",
     CAP: "because no more of the dataset may be synthetic (max_synthetic_share)",
     DOUBLE: "because the dataset already contains them",
     VANISHED: "because the copy changed after validation",
@@ -46,6 +46,7 @@ class GapOutcome(NamedGap):
     target: str
     count: int
     reason: str
+    wanted: int | None = None  # images that the iteration merges at most; null: a loop from before there was one
     generated: int = 0
     approved: int = 0
     unverified: int = 0

@@ -17,29 +17,41 @@ from mirror.dataset.checks import (
     verdict,
     words_for_target,
 )
+from mirror.dataset.examiner import ExaminedPicture
 from mirror.dataset.measuring import Measured, References, pool_of
 from mirror.dataset.sorting import hash_of
 from mirror.faces.cache import FaceCache
 from mirror.faces.engine import FaceMeasurement
-from mirror.faces.metrics import nearest, similarity_to_centroid
+from mirror.faces.metrics import likeness_for_angle, nearest, similarity_to_centroid
 
 
 def judge_all(args: argparse.Namespace, batch: Batch, measured: Measured, cache: FaceCache) -> list[ValidatedImage]:
-    """Every image in the order of names: of two near duplicates the first is approved, and joins the pool."""
+    """Every image, in the order of names.
+
+    Of two near duplicates the one that is more like the person for its angle is approved, else the first, and joins the
+    pool.
+    """
     compare, pool = comparison(measured.references), list(measured.pool)
-    images = []
-    for picture in batch.pictures:
+    compared = {picture.file: compare(measured.faces.get(picture.file)) for picture in batch.pictures}
+
+    def turn(picture: ExaminedPicture) -> tuple[float, str]:
+        similarity, _ = compared[picture.file]
+        likeness = likeness_for_angle(similarity, picture.record.yaw_deg, measured.thresholds.level)
+        return -(likeness or 0.0), picture.file
+
+    images = {}
+    for picture in sorted(batch.pictures, key=turn):
         record, wanted = picture.record, batch.wanted.get(picture.file)
         gap_type, target = (wanted.gap_type, wanted.target) if wanted else (None, None)
-        similarity, nearest = compare(measured.faces.get(picture.file))
+        similarity, nearest = compared[picture.file]
         measurements = Measurements(
             record, gap_type, target, similarity, nearest, most_alike(record.picture_hash, pool)
         )
         image = judged_image(measurements, measured.thresholds, args.allow_unverified, hash_of(picture, cache))
         if image.verdict == Verdict.APPROVED:
             pool += pool_of([picture], "this batch")
-        images.append(image)
-    return images
+        images[picture.file] = image
+    return [images[picture.file] for picture in batch.pictures]
 
 
 def judged_image(

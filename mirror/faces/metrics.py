@@ -249,6 +249,13 @@ def usual_similarity(yaw_deg: float, level: float) -> float:
     return level * _share_at(yaw_deg, USUAL_SHARES)
 
 
+def likeness_for_angle(similarity: float | None, yaw_deg: float | None, level: float | None) -> float | None:
+    """Cosine to the references' centroid by what the person usually has at this yaw: 1 is usual. None where unknown."""
+    if similarity is None or yaw_deg is None or level is None or level <= 0:
+        return None
+    return similarity / usual_similarity(yaw_deg, level)
+
+
 def pose_corrected(similarity: np.ndarray, yaw_deg: np.ndarray) -> np.ndarray:
     """Similarities (N,) as the same heads would score from the front: by the share that is usual with their yaw.
 

@@ -84,7 +84,8 @@ class Commands:
         """Images for the gaps of an iteration."""
         gaps, output = self.paths.gaps(number), self.paths.of("synthetic", number)
         values = {"gaps": gaps, "prompts": "", "output": output, "seed": seed}
-        candidates = ["--candidates", self.config.generation.candidates]
+        count = self.config.generation.candidates
+        candidates = ["--candidates", count] if count > 1 else []
         return self._generation("Generation", number, GENERATE, lora, values, [gaps, *candidates])
 
     def sample(self, number: int, lora: str) -> Child:
@@ -126,7 +127,7 @@ class Commands:
         own += ["--steps", wanted.steps] if wanted.steps else ["--epochs", wanted.epochs]
         seed = config.seed + number if config.real_photos_only else config.seed
         own += ["--seed", seed, "--resume", "--models-dir", config.models_dir, "--cache", self.paths.cache]
-        own += ["--synthetic-weight", wanted.synthetic_weight]
+        own += ["--synthetic-weight", wanted.synthetic_weight] if number and wanted.synthetic_weight < 1 else []
         values = {"output": output, "preset": wanted.preset, "epochs": wanted.epochs, "seed": seed}
         values["synthetic_weight"] = wanted.synthetic_weight
         return self._child("Training", "training", number, TRAIN, own + self._pack(), values)

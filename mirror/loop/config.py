@@ -15,12 +15,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from utils.console import UserError
-from utils.defaults import HARD_SYNTHETIC_SHARE, MAX_SYNTHETIC_SHARE, UNVERIFIED_WORDS
+from utils.defaults import HARD_SYNTHETIC_SHARE, LEAST_SYNTHETIC_WEIGHT, MAX_SYNTHETIC_SHARE, UNVERIFIED_WORDS
 
 SEED = 42
-# Images for each one that is wanted, and how often a merged image is seen in training for every time that a photo is.
-# Merging whatever passes, and weighing it like photos, made LoRAs of the demo's world less like the person than none of
-# it did; the best few at half the weight made profiles more like them (docs/demo-world.md, "Does the loop help?").
+# Images for each one that is wanted, and the share of a photo's repeats that a merged image has in training. Merging
+# whatever passes, and weighing it like photos, made LoRAs of the demo's world less like the person; of the best few at
+# half the weight they did not become so (docs/demo-world.md, "Does the loop help?"). That there are four is our choice:
+# the demo, whose images are quick, has eight.
 CANDIDATES, SYNTHETIC_WEIGHT = 4, 0.5
 SAMPLES = 24  # images of each LoRA that similarity is measured on; our choice: the median is then known to about 0.03
 
@@ -90,7 +91,12 @@ class TrainingSettings(_Section):
     preset: str = "sdxl"
     epochs: int = Field(10, ge=1)
     steps: int | None = Field(None, ge=1)  # takes the place of epochs: every LoRA learns for as long
-    synthetic_weight: float = Field(SYNTHETIC_WEIGHT, gt=0, le=1)  # how often a merged image is seen, by a photo's once
+    synthetic_weight: float = Field(SYNTHETIC_WEIGHT, ge=LEAST_SYNTHETIC_WEIGHT, le=1)  # share of a photo's repeats
+
+    @property
+    def weighs(self) -> bool:
+        """Whether the trainer is told of `synthetic_weight`."""
+        return self.command is None or any("{synthetic_weight}" in argument for argument in self.command)
 
 
 class MetricsSettings(_Section):
@@ -237,6 +243,12 @@ def _check_commands(path: Path, config: LoopConfig) -> None:
             continue
         if section == "training" and config.training.steps:
             raise UserError(f"{path}: training.steps is for our own script; with training.command leave it out.")
+        weight = "synthetic_weight"
+        if section == "training" and weight in config.training.model_fields_set and not config.training.weighs:
+            raise UserError(
+                f"{path}: training.{weight} does nothing, as training.command does not name {{{weight}}}: put it in, "
+                f"or leave training.{weight} out."
+            )
         if getattr(config, section).options:
             raise UserError(f"{path}: {section}.options are for our own script; with {section}.command leave them out.")
         used = [name for argument in command for name in _PLACEHOLDER.findall(argument)]

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 
 from mirror.contracts.generation import GenerationMetadata
-from mirror.contracts.history import CAP, IterationHistory, IterationRecord, LoraRecord
+from mirror.contracts.history import CAP, GapOutcome, IterationHistory, IterationRecord, LoraRecord
 from mirror.contracts.manifest import MergeManifest
 from mirror.contracts.summary import CANDIDATE, HELD_OUT, REFERENCE, Summary
 from mirror.contracts.validation import ValidationReport, Verdict
 from mirror.faces.metrics import pose_diversity, pose_diversity_interval
-from mirror.loop.stopping import IterationScores, best_of, interval_part, need_real_photos, share
+from mirror.loop.stopping import Attempt, IterationScores, best_of, interval_part, need_real_photos, share
 
 
 def counting(history: IterationHistory, manifest: MergeManifest) -> list[IterationRecord]:
@@ -76,10 +76,13 @@ def gaps_for_real_photos(history: IterationHistory, manifest: MergeManifest, one
     """Gaps that generation does not fill with the real photos of now, as they are named in the history."""
     earlier = [past for past in counting(history, manifest) if past.number < one.number and past.photos == one.photos]
     # what could not be verified says nothing about what the generator can do
-    attempts = [
-        {gap.key: (gap.generated - gap.unverified, gap.approved) for gap in past.gaps or []} for past in [*earlier, one]
-    ]
+    attempts = [{gap.key: _attempt(gap) for gap in past.gaps or []} for past in [*earlier, one]]
     return [str(gap) for gap in need_real_photos(attempts)]
+
+
+def _attempt(gap: GapOutcome) -> Attempt:
+    generated = gap.generated - gap.unverified
+    return Attempt(generated, gap.approved, generated if gap.wanted is None else gap.wanted)
 
 
 def note_validation(one: IterationRecord, report: ValidationReport) -> None:

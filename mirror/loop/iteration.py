@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mirror.contracts.contract import read_contract, write_contract
-from mirror.contracts.gaps import GapReport
+from mirror.contracts.gaps import GapKey, GapReport
 from mirror.contracts.generation import GenerationMetadata
 from mirror.contracts.history import WHY_LEFT_OUT, GapOutcome, IterationRecord, LoraRecord
 from mirror.contracts.plan import PromptPlan
@@ -142,6 +142,11 @@ class FindGaps(Step):
         """As it was written, read once."""
         return gaps_made(self.child, self.path)
 
+    @property
+    def wanted(self) -> dict[GapKey, int]:
+        """Gap -> images that are to be merged for it."""
+        return asked_for(self.report, self.loop.config.generation.num_per_gap)
+
     def inputs(self) -> list:
         return [merging.fingerprint(merging.without(self.loop.manifest, self.iteration.number))]
 
@@ -150,8 +155,9 @@ class FindGaps(Step):
 
     def make(self, again: bool) -> None:
         self.run_child(self.path)
+        wanted = self.wanted
         self.iteration.gaps = [
-            GapOutcome(type=gap.type, target=gap.target, count=gap.count, reason=gap.reason)
+            GapOutcome(**gap.key._asdict(), count=gap.count, reason=gap.reason, wanted=wanted.get(gap.key, 0))
             for gap in self.report.recommendations
         ]
         self.iteration.coverage_before = rounded(coverage(self.report, {}))
@@ -199,9 +205,8 @@ class Generate(Step):
         history = self.loop.ledger.history
         self.run_child_into(self.folder, again)
         self.metadata = images_made(self.child, self.folder)
-        settings = self.loop.config.generation
-        wanted = asked_for(self.gaps.report, settings.num_per_gap)
-        asked = {gap: settings.candidates_asked_for * count for gap, count in wanted.items()}
+        candidates = self.loop.config.generation.candidates_asked_for
+        asked = {gap: candidates * count for gap, count in self.gaps.wanted.items()}
         if short := demand_asked(self.child, self.metadata, asked):
             note(short)
         self.iteration.generated = len(self.metadata.images)
@@ -285,7 +290,6 @@ class Merge(Step):
         config, source = self.loop.config, self.source
         before = merging.without(self.loop.manifest, self.iteration.number)
         inputs = [content_of(self.validation.path), content_of(self.validation.generated.folder)]
-        inputs += [content_of(self.gaps.path), config.generation.num_per_gap]
         inputs += [(source.lora, source.lora_sha256), config.person_trigger, config.max_synthetic_share]
         return [*inputs, merging.fingerprint(before)]
 
@@ -295,7 +299,7 @@ class Merge(Step):
     def make(self, again: bool) -> None:
         loop, iteration = self.loop, self.iteration
         metadata, output = self.validation.generated.metadata, loop.paths.output
-        share, wanted = loop.config.max_synthetic_share, asked_for(self.gaps.report, loop.config.generation.num_per_gap)
+        share, wanted = loop.config.max_synthetic_share, self.gaps.wanted
         merge = merging.plan_merge(loop.manifest, self.validation.report, metadata, output, self.source, share, wanted)
         set_manifest(loop, merge.manifest)
         iteration.merged, iteration.left_out = len(merge.merged), merge.left_out

@@ -126,39 +126,41 @@ def plan_merge(
     left_out: Counter[str] = Counter()
     chosen: list[MergedImage] = []
     offered: Counter[GapKey] = Counter()
-    for image in by_turns(report):
+    for gap, image in by_turns(report, {file: image.key for file, image in about.items()}):
         copy = Path(image.copied_to)
         if not copy.is_file() or sha256_of(copy) != image.sha256:
             left_out[VANISHED] += 1
         elif image.sha256 in known:
             left_out[DOUBLE] += 1
-        elif offered[image.key] >= wanted.get(image.key, len(report.images)):
+        elif offered[gap] >= wanted.get(gap, len(report.images)):
             left_out[SPARE] += 1
         elif len(chosen) >= free:
-            offered[image.key] += 1
+            offered[gap] += 1
             left_out[CAP] += 1
         else:
             known.add(image.sha256)
-            offered[image.key] += 1
-            chosen.append(_entry(image, about.get(image.file), output, source))
+            offered[gap] += 1
+            chosen.append(_entry(image, gap, about.get(image.file), output, source))
     merged = sorted(manifest.merged + chosen, key=lambda one: (one.iteration, one.file))
     again = {f"{DATASET}/{one.file}" for one in chosen}
     retired = {path: sha256 for path, sha256 in manifest.retired.items() if path not in again}
     return Merge(manifest.model_copy(update={"merged": merged, "retired": retired}), chosen, dict(left_out))
 
 
-def _entry(image: ValidatedImage, made: GeneratedImage | None, output: Path, source: Source) -> MergedImage:
+def _entry(
+    image: ValidatedImage, gap: GapKey, made: GeneratedImage | None, output: Path, source: Source
+) -> MergedImage:
     """What the manifest says of an approved image; `made` is what its generator said."""
     copy = Path(image.copied_to)
-    kind = file_word(f"{image.gap_type}_{image.target}") if image.gap_type else "image"
+    kind = file_word(f"{gap.type}_{gap.target}") if gap.type else "image"
     return MergedImage(
         file=f"{SYNTHETIC_PREFIX}iter{source.iteration}_{kind}_{image.sha256[:10]}{copy.suffix.lower()}",
         source=os.path.relpath(copy, output).replace(os.sep, "/"),
         sha256=image.sha256,
         caption=caption_for(copy, made.prompt if made else None, source.trigger),
         iteration=source.iteration,
-        gap_type=image.gap_type,
-        target=image.target,
+        gap_type=gap.type,
+        target=gap.target,
         seed=made.seed if made else None,
         quality=image.quality,
         lora=source.lora,
@@ -174,15 +176,18 @@ def without(manifest: MergeManifest, iteration: int) -> MergeManifest:
     return manifest.model_copy(update={"merged": kept, "retired": manifest.retired | dropped})
 
 
-def by_turns(report: ValidationReport) -> list[ValidatedImage]:
-    """The approved images, one of each gap in turn, the best of each first: a cap then cuts all gaps alike."""
+def by_turns(report: ValidationReport, made_for: Mapping[str, GapKey]) -> list[tuple[GapKey, ValidatedImage]]:
+    """The approved images, one of each gap in turn, the best of each first: a cap then cuts all gaps alike.
+
+    `made_for` is the gap by file, as the generator has it.
+    """
     level = report.references.level if report.references else None
-    gaps: dict[tuple, list] = {}
+    gaps: dict[GapKey, list[ValidatedImage]] = {}
     for image in report.images:
         if image.verdict == Verdict.APPROVED and image.copied_to and image.sha256:
-            gaps.setdefault(image.key, []).append(image)
-    rows = [sorted(one, key=lambda image: _rank(image, level)) for one in gaps.values()]
-    return [image for turn in zip_longest(*rows) for image in turn if image is not None]
+            gaps.setdefault(made_for.get(image.file, image.key), []).append(image)
+    rows = [[(gap, one) for one in sorted(images, key=lambda one: _rank(one, level))] for gap, images in gaps.items()]
+    return [one for turn in zip_longest(*rows) for one in turn if one is not None]
 
 
 def _rank(image: ValidatedImage, level: float | None) -> tuple[float, float, str]:
@@ -190,11 +195,10 @@ def _rank(image: ValidatedImage, level: float | None) -> tuple[float, float, str
 
     Likeness first, since what a LoRA learns wrongly from its own images is the face; the gates saw to the rest.
     """
-    from mirror.faces.metrics import usual_similarity
+    from mirror.faces.metrics import likeness_for_angle
 
-    is_known = image.similarity is not None and image.yaw_deg is not None and level is not None and level > 0
-    likeness = image.similarity / usual_similarity(image.yaw_deg, level) if is_known else 0.0
-    return -likeness, -(image.quality or 0.0), image.sha256
+    likeness = likeness_for_angle(image.similarity, image.yaw_deg, level)
+    return -(likeness or 0.0), -(image.quality or 0.0), image.sha256
 
 
 def caption_for(picture: Path, prompt: str | None, trigger: str) -> str:

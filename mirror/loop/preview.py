@@ -46,7 +46,7 @@ def command_lines(loop: Loop, iteration: IterationRecord) -> list[str]:
             shell_line(FindGaps(loop, first).child.command),
             shell_line(commands.generate(number, first.generator, config.seed + number).command),
             shell_line(commands.validate(number).command),
-            f"# approved images are merged into {loop.paths.dataset}",
+            f"# the best approved images are merged into {loop.paths.dataset}",
         ]
     lines += [shell_line(commands.train(number, f"v{number + 1}").command)]
     return lines + _measuring(loop, number)

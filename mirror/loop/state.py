@@ -30,6 +30,9 @@ from utils.console import UserError
 from utils.files import sha256_of, timestamp
 from utils.progress import GroupProgress
 
+START_ANEW = "put a copy of it back, or begin anew with another output_dir and lora_output_dir."
+WEIGHT = "training.synthetic_weight"  # in a history's settings: younger than other keys, and None where it does nothing
+
 
 @dataclass
 class Loop:
@@ -76,13 +79,28 @@ def open_loop(commands: Commands, locks: tuple[int, ...], may_exceed_cap: bool =
 
 def read_loop(config: LoopConfig, paths: LoopPaths) -> tuple[IterationHistory, MergeManifest]:
     """What an earlier run wrote. Raises UserError where it is damaged, or belongs to another configuration."""
-    start_anew = "put a copy of it back, or begin anew with another output_dir and lora_output_dir."
-    history = read_own(paths.history, IterationHistory, start_anew)
-    manifest = read_own(paths.manifest, MergeManifest, start_anew)
-    history.settings |= without_effect(config, history)
+    history = read_own(paths.history, IterationHistory, START_ANEW)
+    manifest = read_own(paths.manifest, MergeManifest, START_ANEW)
+    changed = without_effect(config, history)
+    history.settings |= {key: value for key, value in changed.items() if key != WEIGHT or key in history.settings}
     demand_same_loop(config, history, paths)
     demand_whole(history, manifest, paths)
     return history, manifest
+
+
+def as_begun(config: LoopConfig, paths: LoopPaths) -> LoopConfig:
+    """`config` for a loop that began before images had candidates and a weight: it goes on without either.
+
+    What the file names stands. Raises UserError for a damaged history.
+    """
+    if not paths.history.exists() or WEIGHT in read_own(paths.history, IterationHistory, START_ANEW).settings:
+        return config
+    changes = {}
+    for section, key, before in (("generation", "candidates", 1), ("training", "synthetic_weight", 1.0)):
+        settings = getattr(config, section)
+        if key not in settings.model_fields_set:
+            changes[section] = settings.model_copy(update={key: before})
+    return config.model_copy(update=changes)
 
 
 def settle(loop: Loop) -> None:
@@ -200,7 +218,8 @@ def settings_of(config: LoopConfig) -> dict[str, str | int | float | None]:
     models = {key: getattr(config, key) for key in ("pack", "expression_model")}
     settings |= {key: config.portable(named) if named else None for key, named in models.items()}
     settings |= {"training.preset": config.training.preset, "training.epochs": config.training.epochs}
-    settings["training.synthetic_weight"] = config.training.synthetic_weight
+    weight, weighs = config.training.synthetic_weight, config.training.weighs and not config.real_photos_only
+    settings[WEIGHT] = weight if weighs and weight < 1 else None
     settings |= {"training.steps": config.training.steps, "real_photos_only": config.real_photos_only or None}
     for key in OTHER_NAMES["generation"].values():
         settings[f"generation.{key}"] = getattr(config.generation, key)
@@ -232,9 +251,9 @@ def goals_in(config: LoopConfig) -> str | None:
 
 
 def _in_todays_names(settings: dict) -> dict:
-    """Settings of a loop that may have been begun before its keys were called as documented, or before all were."""
+    """Settings of a loop that may have been begun before its keys were called as documented."""
     other = {f"{part}.{old}": f"{part}.{new}" for part, names in OTHER_NAMES.items() for old, new in names.items()}
-    return {"training.synthetic_weight": 1.0} | {other.get(key, key): value for key, value in settings.items()}
+    return {other.get(key, key): value for key, value in settings.items()}
 
 
 def demand_same_loop(config: LoopConfig, history: IterationHistory, paths: LoopPaths) -> None:

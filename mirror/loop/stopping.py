@@ -20,6 +20,7 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mirror.contracts.gaps import GapKey, GapReport
 
@@ -52,6 +53,14 @@ WINDOW = 3
 FEWEST_PAIRS = 8
 _Z95 = 1.96
 _TRAININGS = (_Z95 * TRAINING_NOISE,) * 2  # of the two LoRAs that are compared
+
+
+class Attempt(NamedTuple):
+    """What an iteration tried for a gap, in images."""
+
+    generated: int
+    approved: int
+    wanted: int  # that were to be merged
 
 
 @dataclass(frozen=True)
@@ -144,16 +153,16 @@ def coverage(report: GapReport, added: Mapping[GapKey, int]) -> float | None:
     return sum(reached) / len(reached) if reached else None
 
 
-def need_real_photos(attempts: Sequence[Mapping[GapKey, tuple[int, int]]]) -> list[GapKey]:
-    """Gaps whose last two iterations with attempts were approved in fewer than a tenth.
+def need_real_photos(attempts: Sequence[Mapping[GapKey, Attempt]]) -> list[GapKey]:
+    """Gaps whose last two iterations with attempts were approved in fewer than a tenth, and not as often as wanted.
 
-    `attempts` has one dictionary an iteration: gap -> (generated, approved).
+    `attempts` has one dictionary an iteration.
     """
     found = []
     for gap in dict.fromkeys(gap for one in attempts for gap in one):
-        last = [one[gap] for one in attempts if one.get(gap, (0, 0))[0]][-2:]
-        tried, approved = sum(one[0] for one in last), sum(one[1] for one in last)
-        if len(last) == 2 and approved < REAL_PHOTOS_APPROVAL * tried:
+        last = [one[gap] for one in attempts if gap in one and one[gap].generated][-2:]
+        generated, approved, wanted = (sum(numbers) for numbers in zip(*last, strict=True)) if last else (0, 0, 0)
+        if len(last) == 2 and approved < wanted and approved < REAL_PHOTOS_APPROVAL * generated:
             found.append(gap)
     return found
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +124,10 @@ def _free_name(trainer_job: TrainerJob, parent: Path, repeats: int, taken: dict[
     """10_ohwx alice, as kohya's trainers name folders."""
     words = parent.name.partition("_")[2] if parent != trainer_job.dataset.folder else ""
     plain = trainer_job.folder / "dataset" / f"{repeats}_{words or 'pictures'}"
-    return plain if plain not in taken else plain.with_name(f"{plain.name} of the folder itself")
+    if plain not in taken:
+        return plain
+    names = (plain.with_name(f"{plain.name} ({number})") for number in count(2))
+    return next(name for name in names if name not in taken)
 
 
 def refuse_overlap(dataset: Path, output: Path) -> None:

@@ -226,16 +226,66 @@ def test_a_changed_setting_is_refused_in_words(ended, keys, words):
     assert run.returncode == 2 and words in run.stderr and "begins" not in run.stderr, run.stderr
 
 
-def test_a_loop_from_before_merged_images_had_a_weight_goes_on_with_none(ended):
-    base, config = ended
-    history = json.loads((base / "out" / "iteration_history.json").read_text())
-    del history["settings"]["training.synthetic_weight"]
-    (base / "out" / "iteration_history.json").write_text(json.dumps(history))
-    run = run_loop(config)
-    assert run.returncode == 2 and "begun with training.synthetic_weight 1.0, and it is 0.5 now" in run.stderr
-    change(config, training=json.loads(config.read_text())["training"] | {"synthetic_weight": 1.0})
-    run = run_loop(config)
+def weighed(base):
+    """make_loop with commands that are told of candidates and weight."""
+    config = make_loop(base, max_iterations=1)
+    given = json.loads(config.read_text())
+    given["generation"]["command"] += ["{candidates}"]
+    given["training"]["command"] += ["{synthetic_weight}"]
+    config.write_text(json.dumps(given))
+    return config
+
+
+def test_of_many_candidates_as_many_as_are_wanted_are_merged(tmp_path):
+    config = weighed(tmp_path)
+    given = json.loads(config.read_text())
+    change(config, generation=given["generation"] | {"num_per_gap": 2})
+    run = run_loop(config, **QUICK)
     assert run.returncode == 0, run.stderr
+    iteration = history_of(tmp_path).iterations[1]
+    assert iteration.generated == 2 * 4 * 4 and [gap.wanted for gap in iteration.gaps] == [2, 2]
+    assert iteration.merged == 4 < iteration.approved
+    spare = iteration.approved - 4
+    assert iteration.left_out == {"enough_better_ones": spare}
+    words = "left out because better ones were approved for the same gaps"
+    assert f"Note: {spare} approved images {words}." in run.stderr
+    page = (tmp_path / "out" / "bootstrap_report.html").read_text()
+    assert f"{spare} approved and {words}" in page
+    assert {one.target for one in manifest_of(tmp_path).merged} == {"profile", "low_key"}
+
+
+def test_a_loop_from_before_images_had_candidates_and_a_weight_goes_on_without(tmp_path):
+    """v1 is not trained again, and nothing has to be put into the configuration."""
+    config = weighed(tmp_path)
+    given = {name: json.loads(config.read_text())[name] for name in ("generation", "training")}
+    change(
+        config, generation=given["generation"] | {"candidates": 1}, training=given["training"] | {"synthetic_weight": 1}
+    )
+    wish = tmp_path / "templates" / "fail_validate"
+    wish.write_text("exit 1")
+    assert run_loop(config, **QUICK).returncode != 0
+    wish.unlink()
+    path = tmp_path / "out" / "iteration_history.json"
+    history = json.loads(path.read_text())
+    del history["settings"]["training.synthetic_weight"]
+    path.write_text(json.dumps(history))
+    change(config, **given)
+    run = run_loop(config, **QUICK)
+    assert run.returncode == 0, run.stderr
+    after = history_of(tmp_path)
+    assert after.iterations[1].generated == 8, "one image for each that is wanted"
+    assert after.iterations[0].steps[0].finished == history["iterations"][0]["steps"][0]["finished"]
+    assert after.loras[0].sha256 == history["loras"][0]["sha256"] and after.best
+    assert "training.synthetic_weight" not in json.loads(path.read_text())["settings"], "nor is it an hour later"
+    assert run_loop(config).returncode == 0
+
+
+def test_a_weight_that_changes_is_refused(tmp_path):
+    config = weighed(tmp_path)
+    assert run_loop(config, **QUICK).returncode == 0
+    change(config, training=json.loads(config.read_text())["training"] | {"synthetic_weight": 0.25})
+    run = run_loop(config)
+    assert run.returncode == 2 and "begun with training.synthetic_weight 0.5, and it is 0.25 now" in run.stderr
 
 
 def test_settings_of_a_step_that_never_ended_may_change(tmp_path):

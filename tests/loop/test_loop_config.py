@@ -8,7 +8,7 @@ from conftest import ROOT
 from mirror.generation.families import FAMILIES
 from mirror.loop.commands import Commands, LoopPaths
 from mirror.loop.config import filled, load_config
-from mirror.loop.state import settings_of
+from mirror.loop.state import WEIGHT, settings_of
 from mirror.training.presets import PRESETS
 from utils.console import UserError
 
@@ -110,6 +110,15 @@ def test_the_documented_file_is_valid_and_says_the_defaults(folder):
         ({"training": {"command": ["{datset}", "{output}"]}}, "{datset} is no placeholder; did you mean dataset"),
         ({"training": {"command": []}}, "training.command"),
         (
+            {"training": {"synthetic_weight": 0}},
+            "training.synthetic_weight: it should be greater than or equal to 0.01",
+        ),
+        (
+            {"training": {"command": ["x", "{dataset}", "{output}"], "synthetic_weight": 0.5}},
+            "training.synthetic_weight does nothing, as training.command does not name {synthetic_weight}",
+        ),
+        ({"generation": {"candidates": 0}}, "generation.candidates: it should be greater than or equal to 1"),
+        (
             {"training": {"command": ["{dataset}{output}"], "options": ["-x"]}},
             "training.options are for our own script",
         ),
@@ -168,21 +177,32 @@ def test_an_expression_model_is_handed_to_what_looks_at_pictures(folder):
 
 
 def test_candidates_and_the_weight_of_merged_images_reach_the_steps(folder):
-    """Images for the gaps are made several times over, samples are not; a command makes as many as it is told of."""
+    """Images for the gaps are made several times over, samples are not; v1 learns from photos alone."""
+
+    def commands(**given):
+        return Commands(loaded(folder, GOOD | given), LoopPaths(folder / "out", folder / "loras"), folder)
+
+    def after(option, child):
+        return child.command[child.command.index(option) + 1] if option in child.command else None
+
     tuned = {"generation": {"candidates": 3}, "training": {"synthetic_weight": 0.25}}
-    for given, candidates, weight in ((tuned, "3", "0.25"), ({}, "4", "0.5")):
-        commands = Commands(loaded(folder, GOOD | given), LoopPaths(folder / "out", folder / "loras"), folder)
-        generate, sample, train = commands.generate(1, "v1", 1), commands.sample(1, "v1"), commands.train(1, "v2")
-        assert generate.command[generate.command.index("--candidates") + 1] == candidates
-        assert train.command[train.command.index("--synthetic-weight") + 1] == weight
-        assert "--candidates" not in sample.command
-    for more, known in ((["{candidates}"], 4), ([], 1)):
-        own = {"generation": {"command": ["draw", "{gaps}", "{prompts}", "{output}", *more]}}
-        assert loaded(folder, GOOD | own).generation.candidates_asked_for == known
-    own["generation"]["command"] += ["{candidates}"]
-    own["training"] = {"command": ["x", "{dataset}", "{output}", "{synthetic_weight}"]}
-    commands = Commands(loaded(folder, GOOD | own), LoopPaths(folder / "out", folder / "loras"), folder)
-    assert commands.generate(1, "v1", 1).command[-1] == "4" and commands.train(1, "v2").command[-1] == "0.5"
+    off = {"generation": {"candidates": 1}, "training": {"synthetic_weight": 1}}
+    for given, candidates, weight in ((tuned, "3", "0.25"), ({}, "4", "0.5"), (off, None, None)):
+        all_of_them = commands(**given)
+        assert after("--candidates", all_of_them.generate(1, "v1", 1)) == candidates
+        assert after("--synthetic-weight", all_of_them.train(1, "v2")) == weight
+        assert after("--candidates", all_of_them.sample(1, "v1")) is None
+        assert after("--synthetic-weight", all_of_them.train(0, "v1")) is None
+    draw, train = ["draw", "{gaps}", "{prompts}", "{output}"], ["x", "{dataset}", "{output}"]
+    own = commands(generation={"command": draw}, training={"command": train})
+    assert own.config.generation.candidates_asked_for == 1, "it does not know of any others"
+    assert settings_of(own.config)[WEIGHT] is None, "what does nothing may change"
+    told = commands(
+        generation={"command": [*draw, "{candidates}"]}, training={"command": [*train, "{synthetic_weight}"]}
+    )
+    assert told.config.generation.candidates_asked_for == 4 and settings_of(told.config)[WEIGHT] == 0.5
+    assert told.generate(1, "v1", 1).command[-1] == "4" and told.train(1, "v2").command[-1] == "0.5"
+    assert settings_of(commands(real_photos_only=True).config)[WEIGHT] is None
 
 
 def test_another_trainer_may_have_other_presets(folder):

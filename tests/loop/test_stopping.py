@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from gaps_fixture import record, report_of
 
+from mirror.contracts.gaps import GapKey
 from mirror.faces.metrics import median_interval, pose_diversity, pose_diversity_interval
 from mirror.loop import stopping
 from mirror.loop.stopping import (
+    Attempt,
     IterationScores,
     Part,
     beats,
@@ -131,14 +133,21 @@ def test_unknown_is_neither_better_nor_worse():
 
 
 def test_a_gap_needs_real_photos_after_two_rounds_below_a_tenth():
-    gap, other = ("face_angle", "profile"), ("composition", "hands_visible")
-    assert need_real_photos([{gap: (10, 0)}]) == []
-    assert need_real_photos([{gap: (10, 0), other: (5, 3)}, {gap: (10, 1), other: (5, 0)}]) == [gap]
-    assert need_real_photos([{gap: (10, 1)}, {gap: (10, 1)}]) == [], "a tenth is not fewer than a tenth"
-    assert need_real_photos([{gap: (10, 0)}, {gap: (0, 0)}, {gap: (10, 0)}]) == [gap], (
+    gap, other = GapKey("face_angle", "profile"), GapKey("composition", "hands_visible")
+
+    def tried(generated, approved, wanted=10):
+        return Attempt(generated, approved, wanted)
+
+    assert need_real_photos([{gap: tried(10, 0)}]) == []
+    both = [{gap: tried(10, 0), other: tried(5, 3)}, {gap: tried(10, 1), other: tried(5, 0)}]
+    assert need_real_photos(both) == [gap]
+    assert need_real_photos([{gap: tried(10, 1)}, {gap: tried(10, 1)}]) == [], "a tenth is not fewer than a tenth"
+    assert need_real_photos([{gap: tried(10, 0)}, {gap: tried(0, 0)}, {gap: tried(10, 0)}]) == [gap], (
         "an iteration without attempts says nothing"
     )
-    assert need_real_photos([{gap: (10, 0)}, {gap: (10, 0)}, {gap: (10, 9)}]) == []
+    assert need_real_photos([{gap: tried(10, 0)}, {gap: tried(10, 0)}, {gap: tried(10, 9)}]) == []
+    assert need_real_photos([{gap: tried(56, 4, 7)}, {gap: tried(40, 4, 5)}]) == [gap]
+    assert need_real_photos([{gap: tried(56, 5, 4)}, {gap: tried(56, 4, 4)}]) == [], "all that were wanted were found"
 
 
 def test_coverage_counts_what_was_merged_for_its_goal():
