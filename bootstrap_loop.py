@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # mirror.loop is imported where it is used, so that --help is
 CONFIG = Path("bootstrap_config.json")
 DEMO_FOLDER = PROJECT / "demo_bootstrap"
 DEMO_KINDS = {
-    "control": "the same number of training steps on the real photos only",
+    "control": "as many training steps for each LoRA, on the real photos only",
     "simulated": "a simulated generator that improves with what its LoRA saw",
     "baseline": "a simulated generator that never improves, so the loop should report no gain",
 }

@@ -1,4 +1,4 @@
-"""Does the bootstrap loop help? The loop, and as many steps of training on the real photos alone, for several people.
+"""Does the bootstrap loop help? The loop, and LoRAs of as many steps on the real photos alone, for several people.
 
     python -m benchmarks.loop_bench --folder loop_bench --people 5 --seeds 3
     python -m benchmarks.loop_bench --folder loop_bench --pack demo --pack DIR       # every figure by each pack

@@ -1,8 +1,8 @@
 """What the demos of the bootstrap loop begin with: rendered photos of a person, a base model, a configuration.
 
 In two kinds nothing is simulated: the loop with the demo's diffusion model (demo/train_diffusion.py makes it), and its
-control, which trains as many steps on the real photos alone. Two have a simulated generator, for tests of how loops
-end: one learns, the baseline never does.
+control, whose LoRAs learn as many steps from the real photos alone. Two have a simulated generator, for tests of how
+loops end: one learns, the baseline never does.
 """
 
 from __future__ import annotations

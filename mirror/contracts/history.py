@@ -46,7 +46,7 @@ class GapOutcome(NamedGap):
     target: str
     count: int
     reason: str
-    wanted: int | None = None  # images that the iteration merges at most; null: a loop from before there was one
+    wanted: int | None = None  # images to merge at most; null: nothing was generated, or not noted yet
     generated: int = 0
     approved: int = 0
     unverified: int = 0

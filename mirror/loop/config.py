@@ -19,9 +19,9 @@ from utils.defaults import HARD_SYNTHETIC_SHARE, LEAST_SYNTHETIC_WEIGHT, MAX_SYN
 
 SEED = 42
 # Images for each one that is wanted, and the share of a photo's repeats that a merged image has in training. Merging
-# whatever passes, and weighing it like photos, made LoRAs of the demo's world less like the person; of the best few at
-# half the weight they did not become so (docs/demo-world.md, "Does the loop help?"). That there are four is our choice:
-# the demo, whose images are quick, has eight.
+# whatever passes until half of the dataset is synthetic, and weighing it like photos, made LoRAs of the demo's world
+# less like the person; the best few of eight candidates, at 30 % and half the weight, made no difference that could be
+# told (docs/demo-world.md, "Does the loop help?"). Four are our choice: images of larger models take their time.
 CANDIDATES, SYNTHETIC_WEIGHT = 4, 0.5
 SAMPLES = 24  # images of each LoRA that similarity is measured on; our choice: the median is then known to about 0.03
 

@@ -155,10 +155,8 @@ class FindGaps(Step):
 
     def make(self, again: bool) -> None:
         self.run_child(self.path)
-        wanted = self.wanted
         self.iteration.gaps = [
-            GapOutcome(**gap.key._asdict(), count=gap.count, reason=gap.reason, wanted=wanted.get(gap.key, 0))
-            for gap in self.report.recommendations
+            GapOutcome(**gap.key._asdict(), count=gap.count, reason=gap.reason) for gap in self.report.recommendations
         ]
         self.iteration.coverage_before = rounded(coverage(self.report, {}))
 
@@ -209,6 +207,8 @@ class Generate(Step):
         asked = {gap: candidates * count for gap, count in self.gaps.wanted.items()}
         if short := demand_asked(self.child, self.metadata, asked):
             note(short)
+        for gap in self.iteration.gaps:
+            gap.wanted = self.gaps.wanted.get(gap.key, 0)
         self.iteration.generated = len(self.metadata.images)
         history.simulated = simulated(self.metadata) or history.simulated
 
