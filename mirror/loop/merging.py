@@ -193,7 +193,7 @@ def by_turns(report: ValidationReport, made_for: Mapping[str, GapKey]) -> list[t
 def _rank(image: ValidatedImage, level: float | None) -> tuple[float, float, str]:
     """Sorts the best image first: most like the person for its head angle, then of the best quality.
 
-    Likeness first, since what a LoRA learns wrongly from its own images is the face; the gates saw to the rest.
+    Likeness first is our choice: the gates saw to the rest.
     """
     from mirror.faces.metrics import likeness_for_angle
 

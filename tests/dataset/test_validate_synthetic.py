@@ -39,7 +39,14 @@ from mirror.dataset.gaps import ANGLE, EXPRESSION, EYES, GAP_TYPES, HANDS
 from mirror.dataset.judging import judged_image
 from mirror.dataset.pixels import histogram, unusable
 from mirror.faces.engine import second_face_share
-from mirror.faces.metrics import IDENTITY_FLOOR, USUAL_SHARES, identity_limit, reference_level, usual_similarity
+from mirror.faces.metrics import (
+    IDENTITY_FLOOR,
+    USUAL_SHARES,
+    identity_limit,
+    likeness_for_angle,
+    reference_level,
+    usual_similarity,
+)
 from mirror.report.validation import build_validation
 from utils.captions import copy_with_caption, is_copy_of, take_back_copy
 from utils.defaults import UNVERIFIED_WORDS
@@ -238,6 +245,29 @@ def test_of_two_alike_the_first_is_approved(few, world):
     first, second = read_report(folder)["images"]
     assert (first["verdict"], failed(second)) == ("approved", [DUPLICATE])
     assert "a.png of this batch" in str(second["checks"])
+
+
+def test_of_two_alike_the_one_more_like_the_person_is_approved(few, world, tmp_path):
+    """Whatever their names: the same picture wins, plain or noisy, when they are swapped."""
+    pixels = world.batch["good_+0.png"].image
+    noise = np.random.default_rng(1).normal(0, 12, pixels.shape)
+    noisy = np.clip(pixels + noise, 0, 255).astype(np.uint8)
+    approved, batch = [], few(a="good_+0.png", b="good_+0.png")
+    for name in ("a.png", "b.png"):
+        folder = tmp_path / f"noisy_{name[0]}"
+        shutil.copytree(batch, folder)
+        write_png(folder / name, noisy)
+        validate(world.root, folder)
+        report = read_report(folder)
+        level = report["references"]["level"]
+        by_verdict = {image["verdict"]: image for image in report["images"]}
+        likeness = {
+            verdict: likeness_for_angle(image["similarity"], image["yaw_deg"], level)
+            for verdict, image in by_verdict.items()
+        }
+        assert failed(by_verdict["rejected"]) == [DUPLICATE] and likeness["approved"] > likeness["rejected"]
+        approved.append(by_verdict["approved"]["file"] == name)
+    assert approved in ([True, True], [False, False])
 
 
 def test_a_batch_that_was_merged_already_is_judged_as_before(few, world, tmp_path):

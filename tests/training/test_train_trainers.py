@@ -118,6 +118,18 @@ def test_transparent_parts_are_white_for_other_trainers_too(dataset, tmp_path):
     assert copy.mode == "RGB" and copy.getpixel((0, 0)) == (255, 255, 255) and copy.getpixel((32, 32)) == (10, 200, 30)
 
 
+def test_folders_that_would_share_a_name_are_all_kept(dataset, tmp_path, make_picture):
+    """Generated pictures of 20_x are seen 10 times at half the weight, as are those of 10_x and 010_x."""
+    for number, name in enumerate(("10_x/a.png", "010_x/b.png", "20_x/synthetic_c.png", "20_x/d.png")):
+        make_picture(dataset / name, 10 + number)
+    model = base(tmp_path / "animagine", "StableDiffusionXLPipeline")
+    out = order(dataset, model, "--trainer", "sd-scripts", "--synthetic-weight", "0.5")
+    staged = sorted((out / "trainer").rglob("*.png"))
+    repeats = {path.name: path.parent.name for path in staged if path.parent.name.partition("_")[2].startswith("x")}
+    assert repeats.keys() == {"a.png", "b.png", "synthetic_c.png", "d.png"}
+    assert sorted(repeats.values()) == ["10_x", "10_x (2)", "10_x (3)", "20_x"] and repeats["d.png"] == "20_x"
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
