@@ -3,12 +3,14 @@
     python -m demo.train_diffusion vae --minutes 15 --scratch training_scratch
     python -m demo.train_diffusion text --minutes 3 --scratch training_scratch
     python -m demo.train_diffusion unet --minutes 90 --scratch training_scratch
+    python -m demo.train_diffusion expression-words --minutes 4 --scratch training_scratch
+    python -m demo.train_diffusion expressions --minutes 45 --scratch training_scratch
     python -m demo.train_diffusion decoder --minutes 15 --scratch training_scratch
     python -m demo.train_diffusion export --scratch training_scratch
     python -m demo.train_diffusion import --scratch other_scratch     # an exported model, to train it further
 
 reads   nothing: pictures are rendered first, or taken from --scratch, where each part finds what those before it left
-writes  SCRATCH/vae.pt, text.pt, unet.pt, decoder.pt   every two minutes; the same command goes on from there
+writes  SCRATCH/vae.pt, text.pt ...  a file of each part, every two minutes; the same command goes on from there
         OUTPUT/                     a diffusers folder, by `export`
 
 Times are for two cores of a CPU that multiplies matrices of bfloat16. benchmarks.demo_diffusion_bench measures the
@@ -26,17 +28,23 @@ from utils import options
 from utils.console import EXIT_OK, UserError, run_script
 from utils.defaults import BOOTSTRAP_REQUIREMENTS, MODELS_FOLDER
 
-PARTS = ("vae", "text", "unet", "decoder", "export", "import")
+PARTS = ("vae", "text", "unet", "expression-words", "expressions", "decoder", "export", "import")
 OUTPUT = MODELS_FOLDER / "demo" / "diffusion"
 
 
 def run(args: argparse.Namespace) -> int:
     """One part. Raises UserError where an earlier one is missing."""
-    from demo.diffusion import decoder, export, text, unet, vae
-    from demo.diffusion.pictures import pictures
+    from demo.diffusion import decoder, export, expression_words, expressions, text, unet, vae
+    from demo.diffusion.pictures import faces, pictures
     from demo.diffusion.words import write_tokenizer
 
-    needed = {"unet": (vae, text), "decoder": (vae,), "export": (vae, unet)}
+    needed = {
+        "unet": (vae, text),
+        "expression-words": (unet,),
+        "expressions": (vae, unet, expression_words),
+        "decoder": (vae,),
+        "export": (vae, unet),
+    }
     for earlier in needed.get(args.part, ()):
         file = earlier.file_of(args.scratch)
         if not file.exists():
@@ -54,6 +62,11 @@ def run(args: argparse.Namespace) -> int:
         module.train(seen, args.scratch, args.minutes, args.seed)
     elif args.part == "text":
         text.train(seen, tokenizer, args.scratch, args.minutes, args.seed)
+    elif args.part == "expression-words":
+        expression_words.train(seen, tokenizer, args.scratch, args.minutes, args.seed)
+    elif args.part == "expressions":
+        alike = faces(TRAINING_SEED, args.scenes, args.scratch, args.workers)
+        expressions.train(seen, alike, tokenizer, args.scratch, args.minutes, args.seed)
     else:
         unet.train(seen, tokenizer, args.scratch, args.minutes, args.seed, args.keep_text_encoder)
     return EXIT_OK
@@ -67,6 +80,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--minutes", type=options.between(0.01, 1e5), default=15.0, help="how long to train, over all starts")
     add("--people", type=options.between(8, 10**6, whole=True), default=4000, help="how many people to draw")
     add("--each", type=options.between(1, 1000, whole=True), default=2, help="pictures of each person")
+    add(
+        "--scenes",
+        type=options.between(8, 10**6, whole=True),
+        default=900,
+        help="with `expressions`: scenes, each with seven faces",
+    )
     add("--keep-text-encoder", action="store_true", help="with `unet`: text encoder stays as it is")
     add("--seed", type=options.between(0, 2**31, whole=True), default=1, help="first weights and what is drawn")
     add("--scratch", type=Path, default=Path("training_scratch"), help="where pictures and unfinished parts are kept")

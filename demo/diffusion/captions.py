@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from demo.diffusion.networks import name_of
-from demo.diffusion.pictures import Pictures, traits
-from demo.diffusion.words import NAME, RARE, TOKENS, caption_of, vocabulary, words_in
+from demo.diffusion.pictures import EXPRESSIONS, traits
+from demo.diffusion.words import FACE, FACES, NAME, RARE, TOKENS, caption_of, vocabulary, words_in
 from demo.scene import Scene
 from mirror.generation.prompts import NEGATIVE
 
@@ -27,9 +27,9 @@ UNSAID = 0.12
 class Captions:
     """A new caption of a picture each time; a mirrored picture has the other side's words."""
 
-    def __init__(self, seen: Pictures, tokenizer: CLIPTokenizer, random: np.random.Generator) -> None:
-        self.scenes, self.tokenizer, self.random = seen.scenes, tokenizer, random
-        self.traits = torch.from_numpy(np.stack([traits(scene.who) for scene in seen.scenes]))
+    def __init__(self, scenes: list[Scene], tokenizer: CLIPTokenizer, random: np.random.Generator) -> None:
+        self.scenes, self.tokenizer, self.random = scenes, tokenizer, random
+        self.traits = torch.from_numpy(np.stack([traits(scene.who) for scene in scenes]))
         self._placeholder = tokenizer.convert_tokens_to_ids(f"{RARE[0]}</w>")
         self._known = {word: tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in vocabulary()}
 
@@ -42,6 +42,17 @@ class Captions:
             if self.random.random() < unsaid:
                 text = str(self.random.choice(["", NEGATIVE]))
             ids.append(self._ids(text, row))
+        return torch.tensor(ids), self.traits[torch.from_numpy(chosen)]
+
+    def of_faces(self, chosen: np.ndarray, mirrored: np.ndarray) -> tuple[Tensor, Tensor]:
+        """(token ids (B * E, TOKENS), traits (B, T)): one caption of each scene, with words for each expression."""
+        ids = []
+        for row, (index, turned) in enumerate(zip(chosen, mirrored, strict=True)):
+            scene = self.scenes[index]
+            named = self.random.random() < NAMED
+            text = caption_of(seen_in_mirror(scene) if turned else scene, self.random, named, FACE)
+            for expression in EXPRESSIONS:
+                ids.append(self._ids(text.replace(FACE, str(self.random.choice(FACES[expression]))), row))
         return torch.tensor(ids), self.traits[torch.from_numpy(chosen)]
 
     def _ids(self, text: str, row: int) -> list[int]:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from demo.diffusion import decoder, text, unet, vae
-from demo.diffusion.networks import NamedEmbedding, new_unet, new_vae
+from demo.diffusion import decoder, expression_words, expressions, text, unet, vae
+from demo.diffusion.networks import NamedEmbedding, new_vae
 from demo.diffusion.stages import keep_networks, load_networks
 from utils.console import UserError
 
@@ -25,20 +25,25 @@ if TYPE_CHECKING:
 NAMES = "names.safetensors"
 # To the largest weight of a row, at least half of them. Half as many for the U-Net save an eighth of its bytes in git.
 _STEPS, _UNET_STEPS = 127, 63
+_LATER_STEPS = 31  # of what learned expressions: the model was in git before, which keeps both
 _KEPT = ("README.md", "LICENSE.txt")
 
 
 def pipeline_of(tokenizer: CLIPTokenizer, scratch: Path) -> tuple[StableDiffusionPipeline, NamedEmbedding]:
-    """What a training has reached so far: running means of the U-Net's weights, the latest decoder."""
+    """What a training has reached so far: running means of the U-Net's weights, the latest decoder. What has learned
+    expressions is rounded already."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 
     pictures = new_vae()
     load_networks(vae.file_of(scratch), {"vae": pictures})
     if decoder.file_of(scratch).exists():
         load_networks(decoder.file_of(scratch), {"decoder": pictures.decoder}, means=True)
-    encoder, named = text.new_named_encoder(tokenizer, text.traits_of_a_person())
-    network = new_unet()
-    load_networks(unet.file_of(scratch), {"unet": network, "text_encoder": encoder}, means=True)
+    network, encoder, named = unet.trained(tokenizer, scratch)
+    if expressions.file_of(scratch).exists():
+        before = [{name: one.clone() for name, one in net.state_dict().items()} for net in (network, encoder)]
+        load_networks(expressions.file_of(scratch), {"unet": network, "text_encoder": encoder}, means=True)
+        for net, weights in zip((network, encoder), before, strict=True):
+            round_weights(net, _LATER_STEPS, but=weights)
     encoder.set_input_embeddings(named.words)
     schedule = EulerDiscreteScheduler.from_config(
         dict(unet.noise_schedule().config), timestep_spacing="trailing", steps_offset=1
@@ -79,13 +84,17 @@ def export(tokenizer: CLIPTokenizer, scratch: Path, output: Path) -> None:
     part.rename(output)
 
 
-def round_weights(network: nn.Module, steps: int) -> None:
-    """Each row of a weight to whole multiples of its own power of two, at most `steps`; what has no rows stays."""
-    for weight in network.parameters():
+def round_weights(network: nn.Module, steps: int, but: dict[str, Tensor] | None = None) -> None:
+    """Each row of a weight to whole multiples of its own power of two, at most `steps`; what has no rows stays, and
+    rows that are as they are in `but`."""
+    for name, weight in network.named_parameters():
         if weight.ndim > 1:
             rows = weight.data.flatten(1)
             unit = torch.exp2(torch.ceil(torch.log2(rows.abs().amax(1, keepdim=True).clamp(min=1e-8) / steps)))
-            weight.data.copy_(((rows / unit).round() * unit).reshape(weight.shape))
+            rounded = (rows / unit).round() * unit
+            if but:
+                rounded = torch.where((rows == but[name].flatten(1)).all(1, keepdim=True), rows, rounded)
+            weight.data.copy_(rounded.reshape(weight.shape))
 
 
 def take_up(tokenizer: CLIPTokenizer, model: Path, scratch: Path) -> None:
@@ -99,7 +108,7 @@ def take_up(tokenizer: CLIPTokenizer, model: Path, scratch: Path) -> None:
 
     if not (model / NAMES).is_file():
         raise UserError(f"{model / NAMES} is missing: `export` writes it.")
-    if unet.file_of(scratch).exists():
+    if any(scratch.glob("*.pt")):
         raise UserError(f"{scratch} holds a training already; --scratch takes a new folder.")
     encoder, named = text.new_named_encoder(tokenizer, text.traits_of_a_person())
     encoder.set_input_embeddings(named.words)
@@ -109,4 +118,6 @@ def take_up(tokenizer: CLIPTokenizer, model: Path, scratch: Path) -> None:
     networks = {"unet": UNet2DConditionModel.from_pretrained(model / "unet"), "text_encoder": encoder}
     keep_networks(vae.file_of(scratch), {"vae": AutoencoderTiny.from_pretrained(model / "vae").float()})
     keep_networks(text.file_of(scratch), {"text_encoder": encoder.float()})
+    # an exported encoder says expressions already, and would say them twice
+    keep_networks(expression_words.file_of(scratch), {"text_encoder": encoder}, seconds=float("inf"))
     keep_networks(unet.file_of(scratch), {name: network.float() for name, network in networks.items()})

@@ -31,6 +31,7 @@ EXPRESSIONS = {  # how often each is shown
     "sad": 0.10,
 }
 BACKDROPS = {"low_key": "dark", "high_key": "white"}  # others would be too light, and too dark
+_FACE_FILLS = tuple(COMPOSED_FILLS.values())  # smaller heads show no expression
 EVERYDAY = "everyday"
 EVERYDAY_LIGHTS = ("studio", "window", "daylight", "overcast", "lamp")
 _CHOICES = ("hair_style", "beard", "moles")
@@ -107,8 +108,21 @@ def pictures(seed: int, people: int, each: int, scratch: Path, workers: int | No
     """`each` pictures of so many people, from the scratch folder, or rendered and kept there."""
     random = generator(seed, "diffusion")
     scenes = [draw_picture(who, random) for who in draw_people(seed, people) for _ in range(each)]
+    return _rendered(f"diffusion-{seed}-{people}-{each}", scenes, scratch, workers)
+
+
+def faces(seed: int, people: int, scratch: Path, workers: int | None = None) -> Pictures:
+    """One scene of each of so many people with every expression in turn, in the order of EXPRESSIONS, kept likewise."""
+    random = generator(seed, "expression pairs")
+    people_drawn = draw_people(seed, people)
+    alike = [draw_picture(who, random, float(random.choice(_FACE_FILLS)), eyes_closed=False) for who in people_drawn]
+    scenes = [replace(one, expression=expression) for one in alike for expression in EXPRESSIONS]
+    return _rendered(f"faces-{seed}-{people}", scenes, scratch, workers)
+
+
+def _rendered(name: str, scenes: list[Scene], scratch: Path, workers: int | None) -> Pictures:
     drawn = hashlib.sha256(repr(scenes).encode()).hexdigest()[:8]  # other code may draw other scenes
-    base = scratch / f"diffusion-{seed}-{people}-{each}-{drawn}"
+    base = scratch / f"{name}-{drawn}"
     images_file, boxes_file = base.with_suffix(".npy"), base.with_suffix(".json")
     if not boxes_file.exists():
         scratch.mkdir(parents=True, exist_ok=True)

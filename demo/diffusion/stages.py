@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class Course:
     falls_over: float = 0.45  # the last share of the minutes, in which the rate falls to nothing
     decay: float = 0.0  # of the weights
     averaged: float = 0.0  # how much of the running mean of the weights stays at each step; 0 keeps none
+    faster: tuple[str, float] = ("$^", 1.0)  # names of weights (a pattern) that learn at so many times the rate
 
 
 class Stage:
@@ -40,8 +42,12 @@ class Stage:
         self.course, self.networks, self.beside = course, networks, beside or {}
         self.trained = weights_in_training(networks)
         weights = [*self.trained.values()]
+        names, times = course.faster
+        fast = [one for name, one in self.trained.items() if re.search(names, name)]
+        slow = [one for name, one in self.trained.items() if not re.search(names, name)]
+        groups = [{"params": group, "factor": by} for group, by in ((slow, 1.0), (fast, times)) if group]
         self.optimiser = torch.optim.AdamW(
-            weights, lr=course.rate, weight_decay=course.decay, betas=(0.9, 0.99), fused=True
+            groups, lr=course.rate, weight_decay=course.decay, betas=(0.9, 0.99), fused=True
         )
         self.weights = weights
         self.steps, self.seconds = 0, 0.0
@@ -68,7 +74,7 @@ class Stage:
         began = last = reported = kept = time.monotonic()
         while (share := self.seconds / (60 * self.course.minutes)) < 1:
             for group in self.optimiser.param_groups:
-                group["lr"] = self.course.rate * self._rate(share)
+                group["lr"] = self.course.rate * group.get("factor", 1.0) * self._rate(share)
             losses = loss_of_batch()
             loss = next(iter(losses.values()))
             if not torch.isfinite(loss):
@@ -116,7 +122,7 @@ class Stage:
         try:
             for name, network in self.networks.items():
                 network.load_state_dict(state["networks"][name])
-            if state["optimiser"] and len(state["optimiser"]["param_groups"][0]["params"]) == len(self.weights):
+            if state["optimiser"] and _groups(state["optimiser"]) == _groups(self.optimiser.state_dict()):
                 # where other weights learned, it begins anew
                 self.optimiser.load_state_dict(state["optimiser"])
                 for name, one in self.beside.items():
@@ -129,6 +135,19 @@ class Stage:
         self.steps, self.seconds = state["steps"], state["seconds"]
         if self.means:
             self.means = [means.get(name, one.detach().clone()) for name, one in self.trained.items()]
+
+
+def _groups(optimiser: dict[str, Any]) -> list[tuple[int, float]]:
+    """How many weights each group of an optimiser's state has, and how fast they learn."""
+    return [(len(group["params"]), group.get("factor", 1.0)) for group in optimiser["param_groups"]]
+
+
+def discard(*files: Path) -> None:
+    """Deletes what went on from weights that are about to change, and says so."""
+    for file in files:
+        if file.exists():
+            file.unlink()
+            say(f"{file} is deleted: it went on from what is trained further now.")
 
 
 def keep_networks(file: Path, networks: dict[str, nn.Module], **more: object) -> None:

@@ -50,7 +50,7 @@ def train(seen: Pictures, tokenizer: CLIPTokenizer, scratch: Path, minutes: floa
     answers = nn.Linear(TEXT_WIDTH, facts.shape[1] + traits_of_a_person())
     stage = Stage(Course(file_of(scratch), minutes, RATE), {"text_encoder": encoder, "answers": answers})
     random = stage.random(seed)
-    captions = Captions(seen, tokenizer, random)
+    captions = Captions(seen.scenes, tokenizer, random)
     order = iter(batches(len(seen.scenes), BATCH, random))
 
     def loss_of_batch() -> dict[str, Tensor]:

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demo.diffusion import text, vae
+from demo.diffusion import stages, text, vae
 from demo.diffusion.captions import Captions
-from demo.diffusion.networks import new_unet
+from demo.diffusion.networks import NamedEmbedding, new_unet
 from demo.diffusion.pictures import Pictures
 from demo.diffusion.stages import Course, Stage, batches, load_networks
 
 if TYPE_CHECKING:
-    from diffusers import DDPMScheduler
-    from transformers import CLIPTokenizer
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 BATCH, RATE, DECAY, AVERAGED = 48, 1e-3, 0.01, 0.999
 _FACE_WEIGHT = 2.0
@@ -57,8 +57,10 @@ def train(
     encoder.requires_grad_(not keep_text_encoder)
     course = Course(file_of(scratch), minutes, RATE, decay=DECAY, averaged=AVERAGED)
     stage = Stage(course, {"unet": unet, "text_encoder": encoder})
+    if not stage.is_over:
+        stages.discard(*(scratch / name for name in ("expression_words.pt", "expressions.pt")[keep_text_encoder:]))
     random = stage.random(seed)
-    captions = Captions(seen, tokenizer, random)
+    captions = Captions(seen.scenes, tokenizer, random)
     schedule = noise_schedule()
     weights = vae.face_weights(seen.boxes, latents.shape[-1], _FACE_WEIGHT)
     order = iter(batches(len(seen.scenes), BATCH, random))
@@ -70,17 +72,29 @@ def train(
         noise, at = torch.randn_like(clean), times(BATCH)
         ids, named.traits = captions.of(chosen, mirrored)
         with torch.autocast("cpu", torch.bfloat16):
-            told = unet(
-                schedule.add_noise(clean, noise, at).contiguous(memory_format=torch.channels_last),
-                at,
-                encoder(ids).last_hidden_state,
-            ).sample
-        errors = (told.float() - schedule.get_velocity(clean, noise, at)).square()
+            said = encoder(ids).last_hidden_state
+        told = velocity(unet, schedule.add_noise(clean, noise, at), at, said)
+        errors = (told - schedule.get_velocity(clean, noise, at)).square()
         errors = (errors * weight[:, None].float()).mean((1, 2, 3))
         late = at > 600
         return {"loss": errors.mean(), "noisy": errors[late].mean(), "clear": errors[~late].mean()}
 
     stage.run(loss_of_batch)
+
+
+def velocity(unet: UNet2DConditionModel, noisy: Tensor, at: Tensor, said: Tensor) -> Tensor:
+    """(B, C, h, w) float32, what the U-Net tells of noisy latents at steps `at` (B,) and said (B, TOKENS, width)."""
+    with torch.autocast("cpu", torch.bfloat16):
+        told = unet(noisy.contiguous(memory_format=torch.channels_last), at, said).sample
+    return told.float()
+
+
+def trained(tokenizer: CLIPTokenizer, scratch: Path) -> tuple[UNet2DConditionModel, CLIPTextModel, NamedEmbedding]:
+    """The U-Net and its text encoder as this stage has left them: running means of their weights."""
+    encoder, named = text.new_named_encoder(tokenizer, text.traits_of_a_person())
+    network = new_unet()
+    load_networks(file_of(scratch), {"unet": network, "text_encoder": encoder}, means=True)
+    return network, encoder, named
 
 
 def times(count: int) -> Tensor:

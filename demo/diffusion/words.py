@@ -26,17 +26,18 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 TOKENS = 64  # the longest prompt that is composed has 45
 RARE = ("ohwx", "sks", "zwx", "mrn")
 NAME = "<name>"  # stands in captions where the person's own name goes
+FACE = "<face>"  # and where the words for an expression go, if they come later
 
 FRONT_DEG, THREE_QUARTER_DEG, PROFILE_DEG = 18.0, (28.0, 52.0), 58.0  # |yaw| that the words for angles stand for
 _LEFT, _RIGHT = -1, 1  # to the image's left is where the nose points, as in "head turned to the left"
 
 _ANGLES = {target.name: target.prompts for target in GAP_TYPES["face_angle"].targets}
-_FACES = {target.name: list(target.prompts) for target in GAP_TYPES["expression"].targets}
-_FACES["neutral"] += ["neutral expression", "relaxed expression", "thoughtful expression", "confident look"]
-_FACES["smile"] += ["gentle smile"]
-_FACES["serious"] += ["serious expression"]
-_FACES["laughing"] += ["laughing"]
-_FACES["surprised"] += ["slightly surprised"]
+FACES = {target.name: list(target.prompts) for target in GAP_TYPES["expression"].targets}
+FACES["neutral"] += ["neutral expression", "relaxed expression", "thoughtful expression", "confident look"]
+FACES["smile"] += ["gentle smile"]
+FACES["serious"] += ["serious expression"]
+FACES["laughing"] += ["laughing"]
+FACES["surprised"] += ["slightly surprised"]
 _LIGHTS = {target.name: target.prompts for target in GAP_TYPES["lighting"].targets}
 _SIZES = {target.name: target.prompts for target in GAP_TYPES["shot_size"].targets}
 _PLACES = {
@@ -46,6 +47,15 @@ _PLACES = {
 }
 _PLACES["indoor"] += prompts.PROMPT_SETS["setting"]["indoor"] + prompts.PROMPT_SETS["setting"]["casual"]
 _PLACES["outdoor"] += prompts.PROMPT_SETS["setting"]["outdoor"]
+_EVERYDAY_WORDS = (
+    "out",
+    "with",
+    "down",
+    "inner",
+    "together",
+    "look",
+    "closed",
+)  # say nothing of a face in somebody's own prompt
 # How much of the picture's height a head takes for each composition, in the order of prompts.COMPOSITIONS. Three sizes
 # and no others, as the hardest thing for a small model is where in the picture the parts of a face go.
 COMPOSED_FILLS = dict(zip(prompts.COMPOSITIONS, (0.75, 0.67, 0.84), strict=True))
@@ -82,21 +92,37 @@ def size_text(fill: float, random: np.random.Generator) -> str | None:
     return str(random.choice(fitting)) if fitting else None
 
 
-def caption_of(scene: Scene, random: np.random.Generator, named: bool) -> str:
-    """A caption; `named` ones hold NAME in front of "person". Every part may be missing."""
+def caption_of(scene: Scene, random: np.random.Generator, named: bool, face: str | None = None) -> str:
+    """A caption; `named` ones hold NAME in front of "person". Every part may be missing, but for `face`, which is said
+    in place of the scene's expression."""
     who = NAME if named else str(random.choice(["", *RARE], p=[0.4, *[0.15] * len(RARE)]))
     light = light_of(scene)
     parts = [
         (angle_text(scene.yaw_deg, random), 0.95),
         (str(random.choice(_LIGHTS[light])), 0.15 if light == "normal" else 0.95),
         ("eyes closed" if scene.eyes_closed else None, 0.9),
-        (str(random.choice(_FACES[scene.expression])), 0.85),
+        (str(random.choice(FACES[scene.expression])) if face is None else face, 0.85 if face is None else 1.0),
         (str(random.choice(_PLACES[scene.background])) if scene.background in _PLACES else None, 0.85),
         (size_text(scene.fill, random), 0.85),
         (str(random.choice(prompts.QUALITY)), 0.6),
     ]
     said = [text for text, chance in parts if text and random.random() < chance]
     return ", ".join([f"photo of {who} person".replace("  ", " "), *said])
+
+
+def telling_words() -> dict[str, str]:
+    """The words that only phrases for one expression have, of all phrases of prompts, each with its expression."""
+    used: dict[str, set[str]] = {}
+    for expression, phrases in FACES.items():
+        for word in (word for phrase in phrases for word in words_in(phrase)):
+            used.setdefault(word, set()).add(expression)
+    others = [*prompts.COMPOSITIONS, *prompts.QUALITY, *_EVERYDAY_WORDS]
+    for name, gap in GAP_TYPES.items():
+        others += [text for target in gap.targets for text in target.prompts if name != "expression"]
+    for groups in (*prompts.PROMPT_SETS.values(), _PLACES):
+        others += [text for group in groups.values() for text in group]
+    elsewhere = {word for phrase in others for word in words_in(phrase)}
+    return {word: next(iter(of)) for word, of in used.items() if len(of) == 1 and word not in elsewhere}
 
 
 def vocabulary() -> list[str]:

@@ -256,3 +256,38 @@ def test_a_tiny_random_sdxl_gets_nothing_approved(tmp_path):
     assert "v1, the baseline, is kept" in done.stdout
     loras = tmp_path / "loras"
     assert (loras / "lora.safetensors").read_bytes() == (loras / "v1" / "lora.safetensors").read_bytes()
+
+
+def test_the_sheet_of_a_loop_says_what_it_cannot_show(tmp_path, capsys):
+    """What it draws is made by the scripts of the loop, which have tests of their own."""
+    from benchmarks import loop_sheet
+
+    def refused(sheet="sheet.jpg"):
+        assert loop_sheet.main([str(tmp_path / "loop"), str(tmp_path / sheet)]) == 2
+        assert not (tmp_path / sheet).exists()
+        return capsys.readouterr().err
+
+    with pytest.raises(SystemExit):
+        loop_sheet.parse_args([str(tmp_path), "sheet.png"])
+    assert "sheet.png should end in .jpg" in capsys.readouterr().err
+    assert "is no folder of a loop's demo" in refused()
+    (tmp_path / "loop" / "output").mkdir(parents=True)
+    assert "iteration_history.json" in refused()
+    history = IterationHistory(**HISTORY_FACTS, loras=[])
+    file = tmp_path / "loop" / "output" / "iteration_history.json"
+    write_contract(file, history.model_copy(update={"simulated": SAID}))
+    assert "are simulated; the sheet takes a loop of --demo" in refused()
+    write_contract(file, history)
+    assert "has not ended; run it to its end first" in refused()
+
+
+def test_the_sheet_shows_photos_of_every_angle(tmp_path):
+    from benchmarks import loop_sheet
+    from demo.bootstrap_world import FRONT
+
+    with pytest.raises(UserError, match=f"holds 0 photos, and the sheet shows {loop_sheet.COLUMNS}"):
+        loop_sheet.photos_of(tmp_path)
+    for number in range(FRONT + 5):
+        write_png(tmp_path / f"photo_{number:02d}.png", np.full((8, 8, 3), number, np.uint8), 0.0)
+    shown = [int(photo[0, 0, 0]) for photo in loop_sheet.photos_of(tmp_path)]
+    assert len(shown) == loop_sheet.COLUMNS == len(set(shown)) and shown[-5:] == list(range(FRONT, FRONT + 5))
