@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from benchmarks.demo_diffusion_bench import MODEL, faces, generate, plan
+from benchmarks.demo_diffusion_bench import MODEL, faces, generate, plan, word_plan, word_rows
 from demo.diffusion.words import vocabulary
 from mirror.faces.packs import find_pack
 from utils.defaults import DEMO_PACK
@@ -44,6 +44,15 @@ def test_faces_are_found_and_turned_as_asked(asked, found):
 def test_other_seeds_are_other_people(asked, found):
     front = [face.embedding for _, face in of(asked, found, "front")]
     assert np.median([float(a @ b) for a, b in combinations(front, 2)]) < 0.6
+
+
+def test_expressions_are_drawn_as_asked(tmp_path):
+    """57 of 70 by the bench; sad ones are the hardest."""
+    asked = [one for one in word_plan(4) if one.name.startswith("expression-")]
+    rows = word_rows(tmp_path / "drawn", asked, MODEL)
+    seen = {row.rsplit(" ", 1)[1]: float(told.split("%")[0]) for row, told in rows.items()}
+    assert len(seen) == 7 and np.mean(list(seen.values())) > 60
+    assert all(seen[name] > 0 for name in ("smile", "serious", "laughing", "surprised", "angry"))
 
 
 def test_it_is_small_free_and_described():
