@@ -3,8 +3,8 @@
     python -m demo.train_diffusion vae --minutes 15 --scratch training_scratch
     python -m demo.train_diffusion text --minutes 3 --scratch training_scratch
     python -m demo.train_diffusion unet --minutes 90 --scratch training_scratch
-    python -m demo.train_diffusion expression-words --minutes 4 --scratch training_scratch
-    python -m demo.train_diffusion expressions --minutes 45 --scratch training_scratch
+    python -m demo.train_diffusion expression-words --minutes 7 --scratch training_scratch
+    python -m demo.train_diffusion expressions --minutes 60 --scratch training_scratch
     python -m demo.train_diffusion decoder --minutes 15 --scratch training_scratch
     python -m demo.train_diffusion export --scratch training_scratch
     python -m demo.train_diffusion import --scratch other_scratch     # an exported model, to train it further

@@ -47,15 +47,8 @@ _PLACES = {
 }
 _PLACES["indoor"] += prompts.PROMPT_SETS["setting"]["indoor"] + prompts.PROMPT_SETS["setting"]["casual"]
 _PLACES["outdoor"] += prompts.PROMPT_SETS["setting"]["outdoor"]
-_EVERYDAY_WORDS = (
-    "out",
-    "with",
-    "down",
-    "inner",
-    "together",
-    "look",
-    "closed",
-)  # say nothing of a face in somebody's own prompt
+# Words of those phrases that say nothing of a face in somebody's own prompt.
+_EVERYDAY_WORDS = ("out", "with", "down", "inner", "together", "closed")
 # How much of the picture's height a head takes for each composition, in the order of prompts.COMPOSITIONS. Three sizes
 # and no others, as the hardest thing for a small model is where in the picture the parts of a face go.
 COMPOSED_FILLS = dict(zip(prompts.COMPOSITIONS, (0.75, 0.67, 0.84), strict=True))
