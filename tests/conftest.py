@@ -32,6 +32,7 @@ SHARED_FACES = ROOT.parent / "shared" / "faces"
 # The files that take longest, by seconds: they come first, so that no core waits for the last of them at the end.
 LONGEST = (
     "training/test_train_lora.py",
+    "training/test_train_steps.py",
     "demo/test_truth.py",
     "test_documents.py",
     "generation/test_generate.py",
@@ -168,3 +169,30 @@ def make_picture():
         return path
 
     return make
+
+
+@pytest.fixture
+def one_thread():
+    """The tests' own process computes as their subprocesses do: sums of another order have other last bits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def sdxl(tmp_path_factory) -> Path:
+    """A tiny SDXL of random weights."""
+    from tiny_models import tiny_sdxl
+
+    return tiny_sdxl(tmp_path_factory.mktemp("base") / "sdxl")
+
+
+@pytest.fixture(scope="session")
+def sd15_velocity(tmp_path_factory) -> Path:
+    """A tiny Stable Diffusion 1.5 of v-prediction and zero terminal SNR."""
+    from tiny_models import tiny_sd15
+
+    return tiny_sd15(tmp_path_factory.mktemp("base") / "sd15", prediction_type="v_prediction", zero_snr=True)
