@@ -49,6 +49,10 @@ def run(args: argparse.Namespace) -> int:
         file = earlier.file_of(args.scratch)
         if not file.exists():
             raise UserError(f"{file} is missing: train that part first.")
+    learns_text = args.part == "expression-words" or (args.part == "unet" and not args.keep_text_encoder)
+    if learns_text and expression_words.are_imported(args.scratch):
+        kept = "the part unet takes --keep-text-encoder" if args.part == "unet" else "go on with `expressions`"
+        raise UserError(f"The imported text encoder says expressions already, and would learn them twice: {kept}.")
     tokenizer = write_tokenizer(args.scratch / "tokenizer")
     if args.part == "export":
         export.export(tokenizer, args.scratch, args.output)

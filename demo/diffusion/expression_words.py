@@ -35,6 +35,11 @@ def file_of(scratch: Path) -> Path:
     return scratch / "expression_words.pt"
 
 
+def are_imported(scratch: Path) -> bool:
+    """Whether the text encoder came with an exported model, which has the directions (`export.take_up`)."""
+    return file_of(scratch).exists() and torch.load(file_of(scratch), weights_only=True)["seconds"] == float("inf")
+
+
 def train(seen: Pictures, tokenizer: CLIPTokenizer, scratch: Path, minutes: float, seed: int) -> None:
     """Until its minutes are over."""
     torch.manual_seed(seed)

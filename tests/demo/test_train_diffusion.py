@@ -282,6 +282,10 @@ def test_all_parts_train_go_on_and_become_a_folder_that_the_scripts_use(tokenize
     assert taken.keys() == trained.keys()
     names = next(name for name in taken if name.endswith("of_traits.weight"))
     assert taken[names].std() > 0 and (taken[names] - trained[names]).abs().max() < 0.01, "people keep their names"
+    for part, instead in (("unet", "--keep-text-encoder"), ("expression-words", "`expressions`")):
+        train(part, tmp_path / "other", "--minutes", 0.01, code=2)
+        said = capsys.readouterr().err
+        assert "would learn them twice" in said and instead in said
     train("unet", tmp_path / "other", "--minutes", 0.01, "--keep-text-encoder")
     train("export", tmp_path / "other", "--output", tmp_path / "further")
     for part, stays in (
