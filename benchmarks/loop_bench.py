@@ -96,12 +96,12 @@ def prepare(folder: Path, who: Identity, run: Run, facts: dict) -> Path:
     return config
 
 
-def run_loop(config: Path, environment: dict[str, str]) -> dict[str, Path]:
+def run_loop(config: Path) -> dict[str, Path]:
     """The LoRAs of a loop, by KEPT and LAST. Raises UserError where it ends in an error."""
     done = config.with_name("done")
     if not done.is_file():
         command = [sys.executable, "bootstrap_loop.py", "--config", str(config), "--yes"]
-        ended = subprocess.run(command, cwd=PROJECT, capture_output=True, encoding="utf-8", env=environment)
+        ended = subprocess.run(command, cwd=PROJECT, capture_output=True, encoding="utf-8")
         if ended.returncode:
             raise UserError(f"{config}: the loop ended with {ended.returncode}: {ended.stderr.strip()[-400:]}")
         done.touch()
@@ -205,12 +205,13 @@ def run(args: argparse.Namespace) -> int:
     weights = DIFFUSION / "unet" / "diffusion_pytorch_model.safetensors"
     facts = {"model": sha256_of(weights), "iterations": args.iterations, "each": args.each}
     facts |= {"training": f"--steps {TRAINING_STEPS} {LEARNING}", "goals": GOALS}
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, available_cores() // args.jobs))}
+    # for samples, too: where threads outnumber the cores, PyTorch's wait for each other and take several times as long
+    os.environ["OMP_NUM_THREADS"] = str(max(1, available_cores() // args.jobs))
 
     def result(which: tuple[int, int, str]) -> dict[str, list[np.ndarray]]:
         index, seed, arm = which
         folder = args.folder / f"person{index}_seed{seed}_{arm}"
-        loras = run_loop(prepare(folder, people[index], Run(index, seed, arm), facts), environment)
+        loras = run_loop(prepare(folder, people[index], Run(index, seed, arm), facts))
         pictures = {KEPT: samples_of(folder / "bench_samples", loras[KEPT], images)}
         same = sha256_of(loras[LAST]) == sha256_of(loras[KEPT])
         pictures[LAST] = pictures[KEPT] if same else samples_of(folder / "bench_samples_last", loras[LAST], images)
