@@ -41,9 +41,9 @@ REAL_PHOTOS_APPROVAL = 0.10  # a gap below it over two iterations needs real pho
 BEYOND_NOISE = 1.75
 # Standard deviation of what all samples of a LoRA have in common and another training on the same images would not
 # repeat, as a share of the scale: similarity by the real photos' level, pose diversity, share of faces. Pairs of
-# samples do not show it. Of identity 0.013 was measured (benchmarks/loop_bench.py: 45 pairs of LoRAs that learned
-# from the same photos with other seeds, 15 controls of five rendered people, the demo's diffusion model), rounded up;
-# for the other two, and for large base models, it is an assumption.
+# samples do not show it. Of identity 0.013 and 0.016 were measured (benchmarks/loop_bench.py: each time 45 pairs of
+# LoRAs that learned from the same photos with other seeds, 15 controls of five rendered people, two versions of the
+# demo's diffusion model), together 0.0145; for the other two, and for large base models, it is an assumption.
 TRAINING_NOISE = 0.015
 # Where noise could hide a gain above the threshold, the loop ends only if the score lies below it against each of so
 # many iterations before (at least two): over three of them a gain worth another one outgrows the noise. Our choice.
