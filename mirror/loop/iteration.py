@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from mirror.loop.results import (
     validated,
 )
 from mirror.loop.state import Loop
-from mirror.loop.steps import Child, content_of, copy_atomic, digest, run_child
+from mirror.loop.steps import Child, CrashError, content_of, copy_atomic, digest, run_child
 from mirror.loop.stopping import coverage
 from mirror.loop.talk import counted, note, tell
 from utils.console import UserError
@@ -76,9 +77,18 @@ class Step:
         raise NotImplementedError
 
     def run(self) -> None:
-        """Do the step unless it is done, and say so."""
-        self.loop.ledger.step(self, lambda: forget(self.loop, self.iteration, self.name))
+        """Do the step unless it is done, and say so. After a crash it is taken up once more, as by the same command."""
+        try:
+            self._do()
+        except CrashError as crash:
+            log = self.child.log
+            note(f"{crash.lines[0].partition('. ')[0]}: a library crashed. It is tried once more; what it said: {log}")
+            self.child = replace(self.child, log=log.with_stem(f"{log.stem}_again"))
+            self._do()
         tell(f"  {self.line()}")
+
+    def _do(self) -> None:
+        self.loop.ledger.step(self, lambda: forget(self.loop, self.iteration, self.name))
 
     def key(self) -> str:
         """Hash of all that decides the result."""

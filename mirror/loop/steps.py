@@ -37,6 +37,11 @@ _LAST_WORDS_SECONDS = 2  # for what still lies in the pipe when the child has en
 _END_SECONDS = 60  # how long a child may take to end after Ctrl-C: a training saves its state first
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
+# How a process ends that native code brings down. Windows: access violation, illegal instruction, heap corruption, and
+# abort(); learn.microsoft.com/openspecs/windows_protocols/ms-erref, "NTSTATUS Values".
+CRASHES = {-number for number in (signal.SIGSEGV, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)}
+CRASHES |= {-signal.SIGBUS} if hasattr(signal, "SIGBUS") else {0xC0000005, 0xC000001D, 0xC0000374, 0xC0000409}
+
 
 class StepError(UserError):
     """A child ended badly, or left something else than it should. `exit_code` is what the loop ends with."""
@@ -44,6 +49,10 @@ class StepError(UserError):
     def __init__(self, *lines: str, exit_code: int = EXIT_USER):
         super().__init__(*lines)
         self.exit_code = exit_code
+
+
+class CrashError(StepError):
+    """One of our scripts was ended by its libraries' native code, which is nobody's setting and may well not recur."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ def run_child(child: Child, inherited: Iterable[int] = ()) -> None:
 
     It has a session of its own: there is no `/dev/tty` on which it could wait for an answer, and what it started is
     found by its group and ended with it. `inherited` are file descriptors that it keeps open, locks among them. Raises
-    StepError with its last lines.
+    StepError with its last lines; CrashError where a script of ours crashed.
     """
     child.log.parent.mkdir(parents=True, exist_ok=True)
     end_children_with_us()  # Windows
@@ -80,7 +89,8 @@ def run_child(child: Child, inherited: Iterable[int] = ()) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+            # PYTHONFAULTHANDLER: after a crash of native code its log ends with where every thread was
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "PYTHONFAULTHANDLER": "1"},
             **(posix if os.name == "posix" else {}),
         )
     except OSError as error:
@@ -97,7 +107,8 @@ def run_child(child: Child, inherited: Iterable[int] = ()) -> None:
         listener.finish()
     if code := process.returncode:
         exit_code = EXIT_OUR_FAULT if child.ours and code == 1 else EXIT_USER
-        raise StepError(*_why(child, code, listener.tail), exit_code=exit_code)
+        kind = CrashError if child.ours and code in CRASHES else StepError
+        raise kind(*_why(child, code, listener.tail), exit_code=exit_code)
 
 
 class Listener:

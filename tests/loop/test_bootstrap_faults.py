@@ -231,6 +231,35 @@ def test_every_child_made_to_fail(fresh):
     assert_equal(base, state)
 
 
+@pytest.mark.parametrize("crashes", [1, 2])
+def test_our_script_that_crashes_is_tried_once_more(tmp_path, crashes):
+    """Its interpreter is ended as a crash of native code ends it, so many times; then the script runs, and finds that
+    the photos of the fakes show nobody."""
+    config = make_loop(tmp_path)
+    given = json.loads(config.read_text())
+    given["metrics"].pop("command")
+    given["pack"] = "demo"
+    config.write_text(json.dumps(given))
+    tries = tmp_path / "tries"
+    tries.mkdir()
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import os, sys\ntries = {str(tries)!r}\n"
+        f"if 'mirror_metrics.py' in ' '.join(sys.orig_argv) and len(os.listdir(tries)) < {crashes}:\n"
+        "    open(os.path.join(tries, str(os.getpid())), 'w').close()\n    os.abort()\n"
+    )
+    done = run_loop(config, **QUICK, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2 and len(list(tries.iterdir())) == crashes
+    logs = tmp_path / "out" / "logs"
+    note = "Note: Measuring was ended by signal 6: a library crashed. It is tried once more; what it said: "
+    assert done.stderr.count(note) == 1 and f"{note}{logs / 'iter0_measure.log'}" in done.stderr
+    assert "Fatal Python error: Aborted" in (logs / "iter0_measure.log").read_text()
+    error = done.stderr[done.stderr.rindex("Error: Measuring was ended") :] if crashes == 2 else done.stderr
+    again = (logs / "iter0_measure_again.log").read_text()
+    assert str(logs / "iter0_measure_again.log") in error
+    assert ("Fatal Python error: Aborted" in again) == (crashes == 2)
+    assert ("no face found" in again) == (crashes == 1), again
+
+
 @pytest.mark.parametrize("at", [1, 4, 9, 21])
 def test_disk_full(short, at):
     base, config, state = short
