@@ -2,8 +2,10 @@
 
     python -m demo.train_face detector --minutes 15
     python -m demo.train_face recogniser --minutes 15 --scratch training_scratch
+    python -m demo.train_face ageing --minutes 9 --people 800
 
-reads   nothing: the pictures are rendered first, or taken from --scratch, where all four find the same ones
+reads   nothing: the pictures are rendered first, or taken from --scratch, where all four find the same ones; `ageing`
+        goes on from OUTPUT/age_demo.onnx, with pictures of its own
 writes  OUTPUT/det_demo.onnx, rec_demo.onnx, lmk_demo.onnx or age_demo.onnx; until then, every three minutes, what
         --resume needs to go on, as OUTPUT/det_demo.unfinished and so on
 
@@ -22,7 +24,7 @@ from utils import options
 from utils.console import EXIT_OK, UserError, run_script
 from utils.defaults import MODELS_FOLDER
 
-NETWORKS = ("detector", "recogniser", "landmarks", "age")
+NETWORKS = ("detector", "recogniser", "landmarks", "age", "ageing")
 OUTPUT = MODELS_FOLDER / "demo" / "face"
 
 
@@ -30,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default."""
     parser = options.script_parser("python -m demo.train_face", __doc__)
     add = parser.add_argument
-    add("network", choices=NETWORKS, help="which network")
+    add("network", choices=NETWORKS, help="which network; ageing: what ten years do, once age has learned")
     add("--output", type=Path, default=OUTPUT, help="folder of the pack")
     add("--minutes", type=float, default=12.0, help="how long to train, rendering not counted")
     add("--steps", type=int, help="how many batches instead; then the same seed gives the same network")

@@ -12,11 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from demo.facepack import networks
-from demo.facepack.export import column, restore
-from demo.facepack.gallery import LOOKS, PIXELS, Gallery, portraits
+from demo.facepack.export import column, packed, restore
+from demo.facepack.gallery import LOOKS, Gallery, portraits
 from demo.facepack.pictures import box_transform, mirrored_box, shaken, spoiled
 from demo.facepack.training import RunSettings, begin, fit, goes_on_from_file, images_to_device, to_device, write_model
 from demo.training_data import TRAINING_SEED
@@ -47,8 +48,13 @@ def train(plan: RunSettings, folder: Path) -> list[float]:
         return ages_loss(network[-1](features), wanted)
 
     losses = fit(network, loss_of_batch, plan, 2e-3, folder / FILE)
-    write_model(column(network, SIDE, GENDERS, 1), folder / FILE)
+    write(network, folder)
     return losses
+
+
+def write(network: nn.Module, folder: Path) -> None:
+    """The file of the pack."""
+    write_model(packed(column(network, SIDE, GENDERS, 1)), folder / FILE)
 
 
 def two_looks(ages: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -64,18 +70,18 @@ def two_looks(ages: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.concatenate([chosen + first, chosen + second])
 
 
-def ages_loss(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """On the ages (2 N, 1), and on the years between two looks: a set that looks older than its references is told
-    by these, and a face that is hard to tell must not hide them."""
-    between = (each[: len(each) // 2] - each[len(each) // 2 :] for each in (found, wanted))
+def ages_loss(found: torch.Tensor, wanted: torch.Tensor, each: int = 1, between_weight: float = 1.0) -> torch.Tensor:
+    """On the ages (2 N, 1), and on the years between two looks, means of `each` images: a set that looks older than
+    its references is told by these, and a face that is hard to tell must not hide them."""
+    between = (first - second for first, second in (ages.reshape(2, -1, each).mean(dim=2) for ages in (found, wanted)))
     on_ages = functional.smooth_l1_loss(found, wanted, beta=0.03)
-    return 10 * (on_ages + functional.smooth_l1_loss(*between, beta=0.03))
+    return 10 * (on_ages + between_weight * functional.smooth_l1_loss(*between, beta=0.03))
 
 
 def crop(gallery: Gallery, row: int, random: np.random.Generator) -> np.ndarray:
     """(96, 96, 3) of a picture of the gallery, mirrored half of the time."""
     image, box = gallery.images[row], gallery.boxes[row]
     if random.random() < 0.5:
-        image, box = np.ascontiguousarray(image[:, ::-1]), mirrored_box(box, PIXELS)
+        image, box = np.ascontiguousarray(image[:, ::-1]), mirrored_box(box, image.shape[1])
     image = cv2.warpAffine(image, box_transform(shaken(box, random), SIDE), (SIDE, SIDE))
     return spoiled(image, random) if random.random() < _SPOILED else image

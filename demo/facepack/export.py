@@ -20,6 +20,7 @@ from demo.facepack.networks import SHOWN_SHARE, SHRUNK_BY, Recogniser, Residual,
 from utils.console import UserError
 
 NOTE = "MirrorMetrics demo pack, MIT licence. Trained on rendered heads only: not for photos of people."
+_LEVELS, _IN_8_BITS = 127, "_int8"  # largest weight of a row, end of the name of weights in 8 bits
 _OPSET, _IR = 17, 8  # as benchmarks/standin_pack.py: read by every onnxruntime of the last years
 
 
@@ -139,15 +140,49 @@ def column(network: nn.Module, side: int, zeros: int, width: int) -> bytes:
     return graph.model(["batch", 3, side, side], {value: ["batch", zeros + width]}, NOTE)
 
 
+def packed(data: bytes) -> bytes:
+    """The file with the weights of its layers in 8 bits, a scale for each row; it computes nearly the same.
+
+    onnxruntime multiplies them out when it loads the file, as with any constant. Biases stay as they are.
+    """
+    model = onnx.load_from_string(data)
+    weights, unpacking = [], []
+    for each in model.graph.initializer:
+        values = numpy_helper.to_array(each)
+        if not (each.name.startswith("w") and values.ndim > 1 and values.dtype == np.float32):
+            weights.append(each)
+            continue
+        largest = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True)
+        scale = np.maximum(largest, np.finfo(np.float32).tiny) / np.float32(_LEVELS)
+        levels, scales, whole = each.name + _IN_8_BITS, f"s{each.name}", f"v{each.name}"
+        weights.append(numpy_helper.from_array(np.round(values / scale).astype(np.int8), levels))
+        weights.append(numpy_helper.from_array(scale, scales))
+        unpacking.append(helper.make_node("Cast", [levels], [whole], to=TensorProto.FLOAT))
+        unpacking.append(helper.make_node("Mul", [whole, scales], [each.name]))
+    nodes = [*unpacking, *model.graph.node]
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.initializer.extend(weights)
+    model.graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def _learned(model: onnx.ModelProto) -> Iterator[np.ndarray]:
+    """Weights and biases of a file that `Graph` wrote, in the order of the layers; those in 8 bits multiplied out."""
+    arrays = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    for name, values in arrays.items():
+        if name.startswith("w"):
+            scales = arrays.get(f"s{name.removesuffix(_IN_8_BITS)}")
+            yield values if scales is None else values * scales
+
+
 def restore(network: nn.Module, path: Path) -> None:
     """Puts the weights of a file that `Graph` wrote back into `network`; its batch norms are left with a shift alone.
 
     Raises UserError where the file is missing or is another network's.
     """
     try:
-        learned = [each for each in onnx.load(path).graph.initializer if each.name.startswith("w")]
-        arrays = [numpy_helper.to_array(weights) for weights in learned]
-        _fill(network, iter(arrays))
+        _fill(network, _learned(onnx.load(path)))
     except (OSError, DecodeError, RuntimeError, StopIteration) as error:
         raise UserError(f"{path} cannot be trained further ({error}). Train it anew, without --resume.") from error
 

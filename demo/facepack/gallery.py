@@ -1,13 +1,14 @@
 """Rendered heads to learn from, with their truth in arrays: rendered once, kept in a scratch folder.
 
-`portraits` shows each person in a few looks (age and expression) at many angles. `oddities` is what a detector meets
-besides: close-ups, covered faces, small figures, heads turned away, rooms without anybody.
+`portraits` shows each person in a few looks (age and expression) at many angles. `ageing` shows each in everyday photos
+of two ages, some years apart. `oddities` is what a detector meets besides: close-ups, covered faces, small figures,
+heads turned away, rooms without anybody.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +29,9 @@ YAW_LIMIT_DEG = 85.0
 AGE_LIMITS = (18.0, 75.0)
 LOOKS = 2  # a person's ages and expressions; each costs the renderer a new face
 SAMPLES = 1.0  # nobody looks at these pictures: smooth edges would take as long again
+AGEING_PIXELS = 320  # side of `ageing`'s pictures; wrinkles are fine, so these are as smooth as a user's
+AGEING_YAW_DEG = 55.0  # further turned heads show little of the skin that tells age
+AGEING_FIRST, AGEING_YEARS = (18.0, 65.0), (7.0, 14.0)  # first looks, and how much older the second ones are
 
 # What a detector should say of a picture. OVERFLOW: found only with room around the picture (see detector.py).
 FACE, NO_FACE, OVERFLOW = 0, 1, 2
@@ -56,6 +60,14 @@ def portraits(seed: int, people: int, each: int, scratch: Path, workers: int | N
     scenes = portrait_scenes(crowd(seed, people), each, generator(seed, "portraits"))
     base = scratch / f"portraits-{seed}-{people}-{each}-{PIXELS}"
     return _kept(base, scenes, np.full(len(scenes), FACE), np.arange(people).repeat(each), workers)
+
+
+def ageing(seed: int, people: int, each: int, scratch: Path, workers: int | None = None) -> Gallery:
+    """`each` everyday pictures of everyone, in two looks: the second is 7 to 14 years older. Most people are young."""
+    scenes = ageing_scenes(draw_people(seed, people), each, generator(seed, "ageing"))
+    base = scratch / f"ageing-{seed}-{people}-{each}-{AGEING_PIXELS}"
+    person = np.arange(people).repeat(each)
+    return _kept(base, scenes, np.full(len(scenes), FACE), person, workers, AGEING_PIXELS, None)
 
 
 def oddities(seed: int, count: int, scratch: Path, workers: int | None = None) -> Gallery:
@@ -88,6 +100,18 @@ def portrait_scenes(people: Sequence[Identity], each: int, random: np.random.Gen
         for k, yaw in enumerate(spread_yaws(each, YAW_LIMIT_DEG, random)):
             look = looks[k * LOOKS // each]
             scenes.append(draw_scene(who, random, yaw_deg=float(yaw), **look, **_circumstances(random)))
+    return scenes
+
+
+def ageing_scenes(people: Sequence[Identity], each: int, random: np.random.Generator) -> list[Scene]:
+    """Scenes as `draw_scene` draws them. Logarithms of first ages are even: ten years show less in the young."""
+    scenes = []
+    for who in people:
+        first = float(np.exp(random.uniform(*np.log(AGEING_FIRST))))
+        looks = (first, min(first + float(random.uniform(*AGEING_YEARS)), AGE_LIMITS[1]))
+        for k in range(each):
+            yaw = float(random.uniform(-AGEING_YAW_DEG, AGEING_YAW_DEG))
+            scenes.append(draw_scene(who, random, yaw_deg=yaw, age_years=looks[k * LOOKS // each]))
     return scenes
 
 
@@ -178,12 +202,21 @@ def hidden(who: Identity, random: np.random.Generator) -> tuple[Scene, int]:
     return replace(scene, motion_px=float(random.uniform(15, 30)), **veiled), NO_FACE
 
 
-def _kept(base: Path, scenes: Sequence[Scene], kinds: np.ndarray, person: np.ndarray, workers: int | None) -> Gallery:
+def _kept(
+    base: Path,
+    scenes: Sequence[Scene],
+    kinds: np.ndarray,
+    person: np.ndarray,
+    workers: int | None,
+    pixels: int = PIXELS,
+    samples: float | None = SAMPLES,
+) -> Gallery:
     """The gallery of `scenes`: from the scratch folder, or rendered and kept there. The truth is written last."""
     images_file, truth_file = base.with_suffix(".npy"), base.with_suffix(".npz")
     if not truth_file.exists():
         base.parent.mkdir(parents=True, exist_ok=True)
-        _render_into(images_file, truth_file, scenes, kinds, workers)
+        rendered = render_all(scenes, pixels, workers, samples)
+        _keep(images_file, truth_file, rendered, kinds, pixels)
     with np.load(truth_file) as truth:
         facts = {name: truth[name] for name in truth.files}
     part_hidden = np.array([scene.cover != "none" or scene.glasses == "dark" for scene in scenes])
@@ -191,14 +224,12 @@ def _kept(base: Path, scenes: Sequence[Scene], kinds: np.ndarray, person: np.nda
     return Gallery(images=images, person=person, kind=kinds, covered=part_hidden, **facts)
 
 
-def _render_into(
-    images_file: Path, truth_file: Path, scenes: Sequence[Scene], kinds: np.ndarray, workers: int | None
-) -> None:
-    images = np.lib.format.open_memmap(images_file, "w+", np.uint8, (len(scenes), PIXELS, PIXELS, 3))
+def _keep(images_file: Path, truth_file: Path, rendered: Iterator[Picture], kinds: np.ndarray, pixels: int) -> None:
+    images = np.lib.format.open_memmap(images_file, "w+", np.uint8, (len(kinds), pixels, pixels, 3))
     truths = []
     with GroupProgress() as progress:
-        task = progress.add(images_file.stem, len(scenes))
-        for i, picture in enumerate(render_all(scenes, PIXELS, workers, SAMPLES)):
+        task = progress.add(images_file.stem, len(kinds))
+        for i, picture in enumerate(rendered):
             images[i] = picture.image
             truths.append(_facts(picture, kinds[i]))
             progress.step(task)

@@ -1,4 +1,4 @@
-"""What the four trainings share: how long they run, the loop itself, and the file at the end."""
+"""What the trainings share: how long they run, the loop itself, and the file at the end."""
 
 from __future__ import annotations
 
@@ -50,15 +50,23 @@ def begin(plan: RunSettings) -> np.random.Generator:
 
 
 def fit(
-    network: nn.Module, loss_of_batch: Callable[[], Tensor], plan: RunSettings, rate: float, path: Path
+    network: nn.Module,
+    loss_of_batch: Callable[[], Tensor],
+    plan: RunSettings,
+    rate: float,
+    path: Path,
+    settled: bool = False,
 ) -> list[float]:
     """Losses of all steps. `path` is the file that the network will become; what is needed to go on is kept beside it.
 
-    The learning rate rises for a moment, then falls along a cosine to nothing (Loshchilov and Hutter 2017).
+    The learning rate rises for a moment, then falls along a cosine to nothing (Loshchilov and Hutter 2017). A network
+    that is `settled` came from a file, and its batch norms stay as they are.
     """
     network.to(device(), memory_format=torch.channels_last).train()
-    if goes_on_from_file(plan, path):
+    if not settled and goes_on_from_file(plan, path):
         rate /= 2
+        settled = True
+    if settled:
         for norm in (layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)):
             norm.eval()  # the file holds convolutions that their batch norms are folded into
     optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.02, fused=True)

@@ -253,6 +253,94 @@ def test_ages_are_learned_from_two_looks_of_one_person():
     assert (first // 5 < 2).mean() == pytest.approx(0.75, abs=0.07)  # three times as often at a third of the age
 
 
+def test_ageing_goes_on_from_what_age_learned(trained):
+    from utils.console import UserError
+
+    with pytest.raises(UserError, match=r"age_demo\.onnx is missing: python -m demo\.train_face age makes it first"):
+        trained("ageing", 1, "ageing")
+    pictures = {"input": np.random.default_rng(1).normal(0, 0.5, (8, 3, 96, 96)).astype(np.float32)}
+    path = trained("age", 16, "ageing")[1] / "age_demo.onnx"
+    before, ages = path.read_bytes(), loaded(path).run(None, pictures)[0][:, 2]
+    trained("ageing", 1, "ageing")
+    assert path.read_bytes() != before
+    assert loaded(path).run(None, pictures)[0][:, 2] == pytest.approx(ages, abs=0.02)  # one small step from there
+    losses, folder = trained("ageing", 16, "ageing")
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    assert [each.name for each in folder.iterdir()] == ["age_demo.onnx"]
+
+
+def test_killed_ageing_goes_on_where_it_was(trained, monkeypatch):
+    from demo.facepack import training
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    for output in ("ageing_killed", "ageing_whole"):
+        trained("age", 2, output)
+    whole, _ = trained("ageing", 4, "ageing_whole")
+    monkeypatch.setattr(training, "_KEEP_S", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("demo.facepack.ageing.write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained("ageing", 4, "ageing_killed")
+    losses, folder = trained("ageing", 6, "ageing_killed", "--resume")
+    assert len(losses) == 6 and losses[:4] == whole
+    assert [each.name for each in folder.iterdir()] == ["age_demo.onnx"]
+
+
+def test_ageing_shows_everyone_in_two_looks_some_years_apart():
+    pytest.importorskip("torch", reason="training needs PyTorch: requirements/bootstrap.txt")
+    from demo.facepack.ageing import both_looks
+    from demo.facepack.gallery import ageing_scenes
+
+    scenes = ageing_scenes(draw_people(UNSEEN_SEED, 40), 4, np.random.default_rng(1))
+    ages = np.array([scene.age_years for scene in scenes]).reshape(40, 2, 2)
+    assert (ages[:, :, 0] == ages[:, :, 1]).all()
+    first, second = ages[..., 0].T
+    assert (second - first >= 7).all() and (second - first <= 14).all()
+    assert first.min() >= 18 and second.max() <= 75
+    assert np.median(first) < 40 and first.max() > 50  # mostly young, but not only
+    assert len({scene.who for scene in scenes}) == 40
+
+    first, second = both_looks(40, 4, np.random.default_rng(1)).reshape(2, -1, 2)
+    assert (first // 4 == second // 4).all() and (first[:, 0] // 4 == first[:, 1] // 4).all()
+    assert len(set(first[:, 0] // 4)) == len(first)
+    assert set((first % 4).flat) == {0, 1} and set((second % 4).flat) == {2, 3}
+
+
+def test_file_in_8_bits_computes_nearly_the_same(tmp_path):
+    torch = pytest.importorskip("torch", reason="training needs PyTorch: requirements/bootstrap.txt")
+    import onnx
+    import onnxruntime
+
+    from demo.facepack import export, networks
+
+    torch.manual_seed(1)
+    network = networks.age()
+    pictures = torch.randn(4, 3, 96, 96)
+    network.train()(pictures)
+    plain = export.column(network.eval(), 96, 2, 1)
+    small = export.packed(plain)
+    assert len(small) < 0.3 * len(plain)
+    answers = [onnx_answer(data, pictures.numpy())[:, 2] for data in (plain, small)]
+    assert answers[1] == pytest.approx(answers[0], abs=0.001)  # a tenth of a year
+    assert (answers[0] != answers[1]).any()
+    assert export.packed(small) == small
+
+    (tmp_path / "small.onnx").write_bytes(small)
+    again = networks.age()
+    export.restore(again, tmp_path / "small.onnx")
+    with torch.no_grad():
+        assert again.eval()(pictures).numpy()[:, 0] == pytest.approx(answers[1], abs=1e-4)
+    assert export.packed(export.column(again, 96, 2, 1)) == small, "a file that is read and written stays the same"
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    onnxruntime.InferenceSession(small, options, providers=["CPUExecutionProvider"])
+    kinds = {node.op_type for node in onnx.load(tmp_path / "loaded.onnx").graph.node}
+    assert "Conv" in kinds and not {"Cast", "Mul"} & kinds, "multiplied out once, when the file is loaded"
+
+
 @pytest.mark.parametrize(("option", "value"), [("--steps", "0"), ("--people", "2"), ("--minutes", "-1")])
 def test_values_that_train_nothing_are_refused(capsys, option, value):
     from demo import train_face
@@ -318,6 +406,13 @@ def test_pack_tells_people_apart(app):
     np.fill_diagonal(cosines, -1)
     nearest = cosines.argmax(axis=1)
     assert (nearest // 2 == np.arange(10) // 2).sum() >= 7
+
+
+def onnx_answer(data: bytes, pictures: np.ndarray) -> np.ndarray:
+    import onnxruntime
+
+    (answer,) = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, {"input": pictures})
+    return answer
 
 
 def loaded(path: Path):
