@@ -2,12 +2,12 @@
 
     python -m demo.train_face detector --minutes 15
     python -m demo.train_face recogniser --minutes 15 --scratch training_scratch
-    python -m demo.train_face ageing --minutes 9 --people 800
+    python -m demo.train_face ageing --minutes 23
 
 reads   nothing: the pictures are rendered first, or taken from --scratch, where all four find the same ones; `ageing`
         goes on from OUTPUT/age_demo.onnx, with pictures of its own
 writes  OUTPUT/det_demo.onnx, rec_demo.onnx, lmk_demo.onnx or age_demo.onnx; until then, every three minutes, what
-        --resume needs to go on, as OUTPUT/det_demo.unfinished and so on
+        --resume needs to go on, as OUTPUT/det_demo.unfinished, ageing.unfinished and so on
 
 python -m benchmarks.demo_models_bench measures the pack afterwards.
 """
@@ -25,6 +25,7 @@ from utils.console import EXIT_OK, UserError, run_script
 from utils.defaults import MODELS_FOLDER
 
 NETWORKS = ("detector", "recogniser", "landmarks", "age", "ageing")
+PEOPLE, AGEING_PEOPLE = 2000, 800
 OUTPUT = MODELS_FOLDER / "demo" / "face"
 
 
@@ -37,10 +38,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--minutes", type=float, default=12.0, help="how long to train, rendering not counted")
     add("--steps", type=int, help="how many batches instead; then the same seed gives the same network")
     add("--seed", type=int, default=1, help="first weights, and what the batches are made of")
-    add("--people", type=int, default=2000, help="how many people to draw")
+    add("--people", type=int, help=f"how many people to draw (default {PEOPLE}; ageing: {AGEING_PEOPLE})")
     add("--each", type=int, default=8, help="pictures of each person")
     add("--oddities", type=int, default=2400, help="pictures without a face, close-ups and the like")
-    add("--scratch", type=Path, help="keep the rendered pictures here (3.5 GB); without it they go at the end")
+    add("--scratch", type=Path, help="keep the rendered pictures here (3.5 GB; ageing: 2 GB); without, they go")
     add("--resume", action="store_true", help="go on where a training was killed, else from the file in OUTPUT")
     add("--workers", type=int, help="processes that render; without it one a core")
     options.add_debug_and_version(parser)
@@ -66,8 +67,9 @@ def train(args: argparse.Namespace, scratch: Path) -> list[float]:
     """Losses of the training."""
     from demo.facepack.training import RunSettings
 
-    names = ("minutes", "steps", "seed", "people", "each", "oddities", "workers", "resume")
-    plan = RunSettings(scratch=scratch, **{name: getattr(args, name) for name in names})
+    names = ("minutes", "steps", "seed", "each", "oddities", "workers", "resume")
+    people = args.people or (AGEING_PEOPLE if args.network == "ageing" else PEOPLE)
+    plan = RunSettings(scratch=scratch, people=people, **{name: getattr(args, name) for name in names})
     return importlib.import_module(f"demo.facepack.{args.network}").train(plan, args.output)
 
 

@@ -1,6 +1,6 @@
 """Teaches age_demo.onnx what ten years do to a face: everyday pictures of people, all in two looks some years apart.
 
-    python -m demo.train_face ageing --minutes 9 --people 800
+    python -m demo.train_face ageing --minutes 23
 
 It goes on from the file that `age` wrote. There people look however they may; here they look as in a user's photos, so
 that hardly anything but the years tells the two looks of a person apart.
@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from demo.facepack import networks
-from demo.facepack.age import FILE, SIDE, STD, ages_loss, write
+from demo.facepack.age import AGEING, FILE, SIDE, STD, ages_loss, write
 from demo.facepack.export import restore
-from demo.facepack.gallery import LOOKS, Gallery, ageing
+from demo.facepack.gallery import Gallery, ageing, first_looks
 from demo.facepack.pictures import box_transform, mirrored_box
-from demo.facepack.training import RunSettings, begin, fit, images_to_device, to_device, unfinished
+from demo.facepack.training import RunSettings, begin, fit, images_to_device, to_device
 from demo.training_data import TRAINING_SEED
 from utils.console import UserError
 
@@ -46,18 +46,16 @@ def train(plan: RunSettings, folder: Path) -> list[float]:
             features = network[:-1](images).float()
         return ages_loss(network[-1](features), wanted, _EACH, _BETWEEN_WEIGHT)
 
-    begun = folder / "ageing.onnx"  # never written: what a killed training of `age` left is not taken up here
-    losses = fit(network, loss_of_batch, plan, _RATE, begun, settled=True)
+    losses = fit(network, loss_of_batch, plan, _RATE, folder / AGEING, settled=True)
     write(network, folder)
-    unfinished(begun).unlink(missing_ok=True)
     return losses
 
 
 def both_looks(people: int, each: int, random: np.random.Generator) -> np.ndarray:
     """Rows of the gallery: `_EACH` images of everyone's first look, one person after the other, then of the second."""
     chosen = each * random.choice(people, min(_PEOPLE, people), replace=False).repeat(_EACH)
-    first = random.integers(each // LOOKS, size=len(chosen))
-    second = random.integers(each // LOOKS, each, size=len(chosen))
+    first = random.integers(first_looks(each), size=len(chosen))
+    second = random.integers(first_looks(each), each, size=len(chosen))
     return np.concatenate([chosen + first, chosen + second])
 
 
@@ -69,4 +67,4 @@ def crop(gallery: Gallery, row: int, random: np.random.Generator) -> np.ndarray:
     to_crop = box_transform(box, SIDE)
     to_crop[:, 2] += random.uniform(-_SHIFT_PX, _SHIFT_PX, 2)
     image = cv2.warpAffine(image, to_crop, (SIDE, SIDE))
-    return cv2.convertScaleAbs(image, alpha=random.uniform(0.9, 1.1), beta=random.uniform(-6, 6))
+    return cv2.addWeighted(image, random.uniform(0.9, 1.1), image, 0, random.uniform(-6, 6))

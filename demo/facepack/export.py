@@ -153,7 +153,7 @@ def packed(data: bytes) -> bytes:
             weights.append(each)
             continue
         largest = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True)
-        scale = np.maximum(largest, np.finfo(np.float32).tiny) / np.float32(_LEVELS)
+        scale = np.maximum(largest / np.float32(_LEVELS), np.finfo(np.float32).tiny)
         levels, scales, whole = each.name + _IN_8_BITS, f"s{each.name}", f"v{each.name}"
         weights.append(numpy_helper.from_array(np.round(values / scale).astype(np.int8), levels))
         weights.append(numpy_helper.from_array(scale, scales))
@@ -183,8 +183,9 @@ def restore(network: nn.Module, path: Path) -> None:
     """
     try:
         _fill(network, _learned(onnx.load(path)))
-    except (OSError, DecodeError, RuntimeError, StopIteration) as error:
-        raise UserError(f"{path} cannot be trained further ({error}). Train it anew, without --resume.") from error
+    except (OSError, DecodeError, RuntimeError, ValueError, StopIteration) as error:
+        advice = "Make it anew with python -m demo.train_face, without --resume."
+        raise UserError(f"{path} cannot be trained further ({error}). {advice}") from error
 
 
 @torch.no_grad()

@@ -27,9 +27,8 @@ from utils.progress import GroupProgress
 PIXELS = 256  # side of the pictures: a recogniser's crop of 112 pixels is about life-size in it
 YAW_LIMIT_DEG = 85.0
 AGE_LIMITS = (18.0, 75.0)
-LOOKS = 2  # a person's ages and expressions; each costs the renderer a new face
 SAMPLES = 1.0  # nobody looks at these pictures: smooth edges would take as long again
-AGEING_PIXELS = 320  # side of `ageing`'s pictures; wrinkles are fine, so these are as smooth as a user's
+AGEING_PIXELS = 320  # side of `ageing`'s pictures; wrinkles are thin lines, so these are as smooth as a user's
 AGEING_YAW_DEG = 55.0  # further turned heads show little of the skin that tells age
 AGEING_FIRST, AGEING_YEARS = (18.0, 65.0), (7.0, 14.0)  # first looks, and how much older the second ones are
 
@@ -98,9 +97,14 @@ def portrait_scenes(people: Sequence[Identity], each: int, random: np.random.Gen
     for who in people:
         looks = _looks(random)
         for k, yaw in enumerate(spread_yaws(each, YAW_LIMIT_DEG, random)):
-            look = looks[k * LOOKS // each]
+            look = looks[k >= first_looks(each)]
             scenes.append(draw_scene(who, random, yaw_deg=float(yaw), **look, **_circumstances(random)))
     return scenes
+
+
+def first_looks(each: int) -> int:
+    """How many of a person's `each` pictures show the first look; the others show the second."""
+    return each - each // 2
 
 
 def ageing_scenes(people: Sequence[Identity], each: int, random: np.random.Generator) -> list[Scene]:
@@ -111,7 +115,7 @@ def ageing_scenes(people: Sequence[Identity], each: int, random: np.random.Gener
         looks = (first, min(first + float(random.uniform(*AGEING_YEARS)), AGE_LIMITS[1]))
         for k in range(each):
             yaw = float(random.uniform(-AGEING_YAW_DEG, AGEING_YAW_DEG))
-            scenes.append(draw_scene(who, random, yaw_deg=yaw, age_years=looks[k * LOOKS // each]))
+            scenes.append(draw_scene(who, random, yaw_deg=yaw, age_years=looks[k >= first_looks(each)]))
     return scenes
 
 

@@ -57,10 +57,10 @@ def fit(
     path: Path,
     settled: bool = False,
 ) -> list[float]:
-    """Losses of all steps. `path` is the file that the network will become; what is needed to go on is kept beside it.
+    """Losses of all steps. What is needed to go on is kept beside `path`: see `unfinished`.
 
     The learning rate rises for a moment, then falls along a cosine to nothing (Loshchilov and Hutter 2017). A network
-    that is `settled` came from a file, and its batch norms stay as they are.
+    that is `settled` came from a file: means and spreads of its batch norms stay as they are.
     """
     network.to(device(), memory_format=torch.channels_last).train()
     if not settled and goes_on_from_file(plan, path):

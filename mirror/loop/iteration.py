@@ -81,9 +81,8 @@ class Step:
         try:
             self._do()
         except CrashError as crash:
-            log = self.child.log
-            note(f"{crash.lines[0].partition('. ')[0]}: a library crashed. It is tried once more; what it said: {log}")
-            self.child = replace(self.child, log=log.with_stem(f"{log.stem}_again"))
+            note(f"{crash.lines[0].partition('. ')[0]}: a library crashed. The step is tried once more.")
+            self.child = replace(self.child, again=True)
             self._do()
         tell(f"  {self.line()}")
 

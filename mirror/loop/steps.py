@@ -37,10 +37,14 @@ _LAST_WORDS_SECONDS = 2  # for what still lies in the pipe when the child has en
 _END_SECONDS = 60  # how long a child may take to end after Ctrl-C: a training saves its state first
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-# How a process ends that native code brings down. Windows: access violation, illegal instruction, heap corruption, and
-# abort(); learn.microsoft.com/openspecs/windows_protocols/ms-erref, "NTSTATUS Values".
-CRASHES = {-number for number in (signal.SIGSEGV, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)}
-CRASHES |= {-signal.SIGBUS} if hasattr(signal, "SIGBUS") else {0xC0000005, 0xC000001D, 0xC0000374, 0xC0000409}
+# How a process ends that native code brings down. Windows: access violation, page error, stack overflow, integer
+# division, damaged heap, damaged stack; learn.microsoft.com/openspecs/windows_protocols/ms-erref, "NTSTATUS Values".
+# Its abort() is not among them: it ends with 3, which --fail-below does as well.
+CRASHES = {-number for number in (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT)}
+if os.name == "posix":
+    CRASHES |= {-signal.SIGBUS}
+else:
+    CRASHES |= {0xC0000005, 0xC0000006, 0xC00000FD, 0xC0000094, 0xC0000374, 0xC0000409}
 
 
 class StepError(UserError):
@@ -64,6 +68,7 @@ class Child:
     log: Path
     folder: Path  # where it runs
     ours: bool = True
+    again: bool = False  # its log goes on behind what the first try left there
 
     @property
     def key(self) -> list[str]:
@@ -80,7 +85,7 @@ def run_child(child: Child, inherited: Iterable[int] = ()) -> None:
     """
     child.log.parent.mkdir(parents=True, exist_ok=True)
     end_children_with_us()  # Windows
-    log = open(child.log, "wb")  # noqa: SIM115 - closed by whoever reads the child, which may be later than here
+    log = open(child.log, "ab" if child.again else "wb")  # noqa: SIM115 - closed by whoever reads the child, which may be later than here
     posix = {"start_new_session": True, "pass_fds": tuple(inherited), "preexec_fn": _die_with_parent()}
     try:
         process = subprocess.Popen(
@@ -106,8 +111,8 @@ def run_child(child: Child, inherited: Iterable[int] = ()) -> None:
         _end(process)
         listener.finish()
     if code := process.returncode:
-        exit_code = EXIT_OUR_FAULT if child.ours and code == 1 else EXIT_USER
         kind = CrashError if child.ours and code in CRASHES else StepError
+        exit_code = EXIT_OUR_FAULT if child.ours and (code == 1 or code in CRASHES) else EXIT_USER
         raise kind(*_why(child, code, listener.tail), exit_code=exit_code)
 
 
@@ -192,10 +197,13 @@ def _why(child: Child, code: int, tail: bytearray) -> list[str]:
     text = tail.decode("utf-8", "replace").replace("\r", "\n")
     lines = [line.rstrip() for line in text.splitlines() if line.strip()][-LAST_LINES:]
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    crashed = child.ours and code in CRASHES
+    advice = "Give" if crashed else "Fix that and give"
+    last = " If it crashes once more, please report it, with that file." if crashed else ""
     return [
         f"{child.title} {how}. {'Its last lines:' if lines else 'It printed nothing.'}",
         *(f"  {line}" for line in lines),
-        f"All of it is in {child.log}. Fix that and give the same command again: it goes on at this step.",
+        f"All of it is in {child.log}. {advice} the same command again: it goes on at this step.{last}",
     ]
 
 

@@ -1,6 +1,7 @@
 """The simulated generator, and the small world that the demo of the loop begins with. .ci/run runs the demo itself."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -233,8 +234,32 @@ def test_the_configuration_of_the_demo_is_valid(tmp_path, monkeypatch):
     assert loop == control.model_copy(update={"real_photos_only": False})
 
 
+CRASHES_ONCE = '''
+"""Ends a training as it begins, and a generation once it has made an image, as a crash of native code does; once."""
+import os, sys, threading, time
+here = os.path.dirname(__file__)
+
+def crash(name):
+    with open(os.path.join(here, name), "x"):
+        os.abort()
+
+def crash_once_there_is_an_image(folder):
+    while not any(name.endswith(".png") for _, _, names in os.walk(folder) for name in names):
+        time.sleep(0.01)
+    crash("generation")
+
+command = " ".join(sys.orig_argv)
+if "train_lora.py" in command and not os.path.exists(os.path.join(here, "training")):
+    crash("training")
+if "generate_synthetic.py" in command and "synthetic_iter1" in command:
+    if not os.path.exists(os.path.join(here, "generation")):
+        folder = os.path.join(here, "output", "synthetic_iter1")
+        threading.Thread(target=crash_once_there_is_an_image, args=(folder,), daemon=True).start()
+'''
+
+
 def test_a_tiny_random_sdxl_gets_nothing_approved(tmp_path):
-    """All steps are ours: a base model of noise trains, generates, is rejected, and v1 stays."""
+    """All steps are ours: a base model of noise trains, generates, is rejected, and v1 stays. Two crash once."""
     from conftest import run_script
 
     from demo import bootstrap_world
@@ -249,8 +274,13 @@ def test_a_tiny_random_sdxl_gets_nothing_approved(tmp_path):
     given["generation"] = {"num_per_gap": 2, "candidates": 1, "steps": 2, "options": small}
     given["metrics"] = {"samples": 3}
     (tmp_path / "config.json").write_text(json.dumps(given))
-    done = run_script("bootstrap_loop.py", "--config", tmp_path / "config.json", "--yes")
+    (tmp_path / "sitecustomize.py").write_text(CRASHES_ONCE)
+    done = run_script("bootstrap_loop.py", "--config", tmp_path / "config.json", "--yes", PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
+    for step in ("Training", "Generation"):
+        assert done.stderr.count(f"Note: {step} was ended by signal 6: a library crashed.") == 1
+    log = (tmp_path / "output" / "logs" / "iter1_generate.log").read_text()
+    assert re.search(r"^[1-9]\d* of \d+ images are there from an earlier run\.$", log, re.MULTILINE), log
     assert "✓ Training: LoRA v1 complete" in done.stdout and "✓ Validation: 0 approved (0%)" in done.stdout
     assert "No image of the last two iterations could be added to the dataset" in done.stdout
     assert "v1, the baseline, is kept" in done.stdout

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT
@@ -248,16 +249,27 @@ def test_our_script_that_crashes_is_tried_once_more(tmp_path, crashes):
         "    open(os.path.join(tries, str(os.getpid())), 'w').close()\n    os.abort()\n"
     )
     done = run_loop(config, **QUICK, PYTHONPATH=str(tmp_path))
-    assert done.returncode == 2 and len(list(tries.iterdir())) == crashes
-    logs = tmp_path / "out" / "logs"
-    note = "Note: Measuring was ended by signal 6: a library crashed. It is tried once more; what it said: "
-    assert done.stderr.count(note) == 1 and f"{note}{logs / 'iter0_measure.log'}" in done.stderr
-    assert "Fatal Python error: Aborted" in (logs / "iter0_measure.log").read_text()
-    error = done.stderr[done.stderr.rindex("Error: Measuring was ended") :] if crashes == 2 else done.stderr
-    again = (logs / "iter0_measure_again.log").read_text()
-    assert str(logs / "iter0_measure_again.log") in error
-    assert ("Fatal Python error: Aborted" in again) == (crashes == 2)
-    assert ("no face found" in again) == (crashes == 1), again
+    assert len(list(tries.iterdir())) == crashes
+    note = "Note: Measuring was ended by signal 6: a library crashed. The step is tried once more.\n"
+    assert done.stderr.count(note) == 1
+    log = (tmp_path / "out" / "logs" / "iter0_measure.log").read_text()
+    assert log.count("Fatal Python error: Aborted") == crashes
+    error = done.stderr[done.stderr.rindex("Error: Measuring ") :]
+    if crashes == 1:
+        assert done.returncode == 2 and "ended with exit code 2" in error and "no face found" in log
+        assert "Fix that and give the same command again" in error
+    else:
+        assert done.returncode == 1 and "was ended by signal 6" in error
+        assert "Give the same command again" in error and "please report it" in error
+
+
+@pytest.mark.parametrize(("ours", "number"), [(True, 11), (True, 9), (False, 11)])
+def test_only_our_own_crashes_count_as_such(tmp_path, ours, number):
+    """Who kills a script wants it to end, and whether a program of the user's goes on nobody knows."""
+    child = replace(python_child(tmp_path, f"import os; os.kill(os.getpid(), {number})"), ours=ours)
+    with pytest.raises(steps.StepError, match=f"was ended by signal {number}") as failure:
+        run_child(child)
+    assert isinstance(failure.value, steps.CrashError) == (ours and number == 11)
 
 
 @pytest.mark.parametrize("at", [1, 4, 9, 21])
