@@ -205,14 +205,14 @@ RULES: dict[str, Rule] = {
         f"{_README}: similarity extremely high on all images and a Face Ratio variance near zero",
         "Take an earlier checkpoint, lower the steps or the learning rate, or use fewer repeats.",
         _overtrained,
-        hides=("copycat", "rigid", "wrong person", "mixed", "identity drift", "undertrained"),
+        hides=("copycat", "rigid", "wrong person", "mixed", "identity drift", "undertrained", "ages the person"),
     ),
     "copycat": Rule(
         "more faces than chance gives are near copies of a reference",
         f"{_README}: the Copycat report; the limit from the references' leave-one-out nearest neighbours",
         "Look at the pairs in the Copycat report. Use fewer repeats, vary the captions, or take an earlier checkpoint.",
         _copycat,
-        hides=("wrong person", "mixed", "undertrained"),
+        hides=("wrong person", "mixed", "undertrained", "ages the person"),  # copies have the age of their photo
     ),
     "black hole": Rule(
         "one reference attracts far more images than it attracts references, and they are unusually near to it",
@@ -239,7 +239,7 @@ RULES: dict[str, Rule] = {
         f"{_README}: Profile Stability",
         "Add photos in three-quarter view and profile; train a little longer.",
         identity_rules.drift,
-        hides=("wrong person", "undertrained"),
+        hides=("wrong person", "undertrained", "ages the person"),
     ),
     "undertrained": Rule(
         "the faces are less like the person than her other pictures are, and nobody else's",

@@ -113,6 +113,15 @@ def test_copies_of_one_photo_say_nothing_of_who_is_in_them():
     assert names(replace(one, vectors=vectors)) == ["overtrained", "black hole"]
 
 
+def test_copies_and_somebody_else_in_profile_say_nothing_of_age():
+    older = np.random.default_rng(3).normal(YEARS + 12, 3, 30)
+    assert names(faces(30, 1, age=older)) == ["ages the person"]
+    assert names(replace(copies(30, 0.9), age=older)) == ["overtrained", "black hole"]
+    assert names(replace(copies(30, 0.3), age=older))[0] == "copycat"
+    assert "ages the person" not in names(replace(copies(30, 0.3), age=older))
+    assert names(replace(drifting(1), age=older)) == ["identity drift"]
+
+
 @pytest.mark.parametrize("count", [12, 30])
 def test_half_of_the_pictures_of_somebody_else(count):
     half = np.where(np.arange(count)[:, None] % 2, PERSON, STRANGER)
