@@ -93,15 +93,15 @@ def test_planted_faults_are_named_and_the_questions_answered(demo):
         "close_ups": "many failures",
         "two_persons": "mixed",
         "wrong_person": "wrong person",
+        "aged": "ages the person",
     }
     for group, verdict in planted.items():
         assert verdict in said[group], (group, said[group])
     assert said["balanced"] == said["lora-000008"] == {"good"} and said["Reference"] == set()
     answers = {answer["question"]: answer for answer in summary["answers"]}
-    # `aged` is the same person: the recogniser sees through ten years, of which the age network sees one or two
     best = answers["best checkpoint"]
     equals = best["sentence"].split("not distinguishable from ")[1].split(";")[0].split(", ")
-    assert {best["numbers"]["group"], *equals} == {"aged", "balanced", "lora-000008"}
+    assert {best["numbers"]["group"], *equals} == {"balanced", "lora-000008"}
     assert "lora-000010, lora-000012, overtrained copy references" in answers["best checkpoint"]["sentence"]
     assert answers["overtrained"]["headline"] == "Yes, lora-000010 and 2 more"
     assert answers["overtrained"]["sentence"].startswith("lora-000010: 7 of 12 faces are near copies")
