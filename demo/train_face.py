@@ -4,8 +4,8 @@
     python -m demo.train_face recogniser --minutes 15 --scratch training_scratch
     python -m demo.train_face ageing --minutes 23
 
-reads   nothing: the pictures are rendered first, or taken from --scratch, where all four find the same ones; `ageing`
-        goes on from OUTPUT/age_demo.onnx, with pictures of its own
+reads   nothing: the pictures are rendered first, or taken from --scratch, where the four networks find the same ones;
+        `ageing` trains OUTPUT/age_demo.onnx further, on pictures of its own
 writes  OUTPUT/det_demo.onnx, rec_demo.onnx, lmk_demo.onnx or age_demo.onnx; until then, every three minutes, what
         --resume needs to go on, as OUTPUT/det_demo.unfinished, ageing.unfinished and so on
 
@@ -33,7 +33,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, each with its default."""
     parser = options.script_parser("python -m demo.train_face", __doc__)
     add = parser.add_argument
-    add("network", choices=NETWORKS, help="which network; ageing: what ten years do, once age has learned")
+    add("network", choices=NETWORKS, help="which network; ageing trains age further, on what ten years change")
     add("--output", type=Path, default=OUTPUT, help="folder of the pack")
     add("--minutes", type=float, default=12.0, help="how long to train, rendering not counted")
     add("--steps", type=int, help="how many batches instead; then the same seed gives the same network")
@@ -41,8 +41,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--people", type=int, help=f"how many people to draw (default {PEOPLE}; ageing: {AGEING_PEOPLE})")
     add("--each", type=int, default=8, help="pictures of each person")
     add("--oddities", type=int, default=2400, help="pictures without a face, close-ups and the like")
-    add("--scratch", type=Path, help="keep the rendered pictures here (3.5 GB; ageing: 2 GB); without, they go")
-    add("--resume", action="store_true", help="go on where a training was killed, else from the file in OUTPUT")
+    add(
+        "--scratch",
+        type=Path,
+        help="keep the rendered pictures here (3.5 GB; ageing: 2 GB); without it they are deleted",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="go on where a training was killed, else from the file in OUTPUT, as ageing always does",
+    )
     add("--workers", type=int, help="processes that render; without it one a core")
     options.add_debug_and_version(parser)
     return parser.parse_args(argv)

@@ -63,7 +63,7 @@ def train(plan: RunSettings, folder: Path) -> list[float]:
 
 
 def write(network: nn.Module, folder: Path) -> None:
-    """The file of the pack. What an unfinished `ageing` went on from is gone then, and so is that."""
+    """The file of the pack. What a killed `ageing` had begun with is gone then, so what that left goes as well."""
     write_model(packed(column(network, SIDE, GENDERS, 1)), folder / FILE)
     unfinished(folder / AGEING).unlink(missing_ok=True)
 

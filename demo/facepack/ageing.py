@@ -19,7 +19,7 @@ from demo.facepack.age import AGEING, FILE, SIDE, STD, ages_loss, write
 from demo.facepack.export import restore
 from demo.facepack.gallery import Gallery, ageing, first_looks
 from demo.facepack.pictures import box_transform, mirrored_box
-from demo.facepack.training import RunSettings, begin, fit, images_to_device, to_device
+from demo.facepack.training import RunSettings, begin, fit, images_to_device, to_device, unfinished
 from demo.training_data import TRAINING_SEED
 from utils.console import UserError
 
@@ -31,6 +31,9 @@ _SHIFT_PX = 3.0  # how far off a detector's box may lie, in pixels of the crop
 
 def train(plan: RunSettings, folder: Path) -> list[float]:
     """Trains, writes the file anew, returns the losses. Raises UserError where there is no file to go on from."""
+    if unfinished(folder / FILE).exists():
+        said = "python -m demo.train_face age --resume ends it; or delete that file."
+        raise UserError(f"{unfinished(folder / FILE)} is of a training of age that was killed: {said}")
     if not (folder / FILE).exists():
         raise UserError(f"{folder / FILE} is missing: python -m demo.train_face age makes it first.")
     random = begin(plan)

@@ -205,6 +205,7 @@ RULES: dict[str, Rule] = {
         f"{_README}: similarity extremely high on all images and a Face Ratio variance near zero",
         "Take an earlier checkpoint, lower the steps or the learning rate, or use fewer repeats.",
         _overtrained,
+        # copies have the age of their photo, so that their median says nothing of the LoRA's
         hides=("copycat", "rigid", "wrong person", "mixed", "identity drift", "undertrained", "ages the person"),
     ),
     "copycat": Rule(
@@ -212,7 +213,7 @@ RULES: dict[str, Rule] = {
         f"{_README}: the Copycat report; the limit from the references' leave-one-out nearest neighbours",
         "Look at the pairs in the Copycat report. Use fewer repeats, vary the captions, or take an earlier checkpoint.",
         _copycat,
-        hides=("wrong person", "mixed", "undertrained", "ages the person"),  # copies have the age of their photo
+        hides=("wrong person", "mixed", "undertrained"),
     ),
     "black hole": Rule(
         "one reference attracts far more images than it attracts references, and they are unusually near to it",
@@ -239,7 +240,7 @@ RULES: dict[str, Rule] = {
         f"{_README}: Profile Stability",
         "Add photos in three-quarter view and profile; train a little longer.",
         identity_rules.drift,
-        hides=("wrong person", "undertrained", "ages the person"),
+        hides=("wrong person", "undertrained", "ages the person"),  # turned heads have the age of somebody else
     ),
     "undertrained": Rule(
         "the faces are less like the person than her other pictures are, and nobody else's",

@@ -31,6 +31,9 @@ from utils.files import reason_of, timestamp, write_bytes_atomic
 # Fields of JSON files that tell the time or follow from it: two runs that differ in nothing else count as equal.
 TIME_FIELDS = frozenset({"created", "started", "finished", "updated", "seconds", "written"})
 
+_OURS = {"PYTHONFAULTHANDLER": "1"}  # after a crash of native code the log ends with where every thread was
+_FAULT = "Fatal Python error"  # begins that
+
 LAST_LINES = 12  # of a child that failed, shown with the error
 _TAIL_BYTES = 20_000  # enough for that many lines, tracebacks and progress bars among them
 _LAST_WORDS_SECONDS = 2  # for what still lies in the pipe when the child has ended
@@ -39,7 +42,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # How a process ends that native code brings down. Windows: access violation, page error, stack overflow, integer
 # division, damaged heap, damaged stack; learn.microsoft.com/openspecs/windows_protocols/ms-erref, "NTSTATUS Values".
-# Its abort() is not among them: it ends with 3, which --fail-below does as well.
+# Its abort() is not among them: it ends with 3, which --fail-below does as well. Nor are illegal instructions on either
+# system: a library that was built for another processor crashes again.
 CRASHES = {-number for number in (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT)}
 if os.name == "posix":
     CRASHES |= {-signal.SIGBUS}
@@ -94,8 +98,7 @@ def run_child(child: Child, inherited: Iterable[int] = ()) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            # PYTHONFAULTHANDLER: after a crash of native code its log ends with where every thread was
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "PYTHONFAULTHANDLER": "1"},
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"} | (_OURS if child.ours else {}),
             **(posix if os.name == "posix" else {}),
         )
     except OSError as error:
@@ -195,7 +198,7 @@ def _end(process: subprocess.Popen) -> None:
 
 def _why(child: Child, code: int, tail: bytearray) -> list[str]:
     text = tail.decode("utf-8", "replace").replace("\r", "\n")
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()][-LAST_LINES:]
+    lines = [line.rstrip() for line in text.partition(_FAULT)[0].splitlines() if line.strip()][-LAST_LINES:]
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
     crashed = child.ours and code in CRASHES
     advice = "Give" if crashed else "Fix that and give"

@@ -271,11 +271,12 @@ def test_ageing_goes_on_from_what_age_learned(trained):
 
 def test_killed_ageing_goes_on_where_it_was(trained, monkeypatch):
     from demo.facepack import training
+    from utils.console import UserError
 
     def killed(*_):
         raise KeyboardInterrupt
 
-    for output in ("ageing_killed", "ageing_whole"):
+    for output in ("ageing_killed", "ageing_killed_twice", "ageing_whole"):
         trained("age", 2, output)
     whole, _ = trained("ageing", 4, "ageing_whole")
     monkeypatch.setattr(training, "_KEEP_S", 0.0)
@@ -283,9 +284,17 @@ def test_killed_ageing_goes_on_where_it_was(trained, monkeypatch):
         patch.setattr("demo.facepack.ageing.write", killed)
         with pytest.raises(KeyboardInterrupt):
             trained("ageing", 4, "ageing_killed")
+        with pytest.raises(KeyboardInterrupt):
+            trained("ageing", 4, "ageing_killed_twice")
     losses, folder = trained("ageing", 6, "ageing_killed", "--resume")
     assert len(losses) == 6 and losses[:4] == whole
     assert [each.name for each in folder.iterdir()] == ["age_demo.onnx"]
+
+    folder = trained("age", 2, "ageing_killed_twice")[1]
+    assert [each.name for each in folder.iterdir()] == ["age_demo.onnx"], "the ageing had begun with another network"
+    (folder / "age_demo.unfinished").touch()
+    with pytest.raises(UserError, match=r"age_demo\.unfinished is of a training of age that was killed"):
+        trained("ageing", 1, "ageing_killed_twice")
 
 
 def test_ageing_shows_everyone_in_two_looks_some_years_apart():

@@ -117,8 +117,8 @@ def test_copies_and_somebody_else_in_profile_say_nothing_of_age():
     older = np.random.default_rng(3).normal(YEARS + 12, 3, 30)
     assert names(faces(30, 1, age=older)) == ["ages the person"]
     assert names(replace(copies(30, 0.9), age=older)) == ["overtrained", "black hole"]
-    assert names(replace(copies(30, 0.3), age=older))[0] == "copycat"
-    assert "ages the person" not in names(replace(copies(30, 0.3), age=older))
+    said = names(replace(copies(30, 0.3), age=older))
+    assert {"copycat", "ages the person"} <= set(said), "most of the faces are no copies"
     assert names(replace(drifting(1), age=older)) == ["identity drift"]
 
 

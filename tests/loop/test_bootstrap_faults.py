@@ -261,15 +261,16 @@ def test_our_script_that_crashes_is_tried_once_more(tmp_path, crashes):
     else:
         assert done.returncode == 1 and "was ended by signal 6" in error
         assert "Give the same command again" in error and "please report it" in error
+        assert "Fatal Python error" not in error, "that is in the log, and leaves room for what the script said"
 
 
-@pytest.mark.parametrize(("ours", "number"), [(True, 11), (True, 9), (False, 11)])
+@pytest.mark.parametrize(("ours", "number"), [(True, 11), (True, 7), (True, 8), (True, 4), (True, 9), (False, 11)])
 def test_only_our_own_crashes_count_as_such(tmp_path, ours, number):
     """Who kills a script wants it to end, and whether a program of the user's goes on nobody knows."""
     child = replace(python_child(tmp_path, f"import os; os.kill(os.getpid(), {number})"), ours=ours)
     with pytest.raises(steps.StepError, match=f"was ended by signal {number}") as failure:
         run_child(child)
-    assert isinstance(failure.value, steps.CrashError) == (ours and number == 11)
+    assert isinstance(failure.value, steps.CrashError) == (ours and number in (7, 8, 11))
 
 
 @pytest.mark.parametrize("at", [1, 4, 9, 21])
