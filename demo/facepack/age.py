@@ -76,8 +76,14 @@ def two_looks(ages: np.ndarray, random: np.random.Generator) -> np.ndarray:
     people, each = ages.shape
     shares = 1 / ages.mean(axis=1)
     chosen = each * random.choice(people, _PAIRS, p=shares / shares.sum())
-    first = random.integers(first_looks(each), size=_PAIRS)
-    second = random.integers(first_looks(each), each, size=_PAIRS)
+    return a_row_of_both(chosen, each, random)
+
+
+def a_row_of_both(chosen: np.ndarray, each: int, random: np.random.Generator) -> np.ndarray:
+    """Rows (2 N,) of the gallery from people's first rows (N,): one picture of everyone's first look, then of the
+    second."""
+    first = random.integers(first_looks(each), size=len(chosen))
+    second = random.integers(first_looks(each), each, size=len(chosen))
     return np.concatenate([chosen + first, chosen + second])
 
 
@@ -89,10 +95,16 @@ def ages_loss(found: torch.Tensor, wanted: torch.Tensor, each: int = 1, between_
     return 10 * (on_ages + between_weight * functional.smooth_l1_loss(*between, beta=0.03))
 
 
-def crop(gallery: Gallery, row: int, random: np.random.Generator) -> np.ndarray:
-    """(96, 96, 3) of a picture of the gallery, mirrored half of the time."""
+def either_way_round(gallery: Gallery, row: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A picture of the gallery (S, S, 3) and its box (4,), mirrored half of the time."""
     image, box = gallery.images[row], gallery.boxes[row]
     if random.random() < 0.5:
-        image, box = np.ascontiguousarray(image[:, ::-1]), mirrored_box(box, image.shape[1])
+        return np.ascontiguousarray(image[:, ::-1]), mirrored_box(box, image.shape[1])
+    return image, box
+
+
+def crop(gallery: Gallery, row: int, random: np.random.Generator) -> np.ndarray:
+    """(96, 96, 3) of a picture of the gallery, mirrored half of the time."""
+    image, box = either_way_round(gallery, row, random)
     image = cv2.warpAffine(image, box_transform(shaken(box, random), SIDE), (SIDE, SIDE))
     return spoiled(image, random) if random.random() < _SPOILED else image

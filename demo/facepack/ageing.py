@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from demo.facepack import networks
-from demo.facepack.age import AGEING, FILE, SIDE, STD, ages_loss, write
+from demo.facepack.age import AGEING, FILE, SIDE, STD, a_row_of_both, ages_loss, either_way_round, write
 from demo.facepack.export import restore
-from demo.facepack.gallery import Gallery, ageing, first_looks
-from demo.facepack.pictures import box_transform, mirrored_box
+from demo.facepack.gallery import Gallery, ageing
+from demo.facepack.pictures import box_transform
 from demo.facepack.training import RunSettings, begin, fit, images_to_device, to_device, unfinished
 from demo.training_data import TRAINING_SEED
 from utils.console import UserError
@@ -57,16 +57,12 @@ def train(plan: RunSettings, folder: Path) -> list[float]:
 def both_looks(people: int, each: int, random: np.random.Generator) -> np.ndarray:
     """Rows of the gallery: `_EACH` images of everyone's first look, one person after the other, then of the second."""
     chosen = each * random.choice(people, min(_PEOPLE, people), replace=False).repeat(_EACH)
-    first = random.integers(first_looks(each), size=len(chosen))
-    second = random.integers(first_looks(each), each, size=len(chosen))
-    return np.concatenate([chosen + first, chosen + second])
+    return a_row_of_both(chosen, each, random)
 
 
 def crop(gallery: Gallery, row: int, random: np.random.Generator) -> np.ndarray:
     """(96, 96, 3) of a picture of the gallery, nothing of its skin spoiled; mirrored half of the time."""
-    image, box = gallery.images[row], gallery.boxes[row]
-    if random.random() < 0.5:
-        image, box = np.ascontiguousarray(image[:, ::-1]), mirrored_box(box, image.shape[1])
+    image, box = either_way_round(gallery, row, random)
     to_crop = box_transform(box, SIDE)
     to_crop[:, 2] += random.uniform(-_SHIFT_PX, _SHIFT_PX, 2)
     image = cv2.warpAffine(image, to_crop, (SIDE, SIDE))

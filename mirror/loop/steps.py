@@ -198,13 +198,14 @@ def _end(process: subprocess.Popen) -> None:
 
 def _why(child: Child, code: int, tail: bytearray) -> list[str]:
     text = tail.decode("utf-8", "replace").replace("\r", "\n")
-    lines = [line.rstrip() for line in text.partition(_FAULT)[0].splitlines() if line.strip()][-LAST_LINES:]
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
     crashed = child.ours and code in CRASHES
+    said = text.partition(_FAULT)[0] if crashed else text
+    lines = [line.rstrip() for line in said.splitlines() if line.strip()][-LAST_LINES:]
     advice = "Give" if crashed else "Fix that and give"
     last = " If it crashes once more, please report it, with that file." if crashed else ""
     return [
-        f"{child.title} {how}. {'Its last lines:' if lines else 'It printed nothing.'}",
+        f"{child.title} {how}. {'Its last lines:' if lines else 'It had printed nothing.'}",
         *(f"  {line}" for line in lines),
         f"All of it is in {child.log}. {advice} the same command again: it goes on at this step.{last}",
     ]

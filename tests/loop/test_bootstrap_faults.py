@@ -273,6 +273,13 @@ def test_only_our_own_crashes_count_as_such(tmp_path, ours, number):
     assert isinstance(failure.value, steps.CrashError) == (ours and number in (7, 8, 11))
 
 
+def test_what_a_users_python_says_as_it_fails_is_shown_whole(tmp_path):
+    code = "print('before'); print('Fatal Python error: no codec'); print('behind'); raise SystemExit(1)"
+    with pytest.raises(steps.StepError) as failure:
+        run_child(python_child(tmp_path, code))
+    assert failure.value.lines[1:4] == ("  before", "  Fatal Python error: no codec", "  behind")
+
+
 @pytest.mark.parametrize("at", [1, 4, 9, 21])
 def test_disk_full(short, at):
     base, config, state = short
