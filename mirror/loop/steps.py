@@ -38,6 +38,7 @@ LAST_LINES = 12  # of a child that failed, shown with the error
 _TAIL_BYTES = 20_000  # enough for that many lines, tracebacks and progress bars among them
 _LAST_WORDS_SECONDS = 2  # for what still lies in the pipe when the child has ended
 _END_SECONDS = 60  # how long a child may take to end after Ctrl-C: a training saves its state first
+_WINDOW_CLOSES = [getattr(signal, name) for name in ("SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # How a process ends that native code brings down. Windows: access violation, page error, stack overflow, integer
@@ -91,32 +92,62 @@ def run_child(child: Child, inherited: Iterable[int] = ()) -> None:
     end_children_with_us()  # Windows
     log = open(child.log, "ab" if child.again else "wb")  # noqa: SIM115 - closed by whoever reads the child, which may be later than here
     posix = {"start_new_session": True, "pass_fds": tuple(inherited), "preexec_fn": _die_with_parent()}
-    try:
-        process = subprocess.Popen(
-            child.command,
-            cwd=child.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"} | (_OURS if child.ours else {}),
-            **(posix if os.name == "posix" else {}),
-        )
-    except OSError as error:
-        log.close()
-        raise StepError(f"{child.title} cannot start {child.command[0]}: {reason_of(error)}.") from error
-    listener = Listener(process, log)
-    try:
-        process.wait()
-    except KeyboardInterrupt:
-        _interrupt(process)
-        raise
-    finally:
-        _end(process)
-        listener.finish()
+    with HeldSignals() as held:
+        try:
+            process = subprocess.Popen(
+                child.command,
+                cwd=child.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"} | (_OURS if child.ours else {}),
+                **(posix if os.name == "posix" else {}),
+            )
+        except OSError as error:
+            log.close()
+            raise StepError(f"{child.title} cannot start {child.command[0]}: {reason_of(error)}.") from error
+        listener = Listener(process, log)
+        try:
+            held.release()
+            process.wait()
+        except KeyboardInterrupt:
+            _interrupt(process)
+            raise
+        finally:
+            _end(process)
+            listener.finish()
     if code := process.returncode:
         kind = CrashError if child.ours and code in CRASHES else StepError
         exit_code = EXIT_OUR_FAULT if child.ours and (code == 1 or code in CRASHES) else EXIT_USER
         raise kind(*_why(child, code, listener.tail), exit_code=exit_code)
+
+
+class HeldSignals:
+    """While it is entered, signals with a handler in Python wait; `release` hands them to it. For the main thread.
+
+    Forking calls functions of the standard library in which an exception is printed and lost: a Ctrl-C in that moment
+    would end nothing. One just behind it would leave the child to itself.
+    """
+
+    def __enter__(self) -> HeldSignals:
+        self._arrived: list[int] = []
+        self._before = {}
+        for number in (signal.SIGINT, signal.SIGTERM, *_WINDOW_CLOSES):
+            handler = signal.getsignal(number)
+            if callable(handler):  # what is ignored stays so, in the child too
+                self._before[number] = handler
+                signal.signal(number, lambda arrived, _: self._arrived.append(arrived))
+        return self
+
+    def release(self) -> None:
+        """Signals work as before, those that arrived first of all."""
+        while self._before:
+            signal.signal(*self._before.popitem())
+        while self._arrived:
+            signal.raise_signal(self._arrived.pop(0))
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 class Listener:

@@ -8,6 +8,7 @@ import re
 import resource
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -524,6 +525,24 @@ def test_a_child_has_a_session_of_its_own_and_all_that_it_started_ends_with_it(t
     assert select.select([reader], [], [], 10)[0] and os.read(reader, 1) == b""
     os.close(reader)
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["before", "after_in_parent"])
+def test_a_signal_while_a_child_is_forked_is_not_lost(tmp_path, number, moment):
+    """It arrives in a function that forking calls, as those of the standard library are."""
+    program = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom mirror.loop.steps import Child, run_child\n"
+        f"signal.signal({number}, signal.default_int_handler)\n"
+        f"os.register_at_fork({moment}=lambda: os.kill(os.getpid(), {number}))\n"
+        "child = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
+        "try:\n    run_child(Child('Step', child, Path('step.log').absolute(), Path.cwd()))\n"
+        "except KeyboardInterrupt:\n    print('interrupted')\n"
+    )
+    command, environment = [sys.executable, "-c", program], os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.returncode) == ("interrupted\n", 0), done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 def test_who_left_the_session_may_speak_late(tmp_path, monkeypatch):
