@@ -38,7 +38,8 @@ LAST_LINES = 12  # of a child that failed, shown with the error
 _TAIL_BYTES = 20_000  # enough for that many lines, tracebacks and progress bars among them
 _LAST_WORDS_SECONDS = 2  # for what still lies in the pipe when the child has ended
 _END_SECONDS = 60  # how long a child may take to end after Ctrl-C: a training saves its state first
-_WINDOW_CLOSES = [getattr(signal, name) for name in ("SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+# Windows does not fork, and a child that is not on the console yet would never hear of a Ctrl-C that was held.
+_HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if os.name == "posix" else ()
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # How a process ends that native code brings down. Windows: access violation, page error, stack overflow, integer
@@ -92,8 +93,9 @@ def run_child(child: Child, inherited: Iterable[int] = ()) -> None:
     end_children_with_us()  # Windows
     log = open(child.log, "ab" if child.again else "wb")  # noqa: SIM115 - closed by whoever reads the child, which may be later than here
     posix = {"start_new_session": True, "pass_fds": tuple(inherited), "preexec_fn": _die_with_parent()}
-    with HeldSignals() as held:
-        try:
+    process = listener = None
+    try:
+        with held_signals():
             process = subprocess.Popen(
                 child.command,
                 cwd=child.folder,
@@ -103,51 +105,48 @@ def run_child(child: Child, inherited: Iterable[int] = ()) -> None:
                 env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"} | (_OURS if child.ours else {}),
                 **(posix if os.name == "posix" else {}),
             )
-        except OSError as error:
-            log.close()
-            raise StepError(f"{child.title} cannot start {child.command[0]}: {reason_of(error)}.") from error
-        listener = Listener(process, log)
-        try:
-            held.release()
-            process.wait()
-        except KeyboardInterrupt:
+            listener = Listener(process, log)
+        process.wait()
+    except OSError as error:
+        raise StepError(f"{child.title} cannot start {child.command[0]}: {reason_of(error)}.") from error
+    except KeyboardInterrupt:
+        if process is not None:
             _interrupt(process)
-            raise
-        finally:
-            _end(process)
-            listener.finish()
+        raise
+    finally:
+        with held_signals():
+            if process is not None:
+                _end(process)
+            if listener is not None:
+                listener.finish()
+            else:
+                log.close()
     if code := process.returncode:
         kind = CrashError if child.ours and code in CRASHES else StepError
         exit_code = EXIT_OUR_FAULT if child.ours and (code == 1 or code in CRASHES) else EXIT_USER
         raise kind(*_why(child, code, listener.tail), exit_code=exit_code)
 
 
-class HeldSignals:
-    """While it is entered, signals with a handler in Python wait; `release` hands them to it. For the main thread.
+@contextlib.contextmanager
+def held_signals() -> Iterator[None]:
+    """Requests to end wait until the block is done; of several that came, one is delivered. For the main thread.
 
-    Forking calls functions of the standard library in which an exception is printed and lost: a Ctrl-C in that moment
-    would end nothing. One just behind it would leave the child to itself.
+    With a `preexec_fn`, forking calls functions of the standard library in which an exception is printed and lost: a
+    Ctrl-C in that moment would end nothing. One just after the fork would leave the child running. Not on Windows.
     """
-
-    def __enter__(self) -> HeldSignals:
-        self._arrived: list[int] = []
-        self._before = {}
-        for number in (signal.SIGINT, signal.SIGTERM, *_WINDOW_CLOSES):
-            handler = signal.getsignal(number)
-            if callable(handler):  # what is ignored stays so, in the child too
-                self._before[number] = handler
-                signal.signal(number, lambda arrived, _: self._arrived.append(arrived))
-        return self
-
-    def release(self) -> None:
-        """Signals work as before, those that arrived first of all."""
-        while self._before:
-            signal.signal(*self._before.popitem())
-        while self._arrived:
-            signal.raise_signal(self._arrived.pop(0))
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
+    arrived: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in _HELD}
+    # what is ignored, or left to the system, stays so: the child inherits that
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    try:
+        for number in handlers:
+            signal.signal(number, lambda number, _: arrived.append(number))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 class Listener:

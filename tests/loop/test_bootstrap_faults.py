@@ -532,17 +532,27 @@ def test_a_child_has_a_session_of_its_own_and_all_that_it_started_ends_with_it(t
 def test_a_signal_while_a_child_is_forked_is_not_lost(tmp_path, number, moment):
     """It arrives in a function that forking calls, as those of the standard library are."""
     program = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom mirror.loop.steps import Child, run_child\n"
-        f"signal.signal({number}, signal.default_int_handler)\n"
-        f"os.register_at_fork({moment}=lambda: os.kill(os.getpid(), {number}))\n"
-        "child = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
-        "try:\n    run_child(Child('Step', child, Path('step.log').absolute(), Path.cwd()))\n"
-        "except KeyboardInterrupt:\n    print('interrupted')\n"
+        "import os, signal\nfrom pathlib import Path\nfrom mirror.loop.steps import Child, run_child\n"
+        "signal.signal(signal.SIGTERM, signal.default_int_handler)\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "def handlers():\n    return [signal.getsignal(number) for number in (1, 2, 15)]\n"
+        f"before = handlers()\nos.register_at_fork({moment}=lambda: os.kill(os.getpid(), {number}))\n"
+        "try:\n    run_child(Child('Step', ['sleep', '60'], Path('step.log').absolute(), Path.cwd()))\n"
+        "except KeyboardInterrupt:\n    print('interrupted', handlers() == before)\n"
+        "    try:\n        os.waitpid(-1, os.WNOHANG)\n"
+        "    except ChildProcessError:\n        print('no child is left')\n"
     )
     command, environment = [sys.executable, "-c", program], os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30)
-    assert (done.stdout, done.returncode) == ("interrupted\n", 0), done.stderr
-    assert "Exception ignored" not in done.stderr
+    assert (done.stdout, done.stderr) == ("interrupted True\nno child is left\n", "")
+
+
+def test_what_is_ignored_stays_so_in_the_child(tmp_path):
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run_child(python_child(tmp_path, "import signal; assert signal.getsignal(1) == signal.SIG_IGN"))
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_who_left_the_session_may_speak_late(tmp_path, monkeypatch):
