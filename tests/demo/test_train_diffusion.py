@@ -1,15 +1,14 @@
 """The training of the demo's diffusion model: words, pictures, stages that go on, and a folder that the scripts use."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
+import generate_synthetic
+import train_lora
 from demo import train_diffusion
 from demo.diffusion import words
 from demo.diffusion.captions import Captions, seen_in_mirror
@@ -227,6 +226,10 @@ def train(part, scratch, *more, code=0):
     assert train_diffusion.main(list(map(str, arguments))) == code
 
 
+def run(script, *arguments):
+    assert script.run(script.parse_args(list(map(str, arguments)))) == 0
+
+
 def what_changed(before, after, part):
     """Names of weights in two exported folders that differ, each with how many of its rows do."""
     from safetensors.torch import load_file
@@ -322,10 +325,8 @@ def test_all_parts_train_go_on_and_become_a_folder_that_the_scripts_use(tokenize
     assert 0 < (went_on - before).abs().max() < 0.05, "it begins with the weights that were exported"
     plan = {"images": [{"name": "one", "prompt": "photo of person, front view", "seed": 1}]}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    command = ["generate_synthetic.py", "--base-model", model, "--prompts-file", tmp_path / "plan.json", "--no-lora"]
-    command += ["--output", tmp_path / "out", "--steps", 2, "--device", "cpu"]
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, encoding="utf-8")
-    assert done.returncode == 0, done.stderr
+    given = ["--base-model", model, "--prompts-file", tmp_path / "plan.json", "--no-lora"]
+    run(generate_synthetic, *given, "--output", tmp_path / "out", "--steps", 2, "--device", "cpu")
     made = json.loads((tmp_path / "out" / "generation_metadata.json").read_text())
     assert [image["file"] for image in made["images"]] == ["one.png"]
     import cv2
@@ -334,10 +335,8 @@ def test_all_parts_train_go_on_and_become_a_folder_that_the_scripts_use(tokenize
     photos, lora = tmp_path / "photos", tmp_path / "lora"
     write_photos(photos, SOMEBODY, usual_yaws(3, 1, 0, random), random)
     assert {path.read_text().split(",")[0] for path in photos.glob("*.txt")} == {f"photo of {TRIGGER}"}
-    command = ["train_lora.py", photos, "--base-model", model, "--output", lora, "--trigger", TRIGGER]
-    command += ["--resolution", 96, "--repeats", 1, "--epochs", 2, "--device", "cpu"]
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, encoding="utf-8")
-    assert done.returncode == 0, done.stderr
+    given = [photos, "--base-model", model, "--output", lora, "--trigger", TRIGGER]
+    run(train_lora, *given, "--resolution", 96, "--repeats", 1, "--epochs", 2, "--device", "cpu")
     log = json.loads((lora / "training_log.json").read_text(encoding="utf-8"))
     assert [epoch["loss"] > 0 for epoch in log["epochs"]] == [True, True]
     assert (lora / "lora.safetensors").stat().st_size > 1e5
