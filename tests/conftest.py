@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-# The suite has a process on every core already: threads of torch beside them only wait for each other.
+from utils.cores import available_cores
+
+# The suite has more processes than cores already: threads of torch beside them only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A script that ends by a signal says where: a measuring run once did, and nobody knows why.
 os.environ.setdefault("PYTHONFAULTHANDLER", "1")
@@ -54,6 +56,12 @@ LONGEST = (
     "vault/test_scan.py",
     "vault/test_cluster.py",
 )
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: tests that kill and interrupt wait for much of their time. On two cores of one
+    machine the suite took 18 minutes with three processes, 21 and 22 with two."""
+    return available_cores() + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
