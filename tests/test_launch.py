@@ -398,7 +398,7 @@ def test_stopped_install(checkout, number, code):
         os.killpg(process.pid, number)  # Ctrl-C reaches pip, too
     else:
         process.send_signal(number)  # kill and timeout reach launch.py alone
-    output, talk = process.communicate(timeout=20)
+    output, talk = process.communicate(timeout=60)
     assert (process.returncode, output) == (code, "")
     assert "Traceback" not in talk
     assert not (checkout.folder / ".venv/installed.json").exists()
@@ -408,7 +408,7 @@ def test_ctrl_c_is_the_scripts_own(checkout):
     process = checkout.start("--wait")
     assert process.stdout.readline() == "waiting\n"
     os.killpg(process.pid, signal.SIGINT)
-    assert process.communicate(timeout=20) == ("", "")
+    assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == 130
 
 

@@ -569,7 +569,7 @@ def test_ctrl_c_and_requests_to_end_end_the_child_and_the_loop(tmp_path, number)
     )
     process.stderr.readline()
     process.send_signal(number)
-    _, talk = process.communicate(timeout=30)
+    _, talk = process.communicate(timeout=60)
     assert process.returncode == 130 and talk.rstrip().endswith("Interrupted.")
     assert run_loop(config, **QUICK).returncode == 0
 
