@@ -91,32 +91,22 @@ def run_child(child: Child, inherited: Iterable[int] = ()) -> None:
     """
     child.log.parent.mkdir(parents=True, exist_ok=True)
     end_children_with_us()  # Windows
-    log = open(child.log, "ab" if child.again else "wb")  # noqa: SIM115 - closed by whoever reads the child, which may be later than here
-    posix = {"start_new_session": True, "pass_fds": tuple(inherited), "preexec_fn": _die_with_parent()}
+    log = open(child.log, "ab" if child.again else "wb")  # noqa: SIM115 - who reads the child closes it, perhaps later
     process = listener = None
     try:
         with held_signals():
-            process = subprocess.Popen(
-                child.command,
-                cwd=child.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"} | (_OURS if child.ours else {}),
-                **(posix if os.name == "posix" else {}),
-            )
+            process = _start(child, inherited)
             listener = Listener(process, log)
         process.wait()
-    except OSError as error:
-        raise StepError(f"{child.title} cannot start {child.command[0]}: {reason_of(error)}.") from error
     except KeyboardInterrupt:
         if process is not None:
             _interrupt(process)
         raise
     finally:
-        with held_signals():
+        try:
             if process is not None:
                 _end(process)
+        finally:
             if listener is not None:
                 listener.finish()
             else:
@@ -127,6 +117,22 @@ def run_child(child: Child, inherited: Iterable[int] = ()) -> None:
         raise kind(*_why(child, code, listener.tail), exit_code=exit_code)
 
 
+def _start(child: Child, inherited: Iterable[int]) -> subprocess.Popen:
+    posix = {"start_new_session": True, "pass_fds": tuple(inherited), "preexec_fn": _die_with_parent()}
+    try:
+        return subprocess.Popen(
+            child.command,
+            cwd=child.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"} | (_OURS if child.ours else {}),
+            **(posix if os.name == "posix" else {}),
+        )
+    except OSError as error:
+        raise StepError(f"{child.title} cannot start {child.command[0]}: {reason_of(error)}.") from error
+
+
 @contextlib.contextmanager
 def held_signals() -> Iterator[None]:
     """Requests to end wait until the block is done; of several that came, one is delivered. For the main thread.
@@ -134,15 +140,24 @@ def held_signals() -> Iterator[None]:
     With a `preexec_fn`, forking calls functions of the standard library in which an exception is printed and lost: a
     Ctrl-C in that moment would end nothing. One just after the fork would leave the child running. Not on Windows.
     """
-    arrived: list[int] = []
     handlers = {number: signal.getsignal(number) for number in _HELD}
     # what is ignored, or left to the system, stays so: the child inherits that
     handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    arrived: list[int] = []
+    holding = True
+
+    def hold(number: int, frame: object) -> None:
+        if holding:
+            arrived.append(number)
+        else:  # another one was delivered before this handler could be taken away
+            handlers[number](number, frame)
+
     try:
         for number in handlers:
-            signal.signal(number, lambda number, _: arrived.append(number))
+            signal.signal(number, hold)
         yield
     finally:
+        holding = False
         for number, handler in handlers.items():
             signal.signal(number, handler)
         if arrived:
@@ -218,11 +233,12 @@ def _interrupt(process: subprocess.Popen) -> None:
 
 def _end(process: subprocess.Popen) -> None:
     """Whatever happened: neither the child nor anything that it started is left."""
-    if os.name == "posix":
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # the group is empty
-            os.killpg(process.pid, signal.SIGKILL)
-    elif process.poll() is None:
-        process.kill()
+    with held_signals():
+        if os.name == "posix":
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # the group is empty
+                os.killpg(process.pid, signal.SIGKILL)
+        elif process.poll() is None:
+            process.kill()
     process.wait()
 
 

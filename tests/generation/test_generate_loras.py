@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import re
@@ -18,7 +19,6 @@ from conftest import run_script
 from diffusers import FluxPipeline
 from PIL import Image
 
-import generate_synthetic
 from mirror.generation import adapters, loras, pipelines
 from mirror.generation.a1111 import lora_hash
 from mirror.generation.loras import LoraFacts, label, number_of, sort_keys
@@ -297,10 +297,11 @@ def test_relatives_give_the_picture_of_weights_merged_by_hand(opened, tmp_path, 
 
 
 def in_process(script: str, *arguments: str) -> subprocess.CompletedProcess:
-    """As run_script, in this process: PyTorch takes longer to load than a tiny model to draw."""
+    """As run_script, in this process: PyTorch takes longer to load than a tiny model to draw. Raises UserError."""
+    module = importlib.import_module(script.removesuffix(".py"))
     said, told = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(told), contextlib.redirect_stderr(said):
-        code = generate_synthetic.run(generate_synthetic.parse_args(arguments))
+        code = module.run(module.parse_args(arguments))
     return subprocess.CompletedProcess(script, code, told.getvalue(), said.getvalue())
 
 
@@ -314,7 +315,7 @@ def in_process(script: str, *arguments: str) -> subprocess.CompletedProcess:
     ],
 )
 def test_script_draws_with_relatives(opened, folder, tmp_path, family, kind, run):
-    """As a user runs it: the picture is that of weights merged by hand, and the prompt data know the file."""
+    """The picture is that of weights merged by hand, and the prompt data know the file; once as users run it."""
     loaded, scale = opened(family), 0.6
     tensors, deltas = lora_files.relatives(loaded.denoiser, [kind], NAMES[family], only="transformer_blocks")
     path = lora_files.write(tmp_path / "alice.safetensors", tensors)

@@ -542,8 +542,53 @@ def test_a_signal_while_a_child_is_forked_is_not_lost(tmp_path, number, moment):
         "    except ChildProcessError:\n        print('no child is left')\n"
     )
     command, environment = [sys.executable, "-c", program], os.environ | {"PYTHONPATH": str(ROOT)}
+    # less than the child sleeps, and than an interrupted one may take to end
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30)
     assert (done.stdout, done.stderr) == ("interrupted True\nno child is left\n", "")
+
+
+def test_a_signal_while_handlers_come_back_keeps_no_other_one_away(monkeypatch):
+    handlers = {number: lambda number, _: came.append(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before, came = {number: signal.signal(number, handler) for number, handler in handlers.items()}, []
+    interrupt, put = signal.getsignal(signal.SIGINT), signal.signal
+
+    def put_and_interrupt(number, handler):
+        put(number, handler)
+        if handler is interrupt:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        with pytest.raises(KeyboardInterrupt), steps.held_signals():
+            monkeypatch.setattr(signal, "signal", put_and_interrupt)
+        monkeypatch.undo()
+        for number in handlers:
+            os.kill(os.getpid(), number)
+        assert came == list(handlers)
+    finally:
+        for number, handler in {**before, signal.SIGINT: interrupt}.items():
+            signal.signal(number, handler)
+
+
+def test_ctrl_c_while_a_step_ends_leaves_nothing(tmp_path, monkeypatch):
+    """As its group is about to be ended: who sleeps on is the child's child."""
+    end_group = os.killpg
+
+    def interrupted(group, number):
+        os.kill(os.getpid(), signal.SIGINT)
+        end_group(group, number)
+
+    monkeypatch.setattr(os, "killpg", interrupted)
+    reader, writer = os.pipe()
+    with pytest.raises(KeyboardInterrupt):
+        run_child(python_child(tmp_path, "import os, time\nif os.fork() == 0: time.sleep(60)"), (writer,))
+    os.close(writer)
+    assert select.select([reader], [], [], 10)[0] and os.read(reader, 1) == b""
+    os.close(reader)
+
+
+def test_what_cannot_start_is_said(tmp_path):
+    with pytest.raises(steps.StepError, match=r"Step cannot start /no/such: No such file or directory\."):
+        run_child(Child("Step", ["/no/such"], tmp_path / "step.log", tmp_path))
 
 
 def test_what_is_ignored_stays_so_in_the_child(tmp_path):
