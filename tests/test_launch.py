@@ -31,7 +31,7 @@ if "--wait" in sys.argv:
     import time
     try:
         print("waiting", flush=True)
-        time.sleep(600)
+        time.sleep(120)
     except KeyboardInterrupt:
         sys.exit(130)
 print(json.dumps({"argv": sys.argv[1:], "cwd": os.getcwd(), "prefix": sys.prefix, "path": sys.path}))
@@ -42,7 +42,7 @@ SLOW_BACKEND = """\
 import pathlib, time
 def build_wheel(folder, config_settings=None, metadata_directory=None):
     pathlib.Path("started").touch()
-    time.sleep(600)
+    time.sleep(120)
 """
 
 # The plain output of nvidia-smi, the two spellings that drivers have used.
